@@ -366,12 +366,12 @@ class Torture:
             if "journal" not in p.parts and "store" not in p.relative_to(self.root).parts[:1]
         ]
         assert hidden == [], f"temporary files are left: {hidden[:5]}"
-        faults = [said for said in self.log() if said["event"] == "fault"]
+        faults = [result for result in self.log() if result["event"] == "fault"]
         assert faults == [], faults[:3]
         ends: dict[str, int] = {}
-        for said in self.log():
-            if said["event"] in ("done", "failed") and said.get("original") != "replaced":
-                ends[said["item"]] = ends.get(said["item"], 0) + 1
+        for result in self.log():
+            if result["event"] in ("done", "failed") and result.get("original") != "replaced":
+                ends[result["item"]] = ends.get(result["item"], 0) + 1
         self.report(
             f"{len(self.expected)} files accounted for, {self.killed} kills, {sum(ends.values())} ends, {time.monotonic() - self.began:.0f} s, seed {self.seed}"
         )
@@ -473,21 +473,21 @@ def main() -> None:
         help="a new folder on another file system, for the files that are dropped",
     )
     options.add_argument("--root", type=Path, help="a new folder to work in, which is kept")
-    said = options.parse_args()
+    result = options.parse_args()
     import tempfile
 
-    root = said.root or Path(tempfile.mkdtemp(prefix="torture-"))
-    print(f"seed {said.seed}, in {root}", flush=True)  # noqa: T201
-    kills = said.kills if said.kills is not None else 6 if said.embedded else 300
-    files = said.files if said.files is not None else 6 if said.embedded else 3 * kills
+    root = result.root or Path(tempfile.mkdtemp(prefix="torture-"))
+    print(f"seed {result.seed}, in {root}", flush=True)  # noqa: T201
+    kills = result.kills if result.kills is not None else 6 if result.embedded else 300
+    files = result.files if result.files is not None else 6 if result.embedded else 3 * kills
     Torture(
         root,
-        said.seed,
+        result.seed,
         kills,
         files,
-        said.workers,
-        embedded=said.embedded,
-        apart=said.apart,
+        result.workers,
+        embedded=result.embedded,
+        apart=result.apart,
         report=lambda words: print(words, flush=True),  # noqa: T201
     ).run()
 

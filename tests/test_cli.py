@@ -82,13 +82,13 @@ outputs:
 """
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
 
 
-Call = Callable[..., Said]
+Call = Callable[..., Result]
 
 
 @pytest.fixture
@@ -104,13 +104,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call the command line in this process; graph commands know the toy nodes."""
 
-    def call(*arguments: str) -> Said:
+    def call(*arguments: str) -> Result:
         given = list(arguments)
         if given[:1] in (["run"], ["plan"]):
             given += ["--plugin", "nodes.py"]
         with pytest.raises(SystemExit) as exited:
             cli.main(given)
-        return Said(int(exited.value.code or 0), *capsys.readouterr())
+        return Result(int(exited.value.code or 0), *capsys.readouterr())
 
     return call
 
@@ -127,7 +127,7 @@ def timeless(text: str) -> str:
 
 
 def test_help_is_the_commands_own() -> None:
-    """What help says of each command is the first line of that command's own help."""
+    """The summary of each command in the help is the first line of the command's own help."""
     own = {
         name: getattr(importlib.import_module(f"imagen_flow._cli.{name}"), name).help.partition(
             "\n"
@@ -138,18 +138,16 @@ def test_help_is_the_commands_own() -> None:
 
 
 def test_help_names_every_command(call: Call) -> None:
-    """Help lists the commands in the order of their use."""
-    said = call("--help")
-    assert said.code == 0
-    assert re.findall(r"^  (\w+)  ", said.out.partition("Commands:")[2], re.MULTILINE) == list(
+    """The help lists the commands in a fixed order."""
+    result = call("--help")
+    assert result.code == 0
+    assert re.findall(r"^  (\w+)  ", result.out.partition("Commands:")[2], re.MULTILINE) == list(
         cli.COMMANDS
     )
 
 
 def test_help_imports_click_only() -> None:
-    """Help imports nothing but click and the standard library, and of this project only the list of
-    commands.
-    """
+    """The help imports only click, the standard library and the list of commands."""
     code = """
 import sys
 from imagen_flow._cli import main
@@ -159,8 +157,10 @@ except SystemExit:
     pass
 print(*sorted(n for n in sys.modules if n.partition(".")[0] not in sys.stdlib_module_names and n.partition(".")[0] not in ("__main__", "_distutils_hack")), file=sys.stderr)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    imported = said.stderr.split()
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    imported = result.stderr.split()
     assert [n for n in imported if not n.startswith(("click", "colorama"))] == [
         "imagen_flow",
         "imagen_flow._cli",
@@ -168,22 +168,22 @@ print(*sorted(n for n in sys.modules if n.partition(".")[0] not in sys.stdlib_mo
 
 
 def test_version(call: Call) -> None:
-    """--version says the version."""
+    """--version prints the version."""
     assert re.fullmatch(r"imagen-flow \d+\.\d+\.\d+\S*\n", call("--version").out)
 
 
 def test_unknown_command(call: Call) -> None:
-    """An unknown command is answered by the nearest, with exit code 2."""
-    said = call("rnu")
-    assert (said.code, said.err.splitlines()[-1]) == (
+    """An unknown command exits with code 2 and suggests the most similar one."""
+    result = call("rnu")
+    assert (result.code, result.err.splitlines()[-1]) == (
         2,
         "Error: there is no command 'rnu'; did you mean 'run'?",
     )
 
 
 def test_commands_of_plugins(folder: Path) -> None:
-    """Another distribution's command is listed from metadata, imported when called, and its fault
-    is reported as ours would be.
+    """A command of another distribution is listed from metadata and imported when called, and its
+    errors are reported like ours.
     """
     (folder / "extra.py").write_text(
         'import click\n\nprint("imported")\n\n@click.command()\ndef hello():\n    """Say hello."""\n    click.echo("hello")\n\n'
@@ -196,7 +196,7 @@ def test_commands_of_plugins(folder: Path) -> None:
         "[imagen_flow.commands]\nhello = extra:hello\noops = extra:oops\nbroken = missing_module:x\n"
     )
 
-    def call(*arguments: str) -> Said:
+    def call(*arguments: str) -> Result:
         path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             [sys.executable, "-m", "imagen_flow", *arguments],
@@ -205,7 +205,7 @@ def test_commands_of_plugins(folder: Path) -> None:
             check=False,
             env={**os.environ, "PYTHONPATH": path},
         )
-        return Said(done.returncode, done.stdout, done.stderr)
+        return Result(done.returncode, done.stdout, done.stderr)
 
     listed = call("--help").out
     assert "imported" not in listed
@@ -213,11 +213,11 @@ def test_commands_of_plugins(folder: Path) -> None:
         "Commands of plugins:\n  broken  From extra 1.0.\n  hello   From extra 1.0.\n  oops    From extra 1.0.\n"
         in listed
     )
-    assert call("hello") == Said(0, "imported\nhello\n", "")
-    said = call("oops")
-    assert said.code == 1
-    assert "RuntimeError: a slip" in said.err
-    assert said.err.endswith(
+    assert call("hello") == Result(0, "imported\nhello\n", "")
+    result = call("oops")
+    assert result.code == 1
+    assert "RuntimeError: a slip" in result.err
+    assert result.err.endswith(
         "This is a bug in imagen_flow, not in your graph. Please report it with the lines above.\n"
     )
     assert (
@@ -230,11 +230,14 @@ def test_commands_of_plugins(folder: Path) -> None:
 
 
 def test_run(call: Call, folder: Path) -> None:
-    """A run prints its outputs on standard output and what it did on standard error."""
-    said = call("run", "g.yaml")
-    assert (said.code, said.out) == (0, f"file   {Path('out', 'g.txt')}\nwords  A RED CIRCLE!\n")
+    """A run prints its outputs to standard output and its progress to standard error."""
+    result = call("run", "g.yaml")
+    assert (result.code, result.out) == (
+        0,
+        f"file   {Path('out', 'g.txt')}\nwords  A RED CIRCLE!\n",
+    )
     assert (
-        timeless(said.err)
+        timeless(result.err)
         == "✓ first  T s\n✓ second  T s\ndone in T s: 2 steps ran, 0 from the store\n"
     )
     assert (folder / "out" / "g.txt").read_text() == "A RED CIRCLE!\n"
@@ -243,30 +246,32 @@ def test_run(call: Call, folder: Path) -> None:
 def test_second_run(call: Call) -> None:
     """A second run takes everything from the store and prints the same outputs."""
     first = call("run", "g.yaml")
-    said = call("run", "g.yaml")
-    assert (said.code, said.out) == (0, first.out)
+    result = call("run", "g.yaml")
+    assert (result.code, result.out) == (0, first.out)
     assert (
-        timeless(said.err)
+        timeless(result.err)
         == "  2 steps from the store\ndone in T s: 0 steps ran, 2 from the store\n"
     )
 
 
 def test_force(call: Call) -> None:
-    """--force runs a node that the store holds; what comes out the same stops there."""
+    """--force runs a node whose result is in the store; if the result is the same, later nodes do
+    not run.
+    """
     call("run", "g.yaml")
     assert timeless(call("run", "g.yaml", "--force", "first").err).endswith(
         "1 step ran, 1 from the store\n"
     )
-    said = call("run", "g.yaml", "--force", "frist")
-    assert (said.code, said.err) == (
+    result = call("run", "g.yaml", "--force", "frist")
+    assert (result.code, result.err) == (
         2,
         "error[unknown-reference]: there is no node 'frist' to force\n  = fix: did you mean 'first'?\n",
     )
 
 
 def test_no_store(call: Call, own_home: Path) -> None:
-    """--no-store looks nothing up and keeps nothing; a store that is not there is not made by who
-    looks into it.
+    """--no-store neither reads from nor writes to the store; inspecting a missing store does not
+    create it.
     """
     call("run", "g.yaml")
     assert call("run", "g.yaml", "--no-store").err.endswith("2 steps ran, 0 from the store\n")
@@ -276,8 +281,8 @@ def test_no_store(call: Call, own_home: Path) -> None:
         ("gc", "--older-than", "1d"),
         ("clear", "--yes"),
     ):
-        said = call("store", *command, "--store", "elsewhere")
-        assert (said.code, said.err.splitlines()[-1], Path("elsewhere").exists()) == (
+        result = call("store", *command, "--store", "elsewhere")
+        assert (result.code, result.err.splitlines()[-1], Path("elsewhere").exists()) == (
             2,
             "Error: there is no store at 'elsewhere'",
             False,
@@ -288,22 +293,24 @@ def test_no_store(call: Call, own_home: Path) -> None:
 
 
 def test_set(call: Call) -> None:
-    """--set gives an input its value as text, even if it looks like a number or a reference."""
+    """--set passes a value to an input as text, even if it looks like a number or a reference."""
     assert call("run", "g.yaml", "--set", "prompt=12").out.endswith("words  12!\n")
     assert call("run", "g.yaml", "--set", "prompt=${first}=x").out.endswith("words  ${FIRST}=X!\n")
 
 
 def test_bad_set(call: Call, folder: Path) -> None:
-    """Wrong values are the command line's fault: all of them are shown, and the exit code is 2."""
+    """Wrong values are errors of the command line: all of them are shown, and the exit code is
+    2.
+    """
     graph(
         folder,
         'inputs:\n  n: {type: int, max: 3}\n  t: {type: text, help: what to say}\nnodes: {a: {type: toy.loud, text: "${t} ${n}"}}\noutputs: {o: "${a}"}\n',
     )
-    said = call("run", "g.yaml", "--set", "n=many", "--set", "m=1")
-    assert said.code == 2
-    assert said.out == ""
+    result = call("run", "g.yaml", "--set", "n=many", "--set", "m=1")
+    assert result.code == 2
+    assert result.out == ""
     assert (
-        said.err
+        result.err
         == """\
 error[unknown-input]: the graph has no input 'm'
   = fix: its inputs are: n, t
@@ -327,9 +334,9 @@ g.yaml:4:3: error[missing-input]: input 't' (text) is given nothing
 
 
 def test_missing_graph(call: Call) -> None:
-    """A graph that is not there is answered by the nearest, with exit code 2."""
-    said = call("run", "h.yaml")
-    assert (said.code, said.err) == (
+    """A missing graph exits with code 2 and suggests the most similar file."""
+    result = call("run", "h.yaml")
+    assert (result.code, result.err) == (
         2,
         "error[unreadable]: 'h.yaml' does not exist\n  = fix: did you mean 'g.yaml'?\n",
     )
@@ -339,34 +346,34 @@ def test_missing_graph(call: Call) -> None:
 
 
 def test_graph_problems(call: Call, folder: Path) -> None:
-    """Problems of a graph are shown whole, in file order, with exit code 1, and nothing runs."""
+    """All problems of a graph are shown, in file order, with exit code 1, and nothing runs."""
     graph(
         folder,
         'nodes:\n  a: {type: toy.lout, text: "${b}"}\n  c: {type: toy.loud, txet: hello}\noutputs: {o: "${a}"}\n',
     )
-    said = call("run", "g.yaml")
-    assert (said.code, said.out) == (1, "")
-    assert re.findall(r"g\.yaml:\d+:\d+: error\[[a-z-]+\]", said.err) == [
+    result = call("run", "g.yaml")
+    assert (result.code, result.out) == (1, "")
+    assert re.findall(r"g\.yaml:\d+:\d+: error\[[a-z-]+\]", result.err) == [
         "g.yaml:3:13: error[unknown-node-type]",
         "g.yaml:3:30: error[unknown-reference]",
         "g.yaml:4:23: error[unknown-port]",
     ]
-    assert said.err.endswith("\n3 problems\n")
+    assert result.err.endswith("\n3 problems\n")
 
 
 def test_failure(call: Call, folder: Path) -> None:
-    """A failing node is shown with its place in the graph; what does not depend on it still runs;
-    the exit code is 1.
+    """A failing node is shown with its position in the graph; what does not depend on it still
+    runs; the exit code is 1.
     """
     graph(
         folder,
         'nodes:\n  bad: {type: toy.fail, text: x}\n  after: {type: toy.loud, text: "${bad}"}\n  good: {type: toy.loud, text: y}\n'
         'outputs: {never: "${after}", well: "${good}"}\n',
     )
-    said = call("run", "g.yaml")
-    assert (said.code, said.out) == (1, "never  absent: its source failed\nwell   Y\n")
+    result = call("run", "g.yaml")
+    assert (result.code, result.out) == (1, "never  absent: its source failed\nwell   Y\n")
     assert (
-        timeless(said.err)
+        timeless(result.err)
         == """\
 ✗ bad failed:
     g.yaml:3:3: error[node-failed]: bad: cannot do 'x'
@@ -387,15 +394,15 @@ def test_fail_fast(call: Call, folder: Path) -> None:
         folder,
         'nodes:\n  bad: {type: toy.fail, text: x}\n  good: {type: toy.loud, text: y}\noutputs: {a: "${bad}", b: "${good}"}\n',
     )
-    said = call("run", "g.yaml", "--fail-fast")
-    assert (said.code, "✓" in said.err) == (1, False)
+    result = call("run", "g.yaml", "--fail-fast")
+    assert (result.code, "✓" in result.err) == (1, False)
 
 
 def test_quiet(call: Call, folder: Path) -> None:
-    """--quiet prints results and failures, and nothing else."""
-    said = call("run", "g.yaml", "--quiet")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.endswith("words  A RED CIRCLE!\n")
+    """--quiet prints only results and failures."""
+    result = call("run", "g.yaml", "--quiet")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.endswith("words  A RED CIRCLE!\n")
     graph(
         folder,
         'inputs: {unused: 1}\nnodes: {bad: {type: toy.fail, text: x}}\noutputs: {a: "${bad}"}\n',
@@ -404,10 +411,12 @@ def test_quiet(call: Call, folder: Path) -> None:
 
 
 def test_json_events(call: Call) -> None:
-    """--json-events prints one JSON object a line on standard output, and nothing else anywhere."""
-    said = call("run", "g.yaml", "--json-events")
-    assert (said.code, said.err) == (0, "")
-    told = [json.loads(line) for line in said.out.splitlines()]
+    """--json-events prints one JSON object per line to standard output, and nothing else
+    anywhere.
+    """
+    result = call("run", "g.yaml", "--json-events")
+    assert (result.code, result.err) == (0, "")
+    told = [json.loads(line) for line in result.out.splitlines()]
     assert [e["event"] for e in told][:1] + [e["event"] for e in told][-1:] == [
         "run_started",
         "run_finished",
@@ -417,8 +426,8 @@ def test_json_events(call: Call) -> None:
 
 
 def test_json_events_tell_data(call: Call, folder: Path) -> None:
-    """What an output without a path gives is told whole if JSON can hold it: lists and mappings
-    too.
+    """The value of an output without a path is in its event if JSON can represent it, including
+    lists and mappings.
     """
     graph(
         folder,
@@ -431,23 +440,23 @@ def test_json_events_tell_data(call: Call, folder: Path) -> None:
 
 
 def test_drawn_seed(call: Call, folder: Path) -> None:
-    """A drawn seed is printed, and giving it again gives the same."""
+    """A seed that was drawn at random is printed, and passing it reproduces the result."""
     graph(
         folder,
         'inputs:\n  seed: {type: seed, default: random}\nnodes: {a: {type: toy.lucky, seed: "${seed}"}}\noutputs: {o: "${a}"}\n',
     )
-    said = call("run", "g.yaml").out
+    result = call("run", "g.yaml").out
     drawn = re.fullmatch(
         r"o          lucky (\d+)\nseed seed  \1 \(drawn at random; --set seed=\1 reproduces it\)\n",
-        said,
+        result,
     )
     assert drawn is not None
     assert call("run", "g.yaml", "--set", f"seed={drawn[1]}").out == f"o  lucky {drawn[1]}\n"
 
 
 def test_a_seed_that_an_included_graph_draws(call: Call, folder: Path) -> None:
-    """It is printed with the node it was drawn in, by plan and by run, and giving it there gives
-    the same again.
+    """A seed drawn by an included graph is printed with its node, by plan and by run, and setting
+    it there reproduces the result.
     """
     graph(
         folder,
@@ -474,34 +483,34 @@ def test_a_seed_that_an_included_graph_draws(call: Call, folder: Path) -> None:
 
 
 def test_lists_and_absent(call: Call, folder: Path) -> None:
-    """A list written to files has a line for each; an absent output says so."""
+    """A list that is written to files has one line per file; an absent output is reported."""
     graph(
         folder,
         'nodes:\n  list: {type: toy.words, text: a b}\n  each: {type: toy.loud, each: {text: "${list}"}}\n  off: {type: toy.loud, text: x, when: false}\n'
         'outputs:\n  files: {from: "${each}", path: "{index}.txt"}\n  all: "${each}"\n  none: "${off}"\n',
     )
-    said = call("run", "g.yaml")
-    assert said.code == 0
+    result = call("run", "g.yaml")
+    assert result.code == 0
     assert (
-        said.out
+        result.out
         == f'files[0]  {Path("out", "0.txt")}\nfiles[1]  {Path("out", "1.txt")}\nall       ["A", "B"]\nnone      absent: its source is absent\n'
     )
 
 
 def test_warnings(call: Call, folder: Path) -> None:
-    """Warnings are shown, and the run goes on."""
+    """Warnings are shown, and the run continues."""
     graph(
         folder, 'inputs: {unused: 1}\nnodes: {a: {type: toy.loud, text: x}}\noutputs: {o: "${a}"}\n'
     )
-    said = call("run", "g.yaml")
-    assert (said.code, said.out) == (0, "o  X\n")
-    assert said.err.startswith(
+    result = call("run", "g.yaml")
+    assert (result.code, result.out) == (0, "o  X\n")
+    assert result.err.startswith(
         "g.yaml:2:10: warning[unused-input]: nothing refers to the input 'unused'\n"
     )
 
 
 def test_cached_run_is_light(call: Call, folder: Path) -> None:
-    """A run that is all cached imports neither torch nor anything else that is heavy."""
+    """A fully cached run imports neither torch nor any other heavy library."""
     call("run", "g.yaml")
     code = """
 import sys
@@ -513,9 +522,11 @@ except SystemExit as exited:
 heavy = {"torch", "diffusers", "transformers", "huggingface_hub", "scipy", "pandas", "rich", "pydantic", "numpy", "ruamel.yaml", "networkx"}
 print("imported:", *sorted(heavy & sys.modules.keys()))
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "0 steps ran, 2 from the store" in said.stderr
-    assert said.stdout.splitlines()[-1] == "imported:"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "0 steps ran, 2 from the store" in result.stderr
+    assert result.stdout.splitlines()[-1] == "imported:"
 
 
 # --- interrupts
@@ -551,8 +562,8 @@ def start(folder: Path, type_: str) -> subprocess.Popen[str]:
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt(folder: Path, number: signal.Signals) -> None:
-    """The first interrupt ends a run at the node's next word: exit code 130, the last event says
-    so, and nothing is left behind.
+    """The first interrupt ends a run at the node's next yield: exit code 130, a final event, and
+    nothing left behind.
     """
     process = start(folder, "toy.slow")
     process.send_signal(number)
@@ -577,9 +588,7 @@ def test_second_interrupt(folder: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("module", ["imagen_flow._cli", "click"])
 def test_interrupt_while_starting(module: str) -> None:
-    """An interrupt before the command line is there to take it ends as one later: no traceback,
-    exit code 130.
-    """
+    """An interrupt during start-up behaves like a later one: no traceback, exit code 130."""
     code = f"""
 import os, signal, sys
 from importlib.abc import MetaPathFinder
@@ -596,14 +605,14 @@ main()
 
 
 def test_the_command_begins_where_an_interrupt_is_taken() -> None:
-    """What is installed is the entry that is tested above."""
-    said = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))
-    assert said["project"]["scripts"] == {"imagen-flow": "imagen_flow.__main__:main"}
+    """The installed command is the entry point that is tested above."""
+    result = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))
+    assert result["project"]["scripts"] == {"imagen-flow": "imagen_flow.__main__:main"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_reader_goes_away(folder: Path) -> None:
-    """When whoever reads the output goes away, the run ends without a traceback."""
+    """If the reader closes the pipe, the run ends without a traceback."""
     process = start(folder, "toy.slow")
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
@@ -616,13 +625,13 @@ def test_reader_goes_away(folder: Path) -> None:
 
 
 def test_plan(call: Call) -> None:
-    """A plan says of each step whether it is cached, runs, or depends on what runs; nothing has
-    run.
+    """A plan says of each step whether it is cached, runs, or waits for other steps, and runs
+    nothing.
     """
-    said = call("plan", "g.yaml")
-    assert (said.code, said.err) == (0, "")
+    result = call("plan", "g.yaml")
+    assert (result.code, result.err) == (0, "")
     assert (
-        said.out
+        result.out
         == """\
 g.yaml on cpu in float32: 2 steps, 1 to run, 1 waiting for other steps
   first   toy.loud  runs because it has not run before
@@ -645,9 +654,7 @@ writes
 
 
 def test_plan_of_many(call: Call, folder: Path) -> None:
-    """Steps of one node that fare alike share a line; a count that is not known yet is a question
-    mark.
-    """
+    """Steps of a node with the same status share a line; an unknown count is a question mark."""
     many = ", ".join(f"w{i}" for i in range(300))
     graph(
         folder,
@@ -667,8 +674,8 @@ g.yaml on cpu in float32: at least 301 steps, 301 to run
 
 
 def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
-    """The first files with what becomes of what lies there, the rest counted; fields that are not
-    known yet stand as they are; as data too.
+    """A plan lists the first files to be written and what happens to existing ones, and counts the
+    rest; path fields that are unknown stay as they are; the same as JSON.
     """
     many = ", ".join(f"w{i}" for i in range(30))
     graph(
@@ -679,13 +686,13 @@ def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
     )
     (folder / "out/it").mkdir(parents=True)
     (folder / "out/it/1.txt").write_text("mine")
-    said = call("plan", "g.yaml", "--out", "out").out.splitlines()
-    at = said.index("writes")
-    assert said[at + 1 : at + 3] == [
+    result = call("plan", "g.yaml", "--out", "out").out.splitlines()
+    at = result.index("writes")
+    assert result[at + 1 : at + 3] == [
         "  a[0]   out/it/0.txt   new",
         "  a[1]   out/it/1.txt   refused: another file exists",
     ]
-    assert said[at + 20 :] == ["  a[19]  out/it/19.txt  new", "  and 11 more files"]
+    assert result[at + 20 :] == ["  a[19]  out/it/19.txt  new", "  and 11 more files"]
     data = json.loads(call("plan", "g.yaml", "--json").out)["writes"]
     assert len(data) == 31
     assert data[30] == {"output": "b", "path": "out/b-{index}-{digest8}.txt", "fate": ""}
@@ -698,7 +705,7 @@ def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
 
 
 def test_plan_json(call: Call) -> None:
-    """--json gives the plan as data."""
+    """--json prints the plan as data."""
     plan = json.loads(call("plan", "g.yaml", "--json").out)
     assert [(s["node"], s["status"]) for s in plan["steps"]] == [
         ("first", "runs"),
@@ -712,8 +719,8 @@ def test_plan_json(call: Call) -> None:
 
 
 def test_settings(call: Call, folder: Path) -> None:
-    """A flag wins over the graph's settings, these over imagen-flow.toml, and that over the
-    default.
+    """A flag overrides the graph's settings, these override imagen-flow.toml, and that overrides
+    the default.
     """
 
     def dtype(*arguments: str) -> str:
@@ -734,9 +741,9 @@ def test_settings(call: Call, folder: Path) -> None:
 
 
 def test_unknown_device(call: Call) -> None:
-    """A device that is not there is the command line's fault."""
-    said = call("run", "g.yaml", "--device", "abacus")
-    assert (said.code, said.err) == (
+    """A device that does not exist is an error of the command line."""
+    result = call("run", "g.yaml", "--device", "abacus")
+    assert (result.code, result.err) == (
         2,
         "error[bad-setting]: 'abacus' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps\n",
     )
@@ -755,8 +762,8 @@ outputs: {picture: {from: "${both}", path: picture.png}}
 
 
 def test_replay(call: Call, folder: Path) -> None:
-    """A picture is run again from what it carries, once the user agrees; it comes out identical,
-    and with another value it does not.
+    """A picture is replayed from its provenance after the user agrees; it is identical, and with
+    another value it is not.
     """
     graph(folder, PICTURE)
     assert call("run", "g.yaml").code == 0
@@ -764,33 +771,36 @@ def test_replay(call: Call, folder: Path) -> None:
     first = PIL.Image.open(picture).tobytes()
     (folder / "g.yaml").unlink()
 
-    said = call("replay", "out/picture.png", "--verify")
-    assert said.code == 2
-    assert "both   image.blend" in said.err
-    assert said.err.endswith(
+    result = call("replay", "out/picture.png", "--verify")
+    assert result.code == 2
+    assert "both   image.blend" in result.err
+    assert result.err.endswith(
         "Error: cannot ask for confirmation: the session is not interactive; pass --yes\n"
     )
 
-    said = call("replay", "out/picture.png", "--verify", "--yes")
-    assert (said.code, said.out) == (0, "identical\n")
-    assert "3 steps ran, 0 from the store" in said.err
+    result = call("replay", "out/picture.png", "--verify", "--yes")
+    assert (result.code, result.out) == (0, "identical\n")
+    assert "3 steps ran, 0 from the store" in result.err
 
-    said = call("replay", "out/picture.png", "--yes", "--out", "again")
-    assert (said.code, said.out.splitlines()[0]) == (0, f"picture  {Path('again', 'picture.png')}")
+    result = call("replay", "out/picture.png", "--yes", "--out", "again")
+    assert (result.code, result.out.splitlines()[0]) == (
+        0,
+        f"picture  {Path('again', 'picture.png')}",
+    )
     assert PIL.Image.open(folder / "again" / "picture.png").tobytes() == first
 
-    said = call("replay", "out/picture.png", "--yes", "--verify", "--set", "colour=blue")
-    assert (said.code, said.out.splitlines()[:2]) == (
+    result = call("replay", "out/picture.png", "--yes", "--verify", "--set", "colour=blue")
+    assert (result.code, result.out.splitlines()[:2]) == (
         1,
         ["not identical", "  first difference: the input 'colour': was 'red', is 'blue'"],
     )
 
 
 def test_replay_of_nothing(call: Call, folder: Path) -> None:
-    """A file that carries no graph is refused."""
-    said = call("replay", "g.yaml", "--yes")
-    assert said.code == 1
-    assert said.err.startswith("error: g.yaml carries no provenance of imagen_flow\n")
+    """A file without a graph is refused."""
+    result = call("replay", "g.yaml", "--yes")
+    assert result.code == 1
+    assert result.err.startswith("error: g.yaml carries no provenance of imagen_flow\n")
     assert call("replay", "none.png").code == 2
 
 
@@ -830,8 +840,8 @@ def test_replay_of_nothing(call: Call, folder: Path) -> None:
 def test_what_is_named_wrongly_on_the_command_line(
     capsys: pytest.CaptureFixture[str], folder: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    """A node type without its family, a type of a file that is not named, a folder for a file: each
-    gets the one hint that helps.
+    """A node type without its family, a type in a file that was not named, a folder in place of a
+    file: each gets one helpful hint.
     """
     (folder / "graphs").mkdir()
     (folder / "empty").mkdir()
@@ -853,14 +863,16 @@ def test_what_is_named_wrongly_on_the_command_line(
 def test_a_no_is_not_an_interrupt(
     call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, words: str
 ) -> None:
-    """Who declines is told that nothing was done; who cannot be asked, how to agree."""
+    """Answering no reports that nothing was done; in a non-interactive session the error says how
+    to agree.
+    """
     graph(folder, 'nodes: {a: {type: toy.loud, text: x}}\noutputs: {o: "${a}"}\n')
     assert call("run", "g.yaml", "--store", "kept").code == 0
     monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-    said = call("store", "clear", "--store", "kept")
+    result = call("store", "clear", "--store", "kept")
     assert (
-        said.code,
-        said.err.partition("[y/N]: ")[2].endswith(words),
+        result.code,
+        result.err.partition("[y/N]: ")[2].endswith(words),
         call("plan", "g.yaml", "--store", "kept").out.count("cached"),
     ) == (code, True, 2)
 
@@ -869,14 +881,14 @@ def test_a_no_is_not_an_interrupt(
 
 
 def test_nodes(call: Call, folder: Path) -> None:
-    """Node types are listed by plugin, a line each; a plugin that cannot be used is named with the
-    reason, and the others are listed.
+    """Node types are listed by plugin, one per line; a plugin that cannot be used is named with the
+    reason.
     """
     (folder / "broken.py").write_text("import nothing_of_this_name\n")
-    said = call("nodes", "--plugin", "nodes.py", "--plugin", "broken.py")
-    assert said.code == 0
+    result = call("nodes", "--plugin", "nodes.py", "--plugin", "broken.py")
+    assert result.code == 0
     mine = [
-        re.sub(" +", " ", line) for line in said.out.partition("nodes.py\n")[2].splitlines()[:6]
+        re.sub(" +", " ", line) for line in result.out.partition("nodes.py\n")[2].splitlines()[:6]
     ]
     assert mine == [
         " toy.fail Fail",
@@ -886,23 +898,23 @@ def test_nodes(call: Call, folder: Path) -> None:
         " toy.stuck Take a while without a word",
         " toy.words Split a text into words",
     ]
-    assert re.search(r"^imagen-flow:image \d", said.out, re.MULTILINE)
+    assert re.search(r"^imagen-flow:image \d", result.out, re.MULTILINE)
     assert (
         "broken broken.py: cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'\n"
-        in said.err
+        in result.err
     )
 
 
 def test_nodes_of_a_group(call: Call) -> None:
-    """The beginning of a name lists that group."""
+    """The first part of a name lists that group."""
     assert call("nodes", "toy", "--plugin", "nodes.py").out.splitlines()[1].startswith("  toy.fail")
 
 
 def test_node(call: Call, folder: Path) -> None:
-    """A node type is shown with ports, defaults, what its docstring says, and where it is."""
-    said = call("nodes", "toy.loud", "--plugin", "nodes.py")
+    """A node type is shown with its ports, defaults, docstring and file."""
+    result = call("nodes", "toy.loud", "--plugin", "nodes.py")
     assert (
-        said.out
+        result.out
         == f"""\
 toy.loud
   Raise a text's voice.
@@ -923,18 +935,18 @@ file     {folder / "nodes.py"}:6
 
 
 def test_unknown_node(call: Call) -> None:
-    """An unknown node type is answered by the nearest."""
-    said = call("nodes", "image.rezise")
-    assert said.code == 2
+    """An unknown node type gets the most similar one as a suggestion."""
+    result = call("nodes", "image.rezise")
+    assert result.code == 2
     assert (
-        said.err.splitlines()[0]
+        result.err.splitlines()[0]
         == "error[unknown-node-type]: no plugin offers the node type 'image.rezise'"
     )
-    assert said.err.splitlines()[-1] == "  = fix: did you mean 'image.resize'?"
+    assert result.err.splitlines()[-1] == "  = fix: did you mean 'image.resize'?"
 
 
 def test_nodes_json(call: Call) -> None:
-    """--json gives ports and defaults as data."""
+    """--json prints ports and defaults as data."""
     (found,) = (
         n
         for n in json.loads(call("nodes", "--plugin", "nodes.py", "--json").out)["nodes"]
@@ -950,20 +962,20 @@ def test_nodes_json(call: Call) -> None:
 
 
 def test_store(call: Call, own_home: Path) -> None:
-    """The store says what it holds, is verified, cleaned up and cleared."""
+    """The store can be inspected, verified, cleaned up and cleared."""
     call("run", "g.yaml")
-    said = call("store", "info").out
-    assert said.splitlines()[1] == "holds      2 steps, 2 values"
-    assert str(own_home) in said
-    assert said.endswith("last used  less than a minute ago\n")
-    assert call("store", "verify") == Said(0, "2 values read, none damaged\n", "")
+    result = call("store", "info").out
+    assert result.splitlines()[1] == "holds      2 steps, 2 values"
+    assert str(own_home) in result
+    assert result.endswith("last used  less than a minute ago\n")
+    assert call("store", "verify") == Result(0, "2 values read, none damaged\n", "")
     assert call("store", "gc", "--older-than", "30d", "--max-size", "1GB").out.startswith(
         "removed 0 steps and 0 values: 0 B freed, "
     )
     assert call("store", "gc", "--max-size", "0").out.startswith("removed 2 steps and 2 values: ")
     call("run", "g.yaml")
-    said = call("store", "clear")
-    assert (said.code, said.err.splitlines()[-1]) == (
+    result = call("store", "clear")
+    assert (result.code, result.err.splitlines()[-1]) == (
         2,
         "Error: cannot ask for confirmation: the session is not interactive; pass --yes",
     )
@@ -987,9 +999,9 @@ def test_store(call: Call, own_home: Path) -> None:
     ],
 )
 def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
-    """A clean-up needs to be told what to keep, in sizes and times that it knows."""
-    said = call("store", "gc", *arguments)
-    assert (said.code, said.err.splitlines()[-1]) == (2, f"Error: {words}")
+    """Garbage collection requires a limit, as a valid size or time span."""
+    result = call("store", "gc", *arguments)
+    assert (result.code, result.err.splitlines()[-1]) == (2, f"Error: {words}")
 
 
 @pytest.mark.parametrize(
@@ -1003,45 +1015,45 @@ def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
     ],
 )
 def test_what_is_no_file(call: Call, folder: Path, name: str, words: str) -> None:
-    """A folder, a link that leads nowhere or to itself, a pipe: each is called what it is, and
-    another graph is offered.
+    """A folder, a broken or circular link, and a pipe are each named as such, and another graph is
+    suggested.
     """
     (folder / "folder.yaml").mkdir()
     (folder / "loop.yaml").symlink_to("loop.yaml")
     (folder / "dangling.yaml").symlink_to("gone.yaml")
     os.mkfifo(folder / "pipe.yaml")
-    said = call("plan", name)
-    assert (said.code, said.err.splitlines()[0]) == (2, f"error[unreadable]: {words}")
-    assert said.err.splitlines()[1:] in (
+    result = call("plan", name)
+    assert (result.code, result.err.splitlines()[0]) == (2, f"error[unreadable]: {words}")
+    assert result.err.splitlines()[1:] in (
         ["  = fix: did you mean 'g.yaml'?"],
         ["  = fix: graphs beside it: g.yaml"],
     )
 
 
 def test_a_graph_in_place_of_a_command(call: Call) -> None:
-    """Who forgets the command is told it."""
-    said = call("g.yaml")
-    assert (said.code, said.err.splitlines()[-1]) == (
+    """A graph in place of a command gets a hint at the missing command."""
+    result = call("g.yaml")
+    assert (result.code, result.err.splitlines()[-1]) == (
         2,
         "Error: there is no command 'g.yaml'; to run a graph: imagen-flow run g.yaml",
     )
 
 
 def test_a_named_plugin_of_no_use(call: Call, folder: Path) -> None:
-    """A file that is named as a plugin and is none is an error, though the graph could do without
+    """A file named by --plugin that is not a plugin is an error, even if the graph does not need
     it.
     """
     (folder / "none.py").write_text("x = 1\n")
     (folder / "broken.py").write_text("import gone_away\n")
-    said = call("plan", "g.yaml", "--plugin", "none.py", "--plugin", "broken.py")
-    assert said.code == 2
+    result = call("plan", "g.yaml", "--plugin", "none.py", "--plugin", "broken.py")
+    assert result.code == 2
     assert (
         "error[broken-plugin]: the plugin 'none.py' cannot be used\n  = why: has no function decorated with @node\n"
-        in said.err
+        in result.err
     )
     assert (
         "error[broken-plugin]: the plugin 'broken.py' cannot be used\n  = why: cannot be imported: ModuleNotFoundError: No module named 'gone_away'\n"
-        in said.err
+        in result.err
     )
 
 
@@ -1064,40 +1076,40 @@ def test_a_named_plugin_of_no_use(call: Call, folder: Path) -> None:
     ],
 )
 def test_a_value_of_no_use(call: Call, folder: Path, given: str, words: str) -> None:
-    """What is wrong with a value is said in the words of its input."""
+    """A problem of a value names its input."""
     graph(
         folder,
         'inputs: {file: {type: file, default: ./g.yaml}, list: {type: "list[int]", default: [1]}}\noutputs: {f: "${file}", l: "${list}"}\n',
     )
-    said = call("plan", "g.yaml", "--set", given)
-    assert (said.code, words in said.err) == (2, True), said.err
+    result = call("plan", "g.yaml", "--set", given)
+    assert (result.code, words in result.err) == (2, True), result.err
 
 
 def test_store_of_no_use(call: Call, folder: Path) -> None:
     """A store that cannot be used is one clear error, and nothing runs."""
     (folder / "file").write_text("")
-    said = call("run", "g.yaml", "--store", "file")
-    assert (said.code, said.out, "Traceback" in said.err) == (2, "", False)
-    assert said.err.startswith("error: ")
+    result = call("run", "g.yaml", "--store", "file")
+    assert (result.code, result.out, "Traceback" in result.err) == (2, "", False)
+    assert result.err.startswith("error: ")
 
 
 # --- trust
 
 
 def test_trust(call: Call, folder: Path) -> None:
-    """A plugin named by imagen-flow.toml is not imported before the user trusts it, nor once it has
-    changed.
+    """A plugin named by imagen-flow.toml is not imported before the user trusts it, nor after it
+    has changed.
     """
     (folder / "theirs.py").write_text(
         'from pathlib import Path\nPath("imported").touch()\n' + NODES.replace("toy.", "theirs.")
     )
     (folder / "imagen-flow.toml").write_text('plugins = ["theirs.py"]\n')
     graph(folder, 'nodes: {a: {type: theirs.loud, text: x}}\noutputs: {o: "${a}"}\n')
-    said = call("run", "g.yaml")
-    assert (said.code, (folder / "imported").exists()) == (1, False)
+    result = call("run", "g.yaml")
+    assert (result.code, (folder / "imported").exists()) == (1, False)
     assert (
         "imagen-flow.toml:1:1: warning[untrusted-plugin]: theirs.py is not loaded: it is not trusted\n"
-        in said.err
+        in result.err
     )
     assert (
         call("trust", "imagen-flow.toml").out
@@ -1110,7 +1122,7 @@ def test_trust(call: Call, folder: Path) -> None:
 
 
 def test_nothing_to_trust(call: Call, folder: Path) -> None:
-    """Trusting a settings file without plugins says so."""
+    """Trusting a settings file without plugins says that there is nothing to trust."""
     (folder / "imagen-flow.toml").write_text("")
     assert (
         call("trust", ".").out
@@ -1122,7 +1134,7 @@ def test_nothing_to_trust(call: Call, folder: Path) -> None:
 
 
 def test_sizes_and_times() -> None:
-    """Sizes and times are short and keep their unit."""
+    """Sizes and times are short and have a unit."""
     assert [format_bytes(n) for n in (0, 999, 1000, 2_449_000, 123_456_789, 10**13)] == [
         "0 B",
         "999 B",
@@ -1141,12 +1153,12 @@ def test_sizes_and_times() -> None:
 
 
 def test_control_characters() -> None:
-    """What a model or a file says cannot steer the terminal."""
+    """Text from a model or a file cannot control the terminal."""
     assert printable("a\x1b[2Jb\x07\tc\nd") == "a\ufffd[2Jb\ufffd\tc\nd"
 
 
 def test_live_display() -> None:
-    """The live display logs what ran, and below it draws a bar with the time left for each running
+    """The live display logs the steps that ran, and draws a bar with the time left for each running
     step.
     """
     from rich.console import Console
@@ -1182,8 +1194,8 @@ def test_live_display() -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_the_live_display_cuts_nothing_that_matters(width: int) -> None:
-    """On a narrow terminal counts and times are there in full, whatever the names; what gives way
-    is the name, the bar and the end of the last line.
+    """On a narrow terminal, counts and times are complete whatever the names; the name, the bar and
+    the end of the last line are cut.
     """
     from rich.console import Console
 
@@ -1218,7 +1230,7 @@ def test_the_live_display_cuts_nothing_that_matters(width: int) -> None:
 
 
 def test_the_first_step_says_what_it_waits_for(tmp_path: Path) -> None:
-    """A model that is loaded for it, once however many parts it has; until there is progress."""
+    """A step shows the model that it waits for, once, until there is progress."""
     from imagen_flow._cli.display import Progress
 
     progress = Progress()
@@ -1230,8 +1242,8 @@ def test_the_first_step_says_what_it_waits_for(tmp_path: Path) -> None:
 
 
 def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call) -> None:
-    """A node with `each` over a list that a node makes counts as one step until then; never are
-    more over than there are.
+    """A node with `each` over a computed list counts as one step until the list is known; never
+    have more steps ended than there are.
     """
     import imagen_flow as flow
     from imagen_flow._cli.display import Progress
@@ -1261,8 +1273,8 @@ def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call
 
 
 def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
-    """Elements of a node, in whichever graph they are used; what nothing is known of makes it a
-    least time.
+    """The time left is estimated from other elements of the same node, in any graph; if some nodes
+    have no estimate, it is a minimum.
     """
     from imagen_flow._cli.display import Progress
 
@@ -1292,7 +1304,9 @@ def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
 
 
 def test_the_time_that_is_left_is_known_from_the_last_run(folder: Path, call: Call) -> None:
-    """Before a step of a node has ended in this run, how long it took in the last one counts."""
+    """Before a step of a node has ended, its duration in the previous run is used for the
+    estimate.
+    """
     import imagen_flow as flow
     from imagen_flow._cli.display import Progress
 
@@ -1316,7 +1330,9 @@ def test_the_time_that_is_left_is_known_from_the_last_run(folder: Path, call: Ca
 
 
 def test_piped_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing ends, it is said how far it has come; a model that is loaded is named."""
+    """While nothing ends, the progress is printed now and then, and a model that is being loaded is
+    named.
+    """
     import threading
 
     from imagen_flow._cli.display import Lines

@@ -199,7 +199,7 @@ class Project:
         with self.patch.context() as patch:
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
-            for said in (
+            for result in (
                 Changed((HOSTILE,), (HOSTILE,), False, 0.0),
                 Noticed(HOSTILE, 0.0),
                 Reloaded((HOSTILE,), 1, 0.0),
@@ -207,7 +207,7 @@ class Project:
                 Refused(HOSTILE, (Problem("bad-input", HOSTILE),), None, 0.0),
                 Warned((Problem("bad-input", HOSTILE, severity="warning"),), 0.0),
             ):
-                view.show(said)
+                view.show(result)
         assert err.getvalue().count(SHOWN) == 8
         return out.getvalue() + err.getvalue()
 
@@ -250,50 +250,50 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_foreign_text_steers_the_terminal(project: Project, kind: str) -> None:
-    """Whatever kind of text it is, it is shown, with each control character replaced."""
-    said = KINDS[kind](project)
+    """Text of any origin is shown with its control characters replaced."""
+    result = KINDS[kind](project)
     assert not re.search(
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]",
-        re.sub("\x1b\\[(?:[0-9;]*[mAK]|2K|\\?25[lh]|1A)|\r", "", said),
-    ), repr(said)
-    assert SHOWN in said.replace("\n", "")
+        re.sub("\x1b\\[(?:[0-9;]*[mAK]|2K|\\?25[lh]|1A)|\r", "", result),
+    ), repr(result)
+    assert SHOWN in result.replace("\n", "")
 
 
 def test_json_escapes_what_a_terminal_obeys(project: Project) -> None:
-    """It says the same to a program, and nothing to a terminal."""
-    said = project.call(
+    """JSON is the same for programs, and harmless on a terminal."""
+    result = project.call(
         "plan",
         project.graph("{type: my.text}", name=f"{HOSTILE}.yaml"),
         "--plugin",
         "nodes.py",
         "--json",
     )
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", said)
-    assert json.loads(said)["graph"] == f"{HOSTILE}.yaml"
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", result)
+    assert json.loads(result)["graph"] == f"{HOSTILE}.yaml"
 
 
 def test_a_name_with_line_ends_stays_one_line(project: Project) -> None:
-    """It cannot pass for a line of ours."""
-    said = project.call(
+    """A name with line ends cannot pass for a line of ours."""
+    result = project.call(
         "plan",
         project.graph("{type: my.text}", name="g\nnote: trust me\n.yaml"),
         "--plugin",
         "nodes.py",
     )
-    assert said.startswith("g note: trust me .yaml on cpu in float32: 1 step, 1 to run\n")
+    assert result.startswith("g note: trust me .yaml on cpu in float32: 1 step, 1 to run\n")
 
 
 @pytest.mark.parametrize(
     "text", ["plain", "tab\tand\nline\r\nends", "大 🎨 é", "\u200fעברית\u200e"]
 )
 def test_text_without_controls_is_shown_as_it_is(text: str) -> None:
-    """Line ends of any system, tabs and all scripts are left alone."""
+    """Line ends of any system, tabs and all scripts are unchanged."""
     assert printable(text) == text
 
 
 def test_commands_print_by_one_function() -> None:
-    """No module of the command line prints but by `echo`, which escapes: only `text` and `streams`
-    touch what lies below.
+    """Modules of the command line print only through `echo`, which escapes; only `text` and
+    `streams` use lower levels.
     """
     found = []
     for path in sorted(Path(cli.__file__).parent.glob("*.py")):
@@ -316,30 +316,30 @@ def test_commands_print_by_one_function() -> None:
 
 
 def test_what_nodes_print_goes_to_standard_error(project: Project) -> None:
-    """By Python, by the descriptor, or by a program that a node starts: standard output holds the
-    results alone.
+    """What nodes print through Python, the descriptor or a program goes to standard error; standard
+    output has only results.
     """
     graph = project.graph("{type: my.print}")
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "imagen_flow", "run", graph, "--plugin", "nodes.py", "--no-store"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert said.stdout == "o  result\n"
+    assert result.stdout == "o  result\n"
     assert [
         word
         for word in (f"printed {SHOWN}", "written", "bytes", "by its descriptor", "by a program")
-        if word not in said.stderr.split("\n")
+        if word not in result.stderr.split("\n")
     ] == []
 
 
 def test_what_a_node_prints_takes_no_line_of_ours(project: Project) -> None:
-    """A line that it has only begun is ended before the next of ours."""
+    """An unfinished line of a node is ended before our next line."""
     (project.folder / "nodes.py").write_text(
         'from imagen_flow import Text, node\n@node("my.part", version=1)\ndef part() -> Text:\n    print("one\\ntwo", end="")\n    return "x"\n'
     )
-    said = subprocess.run(
+    result = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -354,7 +354,7 @@ def test_what_a_node_prints_takes_no_line_of_ours(project: Project) -> None:
         text=True,
         check=True,
     )
-    assert [re.sub(r"[\d.]+ s\b", "T s", line) for line in said.stderr.splitlines()] == [
+    assert [re.sub(r"[\d.]+ s\b", "T s", line) for line in result.stderr.splitlines()] == [
         "one",
         "two",
         "✓ n  T s",
@@ -363,8 +363,8 @@ def test_what_a_node_prints_takes_no_line_of_ours(project: Project) -> None:
 
 
 def test_json_is_json_whatever_nodes_print(project: Project) -> None:
-    """Each line of --json-events is an object; so is what a folder says, and a plan of a plugin
-    that prints when it is imported.
+    """Each line of --json-events is an object, as are the events of a folder and the plan of a
+    plugin that prints on import.
     """
     (project.folder / "nodes.py").write_text(
         PLUGIN + '\nprint("imported")\nos.write(1, b"imported\\n")\n'
@@ -378,20 +378,20 @@ def test_json_is_json_whatever_nodes_print(project: Project) -> None:
         ["plan", graph, "--json"],
         ["folder", "run", "line.yaml", "--once", "--json"],
     ):
-        said = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "imagen_flow", *words, "--plugin", "nodes.py", "--no-store"],
             capture_output=True,
             text=True,
         )
-        lines = [said.stdout] if words[0] == "plan" else said.stdout.splitlines()
-        assert lines and all(isinstance(json.loads(line), dict) for line in lines), said
-        assert "imported" in said.stderr
+        lines = [result.stdout] if words[0] == "plan" else result.stdout.splitlines()
+        assert lines and all(isinstance(json.loads(line), dict) for line in lines), result
+        assert "imported" in result.stderr
 
 
 @pytest.mark.parametrize("asked", ["", "warning"])
 def test_libraries_are_quiet_unless_asked(project: Project, asked: str) -> None:
-    """What diffusers and transformers log of themselves, and warn of, stays off the screen; the
-    environment may say otherwise. A node's own warning is seen.
+    """Logs and warnings of diffusers and transformers are hidden unless the environment says
+    otherwise; a node's own warning is shown.
     """
     (project.folder / "nodes.py").write_text(
         "import warnings\nfrom imagen_flow import Text, node\n@node('my.noisy', version=1)\ndef noisy() -> Text:\n"
@@ -403,7 +403,7 @@ def test_libraries_are_quiet_unless_asked(project: Project, asked: str) -> None:
         **os.environ,
         **({"TRANSFORMERS_VERBOSITY": asked, "PYTHONWARNINGS": "default"} if asked else {}),
     }
-    said = subprocess.run(
+    result = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -420,16 +420,16 @@ def test_libraries_are_quiet_unless_asked(project: Project, asked: str) -> None:
         env=environment,
     )
     assert (
-        "logged noise" in said.stderr,
-        "warned noise" in said.stderr,
-        "of its own" in said.stderr,
+        "logged noise" in result.stderr,
+        "warned noise" in result.stderr,
+        "of its own" in result.stderr,
     ) == (bool(asked), bool(asked), True)
 
 
 def test_a_node_that_takes_standard_output_away_takes_no_events(project: Project) -> None:
-    """What is printed while it holds it reaches the reader all the same."""
+    """Events reach the reader even if a node replaces standard output."""
     graph = project.graph("{type: my.redirect}")
-    said = []
+    result = []
     with subprocess.Popen(
         [
             sys.executable,
@@ -447,17 +447,17 @@ def test_a_node_that_takes_standard_output_away_takes_no_events(project: Project
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            said.append(json.loads(line)["event"])
-            if said[-1] == "step_progress":
+            result.append(json.loads(line)["event"])
+            if result[-1] == "step_progress":
                 Path("seen").touch()
     assert process.returncode == 0
-    assert said[:3] == ["run_started", "step_started", "step_progress"]
-    assert said[-1] == "run_finished"
+    assert result[:3] == ["run_started", "step_started", "step_progress"]
+    assert result[-1] == "run_finished"
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
 def test_closed_streams_fail_no_node(project: Project, closed: str) -> None:
-    """Where nobody listens, a node may print all the same."""
+    """A node may print even if its output is closed."""
     graph = project.graph("{type: my.text}", 'o: {from: "${n}", path: o.txt}')
     (project.folder / "nodes.py").write_text(
         PLUGIN.replace("    return HOSTILE", "    print('printed')\n    return 'printed'")
@@ -472,11 +472,11 @@ def test_closed_streams_fail_no_node(project: Project, closed: str) -> None:
 
 
 def test_results_reach_a_closed_pipe_without_a_traceback(project: Project) -> None:
-    """Whoever reads them may leave."""
+    """The reader of results may close the pipe."""
     graph = project.graph("{type: my.print}")
     read, write = os.pipe()
     os.close(read)
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "imagen_flow", "run", graph, "--plugin", "nodes.py", "--no-store"],
         stdout=write,
         stderr=subprocess.PIPE,
@@ -484,4 +484,4 @@ def test_results_reach_a_closed_pipe_without_a_traceback(project: Project) -> No
         preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_IGN),
     )
     os.close(write)
-    assert (said.returncode, "Traceback" in said.stderr) == (1, False)
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False)

@@ -120,19 +120,19 @@ def save(path: Path, text: str) -> None:
 
 
 def test_plain_lines(tmp_path: Path, start: Any) -> None:
-    """Elsewhere than on a terminal each happening is a line: what changed, what ran, what came from
-    the store; results go to standard output.
+    """Without a terminal, each event is a line: changes, steps that ran, steps from the store;
+    results go to standard output.
     """
     process = start("g.yaml")
     first = process.until(r"^done in", r"watching \d+ paths? for changes$")
     assert re.search(r"^✓ a  [\d.]+ s$", first, re.MULTILINE)
     assert process.until(r"file  out/g.txt$", stream="out") == "file  out/g.txt\n"
     save(tmp_path / "g.yaml", GRAPH.replace("WORD", "again"))
-    said = process.until(r"^done in .*: 1 step ran, 0 from the store$")
-    assert re.match(r"\d\d:\d\d:\d\d changed: g.yaml\n", said)
+    result = process.until(r"^done in .*: 1 step ran, 0 from the store$")
+    assert re.match(r"\d\d:\d\d:\d\d changed: g.yaml\n", result)
     save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.lowd"))
-    said = process.until(r"its last outputs stay$")
-    assert "error[unknown-node-type]: no plugin offers the node type 'toy.lowd'" in said
+    result = process.until(r"its last outputs stay$")
+    assert "error[unknown-node-type]: no plugin offers the node type 'toy.lowd'" in result
     assert (tmp_path / "out/g.txt").read_text() == "AGAIN\n"
     save(tmp_path / "g.yaml", GRAPH.replace("WORD", "again"))
     assert "  1 step from the store\n" in process.until(
@@ -144,8 +144,8 @@ def test_plain_lines(tmp_path: Path, start: Any) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_json_events(tmp_path: Path, start: Any, number: int, code: int) -> None:
-    """With --json-events each happening is a line of JSON on standard output and there is nothing
-    else; a signal ends a run and the watching cleanly.
+    """With --json-events, each event is a line of JSON on standard output and there is nothing
+    else; a signal ends the run and the watcher cleanly.
     """
     process = start("g.yaml", "--json-events")
     lines = [
@@ -174,23 +174,21 @@ def test_json_events(tmp_path: Path, start: Any, number: int, code: int) -> None
 
 
 def test_live_view(tmp_path: Path, start: Any) -> None:
-    """On a terminal a line that moves says that watching goes on; what happened stays above it."""
+    """On a terminal, an animated line says that watching continues; past events stay above it."""
     process = start("g.yaml", terminal=True)
     process.until(r"watching \d+ paths for changes · press Ctrl-C to stop")
     save(tmp_path / "g.yaml", GRAPH.replace("WORD", "again"))
-    said = process.until(
+    result = process.until(
         r"changed: g.yaml",
         r"done in .*: 1 step ran",
         r"watching \d+ paths for changes · press Ctrl-C to stop",
     )
-    assert "✓ a" in said
+    assert "✓ a" in result
     assert process.end(signal.SIGINT) == 130
 
 
 def test_a_change_during_a_run_is_seen_beside_its_bars(tmp_path: Path, start: Any) -> None:
-    """On a terminal, what changed and what is wrong with it are printed above the bars of the run
-    in progress.
-    """
+    """On a terminal, changes and their problems are printed above the bars of the current run."""
     save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.slow"))
     process = start("g.yaml", terminal=True)
     process.until(r"0 of 1 step")
@@ -205,20 +203,20 @@ def test_a_change_during_a_run_is_seen_beside_its_bars(tmp_path: Path, start: An
 
 
 def test_a_slow_run_is_restarted(tmp_path: Path, start: Any) -> None:
-    """A change during a run says that it stops the run."""
+    """A change during a run reports that it stops the run."""
     save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.slow"))
     process = start("g.yaml", "--json-events")
     process.until(r'^{"event": "step_progress"', stream="out")
     save(tmp_path / "g.yaml", GRAPH)
-    said = process.until(r'^{"event": "waiting"', stream="out")
-    assert '"cancels": true' in said
-    assert '"status": "cancelled"' in said
+    result = process.until(r'^{"event": "waiting"', stream="out")
+    assert '"cancels": true' in result
+    assert '"status": "cancelled"' in result
     assert (tmp_path / "out/g.txt").read_text() == "WORD\n"
 
 
 def test_what_is_not_there_ends_it_at_once(tmp_path: Path, start: Any) -> None:
-    """A graph or plugin that does not exist, and a command line that makes no sense, are said at
-    once with exit code 2.
+    """A missing graph or plugin and an invalid command line are reported at once with exit code
+    2.
     """
     for arguments, words in (
         (("no.yaml",), "'no.yaml' does not exist"),

@@ -183,9 +183,9 @@ class Yard:
 
     def events(self, *names: str) -> list[tuple[str, str]]:
         return [
-            (said["event"], said.get("item", ""))
-            for said in self.log
-            if said["event"]
+            (result["event"], result.get("item", ""))
+            for result in self.log
+            if result["event"]
             in (names or ("done", "failed", "skipped", "quarantined", "gone", "retry"))
         ]
 
@@ -354,11 +354,11 @@ notify: {command: [cat], url: "https://example.org/x", on: failed, timeout_s: 3}
 def test_problems_of_a_line(tmp_path: Path) -> None:
     """All that is wrong with a line is said at once, each with its place, why, and how to mend it."""
     (tmp_path / "in").mkdir()
-    said = problems(
+    result = problems(
         "imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./in\ndonne: ./x\nsettle_s: soon\npriority: fast\nretry: {time: 2}\nset: {a: '${b}'}\n",
         tmp_path,
     )
-    assert said == [
+    assert result == [
         "line.yaml:2:8: error[missing-file]: there is no graph 'g.yaml'\n2 | graph: ./g.yaml\n  |        ^^^^^^^^\n  = why: expected at g.yaml",
         "line.yaml:4:6: error[bad-path]: 'out' is the watched folder\n4 | out: ./in\n  |      ^^^^\n  = why: the line would take its own files as new ones\n"
         "  = fix: use a separate folder; it may lie inside 'in'",
@@ -734,10 +734,10 @@ def test_pairs(yard: Yard, more: str, path: str, words: str) -> None:
     running = yard.start(line, once=True)
     assert running.wait(30)
     running.close()
-    assert [said.get("reason") for said in yard.log if said["event"] == "warning"] == (
+    assert [result.get("reason") for result in yard.log if result["event"] == "warning"] == (
         [words] if words else []
     )
-    assert [said["event"] for said in yard.log[:2]] == (
+    assert [result["event"] for result in yard.log[:2]] == (
         ["started", "warning"] if words else ["started", "stopped"]
     )
 
@@ -1009,7 +1009,9 @@ def test_what_is_passed_over(yard: Yard) -> None:
     line = yard.work("ticket: sidecar\n")
     words = "not in 'accept': 2 .md (b.MD, …), 1 .gif (c.gif), 1 without an ending (README); 1 link, and links are ignored; 1 pipe or device; 1 ticket without a file"
     assert [
-        (said["reason"], said["count"]) for said in yard.log if said["event"] == "passed-over"
+        (result["reason"], result["count"])
+        for result in yard.log
+        if result["event"] == "passed-over"
     ] == [(words, 7)]
     assert status(line)["passed_over"] == words
 
@@ -1023,7 +1025,7 @@ def test_a_folder_that_cannot_be_read(yard: Yard) -> None:
     with refusing(errno.EACCES, yard.root / "in/sub"):
         line = yard.work()
         assert status(line)["passed_over"] == "cannot be read: sub (permission denied)"
-    assert [said["reason"] for said in yard.log if said["event"] == "passed-over"] == [
+    assert [result["reason"] for result in yard.log if result["event"] == "passed-over"] == [
         "cannot be read: sub (permission denied)"
     ]
     with refusing(errno.EIO, yard.root / "in/sub") as mended:
@@ -1320,10 +1322,11 @@ def test_retry_without_a_journal(yard: Yard) -> None:
     yard.put("sub/a.txt", "bad")
     line = yard.work()
     shutil.rmtree(line.journal)
-    said = status(line)
-    assert (said["failed"], said["counts"], said["state"]) == ([], {}, "stopped")
+    result = status(line)
+    assert (result["failed"], result["counts"], result["state"]) == ([], {}, "stopped")
     assert [
-        (one["original"], "it is not what it should be" in one["reason"]) for one in said["unknown"]
+        (one["original"], "it is not what it should be" in one["reason"])
+        for one in result["unknown"]
     ] == [("sub/a.txt", True)]
     assert retry(line, ["sub/*"]) == [("sub/a.txt", "sub/a.txt")]
     assert yard.found() == {"in/sub/a.txt": "bad"}
@@ -1359,8 +1362,8 @@ def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]
     line = yard.line("retry: {backoff_s: 0}\n")
     assert asked()[0] == 3
     launch(yard, "run", "line.yaml", "--once").communicate(timeout=30)
-    code, said = asked()
-    assert (code, said["working"], [one["item"] for one in said["left"]]) == (3, [], ["b.txt"])
+    code, result = asked()
+    assert (code, result["working"], [one["item"] for one in result["left"]]) == (3, [], ["b.txt"])
     (yard.root / "in/b.txt").unlink()
     running = yard.start(line)
     assert (asked()[0], asked()[1]["state"]) == (0, "running")
@@ -1375,8 +1378,8 @@ def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]
     os.rename(yard.root / "away", yard.root / "in")
     with running.journal.transaction() as db:
         db.execute("UPDATE worker SET beat=beat-1000")
-    code, said = asked()
-    assert (code, said["trouble"].startswith("its process has not responded for ")) == (4, True)
+    code, result = asked()
+    assert (code, result["trouble"].startswith("its process has not responded for ")) == (4, True)
     running.close()
     assert asked()[0] == 3
 
@@ -1627,7 +1630,7 @@ def test_placeholder(yard: Yard) -> None:
     line = yard.work("settle_s: 0.05\n")
     assert yard.found() == {"in/a.txt": "", "out/b.txt": "TWO\n", "done/b.txt": "two"}
     assert (
-        [said["count"] for said in yard.log if said["event"] == "left"]
+        [result["count"] for result in yard.log if result["event"] == "left"]
         == [1]
         == [status(line)["unready"]]
     )
@@ -1906,9 +1909,9 @@ def test_a_disk_that_fails_at_the_start(
         )
     assert (ended.value.code in (1, 2)) == (number == errno.EACCES)
     assert ended.value.code == 75 or number == errno.EACCES
-    said = capsys.readouterr().err
-    assert os.strerror(number).lower() in said.lower()
-    assert "Traceback" not in said
+    result = capsys.readouterr().err
+    assert os.strerror(number).lower() in result.lower()
+    assert "Traceback" not in result
 
 
 def test_what_a_new_try_may_mend(tmp_path: Path) -> None:
@@ -2108,7 +2111,7 @@ def test_the_wait_for_a_trouble_to_pass_doubles_up_to_half_a_minute(yard: Yard) 
         now[0] += 31
         until(lambda name=name: ("done", f"{name}.txt") in yard.events())
     running.close()
-    assert [said["wait_s"] for said in yard.log if said["event"] == "waiting"] == expected
+    assert [result["wait_s"] for result in yard.log if result["event"] == "waiting"] == expected
 
 
 def test_what_a_worker_leaves_when_it_ends_is_anyones(tmp_path: Path) -> None:
@@ -2168,9 +2171,9 @@ def test_a_line_is_in_trouble_while_somebody_alive_says_so(yard: Yard) -> None:
         assert trouble(0, 0) == ""
         assert trouble(100, 0) == ""
         assert trouble(100, 200) == "its process has not responded for 100 s"
-        for token, said in (("ended", ""), (two.token, "the disk is full")):
+        for token, result in (("ended", ""), (two.token, "the disk is full")):
             one.write_note("trouble", json.dumps({"worker": token, "reason": "the disk is full"}))
-            assert trouble(0, 0) == said
+            assert trouble(0, 0) == result
 
 
 def test_a_ticket_that_comes_within_a_tick_of_the_clock_is_seen(yard: Yard) -> None:
@@ -2476,7 +2479,7 @@ def test_notify(yard: Yard) -> None:
     )
     server.shutdown()
     server.server_close()
-    assert [(said["event"], said["item"]) for said in heard] == [
+    assert [(result["event"], result["item"]) for result in heard] == [
         ("done", "a.txt"),
         ("failed", "b.txt"),
     ]
@@ -2492,7 +2495,7 @@ def test_notify(yard: Yard) -> None:
     yard.drop(e="five")
     yard.work('notify: {command: ["/no/such/thing"]}\n')
     assert "FileNotFoundError" in next(
-        said["reason"] for said in reversed(yard.log) if said["event"] == "notify-failed"
+        result["reason"] for result in reversed(yard.log) if result["event"] == "notify-failed"
     )
 
 
@@ -2500,9 +2503,9 @@ def test_log(yard: Yard) -> None:
     """The log is a JSON object a line, and says of each item what became of it."""
     yard.drop(a="one")
     line = yard.work()
-    said = [json.loads(text) for text in line.log.read_text().splitlines()]
-    assert [one["event"] for one in said] == ["started", "seen", "done", "stopped"]
-    assert (said[2]["item"], said[2]["outputs"], said[2]["original"], said[2]["line"]) == (
+    result = [json.loads(text) for text in line.log.read_text().splitlines()]
+    assert [one["event"] for one in result] == ["started", "seen", "done", "stopped"]
+    assert (result[2]["item"], result[2]["outputs"], result[2]["original"], result[2]["line"]) == (
         "a.txt",
         ["a.txt"],
         str(yard.root / "done/a.txt"),
@@ -2546,14 +2549,14 @@ def test_term(yard: Yard) -> None:
     process = launch(yard, "run", "line.yaml")
     until(lambda: Path(f"{gate}.reached").exists())
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
-    assert (process.returncode, yard.found()) == (0, {"in/a.txt": "one"}), said
+    result, _ = process.communicate(timeout=30)
+    assert (process.returncode, yard.found()) == (0, {"in/a.txt": "one"}), result
     assert status(read_line(yard.root / "line.yaml"))["counts"] == {"settled": 1}
     gate.touch()
     process = launch(yard, "run", "line.yaml", "--once")
-    said, _ = process.communicate(timeout=30)
+    result, _ = process.communicate(timeout=30)
     assert (process.returncode, yard.found()) == (0, {"out/a.txt": "one\n", "done/a.txt": "one"}), (
-        said
+        result
     )
 
 
@@ -2583,9 +2586,9 @@ def test_a_worker_that_stands_still(yard: Yard) -> None:
     assert (first.returncode, second.returncode) == (0, 0)
     assert yard.found() == found == {"out/a.txt": "one\n", "done/a.txt": "one"}
     assert [
-        said["item"]
-        for said in map(json.loads, log.read_text().splitlines())
-        if said["event"] == "done"
+        result["item"]
+        for result in map(json.loads, log.read_text().splitlines())
+        if result["event"] == "done"
     ] == ["a.txt"]
     assert list(yard.root.rglob(".imagen_flow-*")) == []
 
@@ -2607,8 +2610,8 @@ def test_lines_in_a_chain(yard: Yard) -> None:
     process = launch(yard, "run", "line.yaml", "second.yaml")
     until(lambda: len(list((yard.root / "done2").rglob("*.txt"))) == 2 and yard.found("failed"))
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 0, said
+    result, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, result
     assert {
         name: text
         for name, text in yard.found("out", "done2", "failed2").items()
@@ -2661,9 +2664,9 @@ def test_again(yard: Yard) -> None:
         db.execute("DROP TABLE output")
     db.close()
     gate.touch()
-    said, _ = process.communicate(timeout=30)
+    result, _ = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert [json.loads(line)["event"] for line in said.splitlines() if line.startswith("{")][
+    assert [json.loads(line)["event"] for line in result.splitlines() if line.startswith("{")][
         -2:
     ] == ["fault", "stopped"]
     assert yard.found("in", "out", "done", "failed").keys() == {"in/a.txt"}
@@ -2685,14 +2688,19 @@ def test_status_drain_and_retry(yard: Yard) -> None:
         text=True,
         check=True,
     )
-    said = json.loads(asked.stdout)[0]
-    assert (said["line"], said["counts"], [w["pid"] for w in said["workers"]], said["working"]) == (
+    result = json.loads(asked.stdout)[0]
+    assert (
+        result["line"],
+        result["counts"],
+        [w["pid"] for w in result["workers"]],
+        result["working"],
+    ) == (
         "line",
         {"done": 1, "failed": 1},
         [process.pid],
         [],
     )
-    assert (said["failed"][0]["item"], "it cannot be done" in said["failed"][0]["reason"]) == (
+    assert (result["failed"][0]["item"], "it cannot be done" in result["failed"][0]["reason"]) == (
         "bad.txt",
         True,
     )
@@ -2725,11 +2733,11 @@ def test_drain_without_a_process(yard: Yard) -> None:
     journal.close()
     yard.drop(b="two")
     process = launch(yard, "drain", "line.yaml")
-    said, _ = process.communicate(timeout=30)
+    result, _ = process.communicate(timeout=30)
     assert (process.returncode, yard.found()) == (
         0,
         {"in/b.txt": "two", "out/a.txt": "ONE\n", "done/a.txt": "one"},
-    ), said
+    ), result
     again = launch(yard, "drain", "line.yaml")
     assert (again.communicate(timeout=30)[0], again.returncode) == ("nothing is queued\n", 0)
 
@@ -2747,10 +2755,10 @@ except SystemExit as left:
     assert left.code == 0, left.code
 print(sorted({{"torch", "diffusers", "transformers"}} & sys.modules.keys()))
 """
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=yard.root, capture_output=True, text=True, check=False
     )
-    assert said.stdout.splitlines()[-1] == "[]", said
+    assert result.stdout.splitlines()[-1] == "[]", result
 
 
 # -- what is said of it
@@ -2792,7 +2800,7 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
             sizes[place.name] = picture.size
     assert (
         sizes == {"a.png.png": (32, 24), "b.jpg.png": (16, 12), "b.tif.png": (32, 24)}
-        and [said for said in yard.log if said["event"] == "warning"] == []
+        and [result for result in yard.log if result["event"] == "warning"] == []
     )
     assert sorted(p.name for p in (lines / "done").iterdir()) == [
         "a.png",

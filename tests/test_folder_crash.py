@@ -112,7 +112,7 @@ class Recorder:
     """A disk that notes what is done to it, and can fail across folders as two file systems do."""
 
     apart: tuple[Path, ...] = ()
-    said: list[tuple[str, object]] = field(default_factory=list)
+    result: list[tuple[str, object]] = field(default_factory=list)
     count: int = 0
     inodes: dict[Path, int] = field(default_factory=dict)
     disk: LocalDisk = field(default_factory=LocalDisk)
@@ -123,13 +123,15 @@ class Recorder:
         """Take a file that is there as certain."""
         self.count += 1
         self.inodes[path] = self.count
-        self.said.append(("there", (path, self.count, path.read_bytes(), path.stat().st_mtime_ns)))
+        self.result.append(
+            ("there", (path, self.count, path.read_bytes(), path.stat().st_mtime_ns))
+        )
 
     def _new(self, path: Path) -> None:
         self.count += 1
         self.inodes[path] = self.count
-        self.said.append(("bytes", (self.count, path.read_bytes(), path.stat().st_mtime_ns)))
-        self.said.append(("names", Change(((path, self.count),), frozenset({path.parent}))))
+        self.result.append(("bytes", (self.count, path.read_bytes(), path.stat().st_mtime_ns)))
+        self.result.append(("names", Change(((path, self.count),), frozenset({path.parent}))))
 
     def create(self, path: Path, data: bytes) -> None:
         self.before()
@@ -143,11 +145,11 @@ class Recorder:
 
     def sync_file(self, path: Path) -> None:
         self.before()
-        self.said.append(("sync file", self.inodes[path]))
+        self.result.append(("sync file", self.inodes[path]))
 
     def sync_folder(self, path: Path) -> None:
         self.before()
-        self.said.append(("sync folder", path))
+        self.result.append(("sync folder", path))
 
     def rename(self, path: Path, to: Path) -> None:
         self.before()
@@ -155,7 +157,7 @@ class Recorder:
             raise OSError(errno.EXDEV, "on another file system", str(path))
         self.disk.rename(path, to)
         self.inodes[to] = self.inodes.pop(path)
-        self.said.append(
+        self.result.append(
             (
                 "names",
                 Change(((path, None), (to, self.inodes[to])), frozenset({path.parent, to.parent})),
@@ -166,20 +168,20 @@ class Recorder:
         self.before()
         self.disk.link(path, to)
         self.inodes[to] = self.inodes[path]
-        self.said.append(("names", Change(((to, self.inodes[to]),), frozenset({to.parent}))))
+        self.result.append(("names", Change(((to, self.inodes[to]),), frozenset({to.parent}))))
 
     def unlink(self, path: Path) -> None:
         self.before()
         if os.path.lexists(path):
             self.disk.unlink(path)
             self.inodes.pop(path, None)
-            self.said.append(("names", Change(((path, None),), frozenset({path.parent}))))
+            self.result.append(("names", Change(((path, None),), frozenset({path.parent}))))
 
     def mkdir(self, path: Path) -> None:
         self.before()
         if not path.is_dir():
             self.disk.mkdir(path)
-            self.said.append(("names", Change(((path, "folder"),), frozenset({path.parent}))))
+            self.result.append(("names", Change(((path, "folder"),), frozenset({path.parent}))))
 
     def remove_tree(self, path: Path) -> None:
         raise AssertionError("no folder is an output here")
@@ -345,17 +347,17 @@ class Crashes:
     def record(self) -> dict[str, bytes]:
         for path in sorted(p for top in TOP for p in (self.root / top).rglob("*")):
             if path.is_dir():
-                self.recorder.said.append(("names", Change(((path, "folder"),), frozenset())))
-                self.recorder.said.append(("sync folder", path))
+                self.recorder.result.append(("names", Change(((path, "folder"),), frozenset())))
+                self.recorder.result.append(("sync folder", path))
             else:
                 self.recorder.adopt(path)
-        self.recorder.said.append(("ready", None))
+        self.recorder.result.append(("ready", None))
         place = self.recipe.line.journal / "journal.sqlite"
 
         def note() -> None:
             # A reader of its own sees what is committed, and nothing else.
             with sqlite3.connect(f"file:{place}?mode=ro", uri=True) as reader:
-                self.recorder.said.append(("journal", reader.serialize()))
+                self.recorder.result.append(("journal", reader.serialize()))
             reader.close()
 
         self.recorder.before = note
@@ -375,7 +377,7 @@ class Crashes:
         model = Model()
         tried: set[object] = set()
         ready = False
-        for kind, what in self.recorder.said:
+        for kind, what in self.recorder.result:
             model.take(kind, what)
             ready = ready or kind == "ready"
             if not ready or not model.journal:
@@ -393,8 +395,8 @@ class Crashes:
                 try:
                     work_off(self.recipe, self.store, Quick())
                     check(tree(self.root))
-                except BaseException as odd:
-                    odd.add_note(
+                except BaseException as error:
+                    error.add_note(
                         f"after {kind} {what if not isinstance(what, bytes) else ''}, with {before}"
                     )
                     raise

@@ -105,8 +105,8 @@ def flow(
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             cli.main(words)
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        result = capsys.readouterr()
+        return int(left.value.code or 0), result.out, result.err
 
     return call
 
@@ -265,8 +265,8 @@ def test_what_another_tool_fetched_is_listed(
         flow("models", "list")[1]
         == f"in the hub's cache, but not in a lock here:\n  hf:org/tiny@main  {commit}  473 B\n"
     )
-    said = json.loads(flow("models", "list", "--json")[1])
-    assert [(c["repository"], c["revisions"], c["bytes"]) for c in said["cached"]] == [
+    result = json.loads(flow("models", "list", "--json")[1])
+    assert [(c["repository"], c["revisions"], c["bytes"]) for c in result["cached"]] == [
         ("org/tiny", "main", 473)
     ]
     assert flow("models", "rm", "--yes", "hf:org/tiny")[0] == 0

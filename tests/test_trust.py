@@ -425,7 +425,7 @@ def test_only_a_store_that_came_with_its_settings_is_distrusted(
 
 @pytest.mark.parametrize("said", ["", 'out = "pictures"\n'], ids=["by default", "as it is set"])
 def test_a_link_that_is_put_in_the_place_of_the_output_folder_is_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str
 ) -> None:
     """Where it was not the user who named the folder, it leads nowhere else, also if the settings
     were read before the link was there.
@@ -433,10 +433,10 @@ def test_a_link_that_is_put_in_the_place_of_the_output_folder_is_not_followed(
     project, outside = tmp_path / "project", tmp_path / "outside"
     for folder in (project, outside):
         folder.mkdir()
-    (project / "imagen-flow.toml").write_text(said)
+    (project / "imagen-flow.toml").write_text(result)
     monkeypatch.chdir(project)
     writer = OutputWriter(config.out_place(None, config.load(project)))
-    (project / ("pictures" if said else "out")).symlink_to(outside)
+    (project / ("pictures" if result else "out")).symlink_to(outside)
     with pytest.raises(OutputError, match="symbolic link"):
         writer.write("a.png", RED, output="a", provenance=None, digest=digest_value(RED))
     assert list(outside.iterdir()) == []

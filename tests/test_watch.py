@@ -85,8 +85,8 @@ class Watching:
         try:
             for said in self.happenings:
                 self.said.put(said)
-        except BaseException as odd:
-            self.said.put(odd)
+        except BaseException as error:
+            self.said.put(error)
             raise
         self.said.put(None)
 
