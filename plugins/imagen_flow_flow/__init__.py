@@ -1,7 +1,7 @@
-"""What steers a graph: choosing, lists, numbers, truth values, text, JSON data and seeds.
+"""Nodes that steer a graph: choosing, lists, numbers, booleans, text, JSON data and seeds.
 
-Plain Python on plain values; no pixels, no files. A graph has no expressions, because these
-compute.
+Plain Python on plain values; no pixels, no files. Graphs have no expressions; these nodes compute
+instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import choosing, data, lists, logic, numbers, seeds, text
 
 @hookimpl
 def imagen_flow_nodes() -> Sequence[object]:
-    """Offer the nodes that steer a graph."""
+    """List the nodes that steer a graph."""
     return [
         choosing.first,
         choosing.choose,
@@ -24,7 +24,7 @@ def imagen_flow_nodes() -> Sequence[object]:
         lists.cut,
         lists.concat,
         lists.length,
-        lists.count_up,
+        lists.range_,
         numbers.add,
         numbers.subtract,
         numbers.multiply,

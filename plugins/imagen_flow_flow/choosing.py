@@ -16,15 +16,14 @@ def first(
     g: Value | None = None,
     h: Value | None = None,
 ) -> Value:
-    """Give the first value that is present: joins branches of which `when` has skipped some.
+    """Return the first value that is present: joins branches of which `when` has skipped some.
 
     Inputs:
-        a to h: values of any kind, asked in this order; an absent value and null count as not
-            present.
+        a to h: values of any kind, tried in this order; absent values and null are skipped.
 
     Outputs:
-        the value, as it came; whether it fits what it flows into is checked when it flows. If none
-        is present, it is absent.
+        the value, unchanged; its type is checked against the port that it flows into. If none is
+            present, the output is absent.
     """
     for value in (a, b, c, d, e, f, g, h):
         if value is not None:
@@ -34,9 +33,9 @@ def first(
 
 @node("flow.choose", version=1)
 def choose(condition: Bool, *, yes: Value, no: Value) -> Value:
-    """Choose one of two values, for example 4 or 40 steps by whether this is a draft.
+    """Choose one of two values, for example 4 or 40 steps depending on whether this is a draft.
 
-    Both are computed; to compute only one of them, give the nodes a `when` and join them by
+    Both are computed; to compute only one of them, give the nodes a `when` and join them with
     `flow.first`.
     """
     return yes if condition else no

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from imagen_flow import List, Number, Range, Value, node
 
-from .numbers import kept
+from .numbers import checked
 
 
 @node("flow.list", version=1)
@@ -21,7 +21,7 @@ def make(
     g: Value | None = None,
     h: Value | None = None,
 ) -> List[Value]:
-    """Gather values into a list, in the order of the ports; what is absent is left out.
+    """Collect values into a list, in the order of the ports; absent values are left out.
 
     For more than eight, join lists with `list.concat`.
     """
@@ -30,7 +30,7 @@ def make(
 
 @node("list.get", version=1)
 def get(values: List[Value], index: int = 0) -> Value:
-    """Take one element out of a list.
+    """Return one element of a list.
 
     Params:
         index: counts from 0; negative numbers count from the end, so -1 is the last.
@@ -47,12 +47,12 @@ def get(values: List[Value], index: int = 0) -> Value:
 
 @node("list.slice", version=1)
 def cut(values: List[Value], *, start: int = 0, stop: int | None = None) -> List[Value]:
-    """Take a run of elements out of a list.
+    """Return a slice of a list.
 
     Params:
-        start: the first to take; negative numbers count from the end.
-        stop: the first not to take; without it, all to the end. Beyond the ends there is nothing,
-            and that is no error.
+        start: the first element; negative numbers count from the end.
+        stop: the first element after the slice; without it, the slice goes to the end. Indexes
+            beyond the ends are not an error.
     """
     return values[start:stop]
 
@@ -64,7 +64,7 @@ def concat(
     c: List[Value] | None = None,
     d: List[Value] | None = None,
 ) -> List[Value]:
-    """Join lists end to end."""
+    """Concatenate lists."""
     return [*a, *b, *(c or []), *(d or [])]
 
 
@@ -75,19 +75,20 @@ def length(values: List[Value]) -> int:
 
 
 @node("list.range", version=1)
-def count_up(
+def range_(
     count: Annotated[int, Range(0, 100_000)], *, start: Number = 0, step: Number = 1
 ) -> List[Number]:
-    """Make a list of evenly spaced numbers, to vary something over `each`.
+    """Make a list of evenly spaced numbers, to vary something with `each`.
 
     Outputs:
-        `count` numbers: start, start + step, start + 2 step, … Whole numbers where both are whole.
+        `count` numbers: start, start + step, start + 2 step, … They are ints if `start` and `step`
+            are.
     """
-    return [kept(partial(_spaced, start, step, place)) for place in range(count)]
+    return [checked(partial(_spaced, start, step, index)) for index in range(count)]
 
 
-def _spaced(start: Number, step: Number, place: int) -> Number:
-    return start + step * place
+def _spaced(start: Number, step: Number, index: int) -> Number:
+    return start + step * index
 
 
 def _count(values: List[Value]) -> str:

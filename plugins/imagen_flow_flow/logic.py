@@ -1,4 +1,4 @@
-"""Compare values, and combine truth values: what `when` takes."""
+"""Compare values and combine booleans, for `when`."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from imagen_flow import Bool, Json, Number, node
 
 @node("compare.equal", version=1)
 def equal(a: Json, b: Json) -> Bool:
-    """Say whether two texts, numbers, truth values, lists or mappings are the same.
+    """Test whether two texts, numbers, booleans, lists or mappings are equal.
 
-    1 and 1.0 are the same number; 1, true and the text "1" are three different things. In a mapping
-    the order of keys says nothing.
+    1 and 1.0 are the same number; 1, true and the text "1" are three different things. The order of
+    keys in a mapping does not matter.
     """
     return _same(a, b)
 
 
 @node("compare.less", version=1)
 def less(a: Number, b: Number) -> Bool:
-    """Say whether `a` is less than `b`."""
+    """Test whether `a` is less than `b`."""
     return a < b
 
 
 @node("compare.at_most", version=1)
 def at_most(a: Number, b: Number) -> Bool:
-    """Say whether `a` is less than `b` or equal to it."""
+    """Test whether `a` is less than or equal to `b`."""
     return a <= b
 
 
 @node("compare.greater", version=1)
 def greater(a: Number, b: Number) -> Bool:
-    """Say whether `a` is greater than `b`."""
+    """Test whether `a` is greater than `b`."""
     return a > b
 
 
 @node("compare.at_least", version=1)
 def at_least(a: Number, b: Number) -> Bool:
-    """Say whether `a` is greater than `b` or equal to it."""
+    """Test whether `a` is greater than or equal to `b`."""
     return a >= b
 
 
 @node("logic.and", version=1)
 def and_(a: Bool, b: Bool) -> Bool:
-    """Say whether both are true."""
+    """Test whether both are true."""
     return a and b
 
 
 @node("logic.or", version=1)
 def or_(a: Bool, b: Bool) -> Bool:
-    """Say whether at least one is true."""
+    """Test whether at least one is true."""
     return a or b
 
 
 @node("logic.not", version=1)
 def not_(value: Bool) -> Bool:
-    """Turn true into false and false into true."""
+    """Negate a boolean."""
     return not value
 
 

@@ -1,4 +1,4 @@
-"""Put text together, and take it apart."""
+"""Compose text, and take it apart."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from imagen_flow import Bool, Json, List, Number, Text, node
 
-LONGEST = 10_000_000
-"""Letters that a result may have, so that a few nodes cannot fill the memory."""
+MAX_CHARACTERS = 10_000_000
+"""The longest result, so that a few nodes cannot fill the memory."""
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _SPEC = re.compile(r"0?[1-9]?[0-9]?(\.[0-9]{1,2})?[dfeg%]?")
@@ -32,15 +32,15 @@ def format_(
 
     Inputs:
         template: text with fields; ``{{`` and ``}}`` are braces.
-        a to h: values for the fields ``{a}`` to ``{h}``.
-        fields: values for fields of other names, as a mapping; a name may not be both.
+        a to h: values of the fields ``{a}`` to ``{h}``.
+        fields: values of fields with other names, as a mapping; a name must not be given twice.
 
     Params:
-        in the template, a number may be followed by how to write it: ``{a:03d}`` fills with zeros,
-            ``{a:.2f}`` gives two digits after the point, ``{a:.0%}`` per cent.
+        in the template, a number may have a format: ``{a:03d}`` pads with zeros, ``{a:.2f}`` writes
+            two decimal places, ``{a:.0%}`` a percentage.
 
     Raises:
-        ValueError: a field has no value, or how to write it does not suit the value.
+        ValueError: a field has no value, or its format does not suit the value.
     """
     values = {
         name: value
@@ -50,12 +50,12 @@ def format_(
     if fields is not None:
         if not isinstance(fields, dict):
             raise ValueError(
-                "port 'fields' takes a mapping from names to values, for example {animal: cat}"
+                "port 'fields' must be a mapping of names to values, for example {animal: cat}"
             )
         if both := sorted(values.keys() & fields.keys()):
             raise ValueError(
                 f"the field '{both[0]}' is given twice: by port '{both[0]}' and in port 'fields';"
-                " drop one"
+                " remove one"
             )
         values |= fields
 
@@ -64,41 +64,41 @@ def format_(
             return found[0][0]
         if found[1] is None:
             raise ValueError(
-                f"port 'template': a '{found[0]}' stands alone at letter {found.start() + 1}; write"
+                f"port 'template': a '{found[0]}' is unmatched at character {found.start() + 1}; write"
                 f" '{found[0] * 2}' for a brace"
             )
-        name, colon, how = found[1].partition(":")
+        name, colon, spec = found[1].partition(":")
         if name not in values:
             known = ", ".join(sorted(values)) or "none"
             raise ValueError(
                 f"port 'template': the field '{{{name}}}' has no value (there are: {known}); give"
                 " one, or write '{{' for a brace"
             )
-        return _written(values[name], how if colon else None, name)
+        return _format_value(values[name], spec if colon else None, name)
 
-    return _bounded(_FIELD.sub(fill, template))
+    return _checked_length(_FIELD.sub(fill, template))
 
 
-def _written(value: Any, how: str | None, name: str) -> str:
-    """Write a scalar as interpolation in a graph does; `how` is for numbers alone."""
-    if isinstance(value, str | bool) and how is None:
+def _format_value(value: Any, spec: str | None, name: str) -> str:
+    """Format a scalar as interpolation in a graph does; `spec` is only for numbers."""
+    if isinstance(value, str | bool) and spec is None:
         return value if isinstance(value, str) else ("true" if value else "false")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if how is None:
+        if spec is None:
             return str(value)
-        if _SPEC.fullmatch(how):
+        if _SPEC.fullmatch(spec):
             try:
-                return format(value, how)
+                return format(value, spec)
             except ValueError:
                 pass
-    if how is None:
+    if spec is None:
         raise ValueError(
-            f"the field '{{{name}}}' is neither text, number nor truth value; take a part of it"
+            f"the field '{{{name}}}' is neither text nor a number nor a boolean; extract a part of it"
             " with json.get"
         )
     raise ValueError(
-        f"port 'template': '{{{name}:{how}}}' cannot write {value!r}; write for example"
-        f" '{{{name}:03d}}' for whole numbers or '{{{name}:.2f}}' for others"
+        f"port 'template': '{{{name}:{spec}}}' cannot format {value!r}; write for example"
+        f" '{{{name}:03d}}' for ints or '{{{name}:.2f}}' for floats"
     )
 
 
@@ -107,28 +107,28 @@ def join(texts: List[Text], *, separator: Text = ", ") -> Text:
     """Join texts into one.
 
     Params:
-        separator: what stands between them.
+        separator: the text between them.
     """
-    return _bounded(separator.join(texts))
+    return _checked_length(separator.join(texts))
 
 
 @node("text.split", version=1)
 def split(
     text: Text, *, separator: Text = "\n", strip: bool = True, keep_empty: bool = False
 ) -> List[Text]:
-    """Split a text into a list, by default into its lines: one prompt a line, for example.
+    """Split a text into a list, by default into lines, for example one prompt per line.
 
     Params:
         separator: where to split.
-        strip: take white space off both ends of each part.
-        keep_empty: keep parts without letters.
+        strip: remove white space from both ends of each part.
+        keep_empty: keep empty parts.
 
     Raises:
         ValueError: the separator is empty.
     """
     if not separator:
         raise ValueError(
-            "port 'separator' is empty; write what stands between the parts, for example ','"
+            "port 'separator' is empty; write the text between the parts, for example ','"
         )
     parts = [part.strip() if strip else part for part in text.split(separator)]
     return [part for part in parts if part or keep_empty]
@@ -136,26 +136,26 @@ def split(
 
 @node("text.replace", version=1)
 def replace(text: Text, *, find: Text, replacement: Text = "") -> Text:
-    """Replace every occurrence of a text by another, letter by letter as written.
+    """Replace every occurrence of a text with another; case matters.
 
     Raises:
         ValueError: there is nothing to find, or the result is too long.
     """
     if not find:
         raise ValueError("port 'find' is empty; write the text to replace")
-    grown = len(text) + text.count(find) * (len(replacement) - len(find))
-    return text.replace(find, replacement) if grown <= LONGEST else _bounded("", grown)
+    size = len(text) + text.count(find) * (len(replacement) - len(find))
+    return text.replace(find, replacement) if size <= MAX_CHARACTERS else _checked_length("", size)
 
 
 @node("text.contains", version=1)
 def contains(
     text: Text, *, find: Text, whole_words: bool = False, match_case: bool = False
 ) -> Bool:
-    """Say whether a text contains another, for example whether a caption names a cat.
+    """Test whether a text contains another, for example whether a caption mentions a cat.
 
     Params:
-        whole_words: ``cat`` is not in ``catalogue``.
-        match_case: capitals and small letters differ.
+        whole_words: ``cat`` does not match in ``catalogue``.
+        match_case: distinguish upper and lower case.
     """
     if not match_case:
         text, find = text.casefold(), find.casefold()
@@ -166,7 +166,7 @@ def contains(
 
 @node("text.length", version=1)
 def length(text: Text, *, unit: Literal["letters", "words", "lines"] = "letters") -> int:
-    """Count the letters of a text (Unicode code points), its words or its lines."""
+    """Count the characters of a text (Unicode code points), its words or its lines."""
     return {"letters": len(text), "words": len(text.split()), "lines": len(text.splitlines())}[unit]
 
 
@@ -175,8 +175,8 @@ def case(text: Text, *, form: Literal["lower", "upper", "title", "sentence"]) ->
     """Change the case of a text.
 
     Params:
-        form: all small, ALL CAPITALS, Each Word, or First letter of the text alone, the others as
-            they are.
+        form: all lower case, ALL UPPER CASE, Each Word, or only the First letter of the text, with
+            the others unchanged.
     """
     match form:
         case "lower":
@@ -185,35 +185,39 @@ def case(text: Text, *, form: Literal["lower", "upper", "title", "sentence"]) ->
             return text.upper()
         case "title":
             # str.title would write "Don'T".
-            return re.sub(r"\S+", lambda word: word[0][:1].upper() + word[0][1:].lower(), text)
+            return re.sub(
+                r"\S+", lambda number: number[0][:1].upper() + number[0][1:].lower(), text
+            )
         case _:
             return text[:1].upper() + text[1:]
 
 
 @node("text.to_number", version=1)
 def to_number(text: Text) -> Number:
-    """Read a number out of a text that is one, as ``12``, ``-3.5`` or ``1e-4``.
+    """Parse a text as a number, such as ``12``, ``-3.5`` or ``1e-4``.
 
     Outputs:
-        a whole number if written without point and exponent.
+        an int if it is written without a decimal point and exponent.
 
     Raises:
-        ValueError: the text is no number.
+        ValueError: the text is not a number.
     """
-    word = text.strip()
-    if re.fullmatch(r"[+-]?[0-9]{1,19}", word):
-        return int(word)
-    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", word[:400]) and abs(
-        float(word)
+    number = text.strip()
+    if re.fullmatch(r"[+-]?[0-9]{1,19}", number):
+        return int(number)
+    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", number[:400]) and abs(
+        float(number)
     ) < float("inf"):
-        return float(word)
-    raise ValueError(f"port 'text': '{word[:60]}' is no number; write for example 12, -3.5 or 1e-4")
+        return float(number)
+    raise ValueError(
+        f"port 'text': '{number[:60]}' is not a number; write for example 12, -3.5 or 1e-4"
+    )
 
 
-def _bounded(text: str, size: int | None = None) -> str:
+def _checked_length(text: str, size: int | None = None) -> str:
     count = len(text) if size is None else size
-    if count > LONGEST:
+    if count > MAX_CHARACTERS:
         raise ValueError(
-            f"the result would have {count:,} letters, more than a text may have ({LONGEST:,})"
+            f"the result would have {count:,} characters, more than a text may have ({MAX_CHARACTERS:,})"
         )
     return text

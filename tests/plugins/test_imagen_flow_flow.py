@@ -76,8 +76,8 @@ def test_lists_are_made_and_taken_apart() -> None:
     assert lists.cut(values, start=1) == ["z", "last"]
     assert lists.cut(values, stop=-1) == ["x", "z"]
     assert lists.concat([1], [2], None, [3]) == [1, 2, 3]
-    assert lists.count_up(3) == [0, 1, 2]
-    assert lists.count_up(3, start=1, step=0.5) == [1.0, 1.5, 2.0]
+    assert lists.range_(3) == [0, 1, 2]
+    assert lists.range_(3, start=1, step=0.5) == [1.0, 1.5, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -167,37 +167,37 @@ def test_numbers_are_computed() -> None:
             numbers.power,
             -4,
             0.5,
-            "port 'a' is -4, and a negative number has no real power 0.5; give a positive one",
+            "port 'a' is -4, and a negative number has no real power 0.5; give a positive number",
         ),
         (
             numbers.power,
             10,
             10**12,
-            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+            "the result is too large; ints go up to 2**63 - 1, floats up to about 1.8e308",
         ),
         (
             numbers.power,
             10.0,
             400,
-            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+            "the result is too large; ints go up to 2**63 - 1, floats up to about 1.8e308",
         ),
         (
             numbers.multiply,
             1e200,
             1e200,
-            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+            "the result is too large; ints go up to 2**63 - 1, floats up to about 1.8e308",
         ),
         (
             numbers.multiply,
             2**62,
             2,
-            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+            "the result is too large; ints go up to 2**63 - 1, floats up to about 1.8e308",
         ),
         (
             numbers.add,
             10**400,
             0.5,
-            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+            "the result is too large; ints go up to 2**63 - 1, floats up to about 1.8e308",
         ),
     ],
 )
@@ -210,7 +210,7 @@ def test_bounds_the_wrong_way_round_are_refused() -> None:
     """The message shows both."""
     assert (
         refusal(numbers.clamp, 1, low=3, high=2)
-        == "port 'low' is 3, above port 'high', which is 2; swap them"
+        == "port 'low' is 3, which is above port 'high', 2; swap them"
     )
 
 
@@ -291,36 +291,36 @@ def test_templates_are_filled(template: str, values: dict[str, Any], result: str
             {"a": "x"},
             "port 'template': the field '{a[0]}' has no value (there are: a); give one, or write '{{' for a brace",
         ),
-        ("x } y", {}, "port 'template': a '}' stands alone at letter 3; write '}}' for a brace"),
+        ("x } y", {}, "port 'template': a '}' is unmatched at character 3; write '}}' for a brace"),
         (
             "{a:9999999d}",
             {"a": 1},
-            "port 'template': '{a:9999999d}' cannot write 1; write for example '{a:03d}' for whole numbers or '{a:.2f}' for others",
+            "port 'template': '{a:9999999d}' cannot format 1; write for example '{a:03d}' for ints or '{a:.2f}' for floats",
         ),
         (
             "{a:d}",
             {"a": "x"},
-            "port 'template': '{a:d}' cannot write 'x'; write for example '{a:03d}' for whole numbers or '{a:.2f}' for others",
+            "port 'template': '{a:d}' cannot format 'x'; write for example '{a:03d}' for ints or '{a:.2f}' for floats",
         ),
         (
             "{a:d}",
             {"a": 1.5},
-            "port 'template': '{a:d}' cannot write 1.5; write for example '{a:03d}' for whole numbers or '{a:.2f}' for others",
+            "port 'template': '{a:d}' cannot format 1.5; write for example '{a:03d}' for ints or '{a:.2f}' for floats",
         ),
         (
             "{x}",
             {"fields": {"x": [1]}},
-            "the field '{x}' is neither text, number nor truth value; take a part of it with json.get",
+            "the field '{x}' is neither text nor a number nor a boolean; extract a part of it with json.get",
         ),
         (
             "{a}",
             {"a": 1, "fields": {"a": 2}},
-            "the field 'a' is given twice: by port 'a' and in port 'fields'; drop one",
+            "the field 'a' is given twice: by port 'a' and in port 'fields'; remove one",
         ),
         (
             "{a}",
             {"fields": [1]},
-            "port 'fields' takes a mapping from names to values, for example {animal: cat}",
+            "port 'fields' must be a mapping of names to values, for example {animal: cat}",
         ),
     ],
 )
@@ -380,24 +380,24 @@ def test_text_is_worked_on() -> None:
     [
         (
             lambda: text.split("a", separator=""),
-            "port 'separator' is empty; write what stands between the parts, for example ','",
+            "port 'separator' is empty; write the text between the parts, for example ','",
         ),
         (lambda: text.replace("a", find=""), "port 'find' is empty; write the text to replace"),
         (
             lambda: text.replace("a" * 100_000, find="a", replacement="b" * 1000),
-            "the result would have 100,000,000 letters, more than a text may have (10,000,000)",
+            "the result would have 100,000,000 characters, more than a text may have (10,000,000)",
         ),
         (
             lambda: text.to_number("12 cats"),
-            "port 'text': '12 cats' is no number; write for example 12, -3.5 or 1e-4",
+            "port 'text': '12 cats' is not a number; write for example 12, -3.5 or 1e-4",
         ),
         (
             lambda: text.to_number("nan"),
-            "port 'text': 'nan' is no number; write for example 12, -3.5 or 1e-4",
+            "port 'text': 'nan' is not a number; write for example 12, -3.5 or 1e-4",
         ),
         (
             lambda: text.to_number("1e999"),
-            "port 'text': '1e999' is no number; write for example 12, -3.5 or 1e-4",
+            "port 'text': '1e999' is not a number; write for example 12, -3.5 or 1e-4",
         ),
     ],
 )
@@ -430,23 +430,23 @@ def test_a_part_of_data_is_found(path: str, found: Any) -> None:
     [
         (
             "size",
-            "port 'path': 'size' is not in the data, which is a mapping with count, none, people; mend the path or give a default",
+            "port 'path': 'size' is not in the data, which is a mapping with count, none, people; fix the path or give a default",
         ),
         (
             "people[2]",
-            "port 'path': [2] is not in 'people', which is a list of 2; mend the path or give a default",
+            "port 'path': [2] is not in 'people', which is a list of 2; fix the path or give a default",
         ),
         (
             "people[0].name.x",
-            "port 'path': 'x' is not in 'people[0].name', which is the value \"Ada\"; mend the path or give a default",
+            "port 'path': 'x' is not in 'people[0].name', which is the value \"Ada\"; fix the path or give a default",
         ),
         (
             "none.x",
-            "port 'path': 'x' is not in 'none', which is null; mend the path or give a default",
+            "port 'path': 'x' is not in 'none', which is null; fix the path or give a default",
         ),
-        ("people[x]", "port 'path': 'people[x]' cannot be read; write for example people[0].name"),
-        ("", "port 'path': '' cannot be read; write for example people[0].name"),
-        (".count", "port 'path': '.count' cannot be read; write for example people[0].name"),
+        ("people[x]", "port 'path': 'people[x]' is not a valid path; write for example people[0].name"),
+        ("", "port 'path': '' is not a valid path; write for example people[0].name"),
+        (".count", "port 'path': '.count' is not a valid path; write for example people[0].name"),
     ],
 )
 def test_a_part_that_is_not_there_is_refused(path: str, words: str) -> None:
@@ -467,11 +467,11 @@ def test_data_is_changed_in_a_copy() -> None:
     assert data.set_(PEOPLE, "none.x", value=1)["none"] == {"x": 1}
     assert (
         refusal(data.set_, PEOPLE, "people[2]", value=1)
-        == "port 'path': [2] leads nowhere in what is a list of 2"
+        == "port 'path': [2] does not exist in a list of 2"
     )
     assert (
         refusal(data.set_, PEOPLE, "count.x", value=1)
-        == "port 'path': 'x' leads nowhere in what is the value 2"
+        == "port 'path': 'x' does not exist in the value 2"
     )
     assert digest_value(PEOPLE) == before
 
@@ -500,8 +500,8 @@ def test_written_data_is_read_back(value: Any) -> None:
             "{'a': 1}",
             "port 'text' is not JSON: expecting property name enclosed in double quotes at line 1, column 2",
         ),
-        ("[NaN]", "port 'text': NaN is no JSON number"),
-        ("[" * 200_000, "port 'text' is nested too deeply to be read"),
+        ("[NaN]", "port 'text': NaN is not a JSON number"),
+        ("[" * 200_000, "port 'text' is nested too deeply"),
     ],
 )
 def test_what_is_not_json_is_refused(word: str, words: str) -> None:

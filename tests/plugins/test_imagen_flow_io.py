@@ -691,7 +691,7 @@ def test_json_comes_as_data(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b'{"a": }', "'a.json' is not JSON: expecting value at line 1, column 7; mend the file"),
-        (b'{"a": NaN}', "'a.json' cannot be used: NaN is no JSON number; mend the file"),
+        (b'{"a": NaN}', "'a.json' cannot be used: NaN is not a JSON number; mend the file"),
         (
             b'{"a": 1, "a": 2}',
             "'a.json' cannot be used: the key 'a' stands twice in one mapping; mend the file",
