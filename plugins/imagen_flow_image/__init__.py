@@ -1,9 +1,9 @@
-"""Work on pictures and masks: sizes, tones, filters, layers, masks and measures. Pillow and numpy
-do the work.
+"""Nodes for pictures and masks: sizes, tones, filters, layers, masks and measures, with Pillow and
+numpy.
 
-Every node keeps the depth it is given (8 bits, 16 bits, float) unless its help says otherwise,
-weighs colours by their alpha where pixels are mixed, and
-refuses a result of more than 134 million pixels before making it.
+Every node keeps the depth of its input (8 bits, 16 bits, float) unless its help says otherwise,
+weights colours by alpha where pixels are mixed, and refuses a result of more than 134 million
+pixels before computing it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import filters, geometry, layers, masks, measures, sheets, sources, tones
 
 @hookimpl
 def imagen_flow_nodes() -> Sequence[object]:
-    """Offer the nodes that work on pictures and masks."""
+    """List the nodes for pictures and masks."""
     return [
         geometry.resize,
         geometry.scale,

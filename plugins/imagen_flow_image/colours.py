@@ -1,19 +1,19 @@
-"""Read colours that are written as text."""
+"""Parse colours written as text."""
 
 from __future__ import annotations
 
 import difflib
 from typing import TYPE_CHECKING
 
-from .pixels import in_depth, widened
+from .pixels import from_unit, with_channels
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def read_colour(text: str, port: str = "colour") -> tuple[int, int, int, int]:
-    """Give red, green, blue and alpha, 0 to 255 each, of a name, ``#rgb``, ``#rrggbb(aa)``,
-    ``rgb(…)``, ``hsl(…)``, or ``transparent``.
+    """Parse a colour as red, green, blue and alpha, 0 to 255 each: a name, ``#rgb``,
+    ``#rrggbb(aa)``, ``rgb(…)``, ``hsl(…)``, or ``transparent``.
     """
     from PIL import ImageColor
 
@@ -21,8 +21,7 @@ def read_colour(text: str, port: str = "colour") -> tuple[int, int, int, int]:
     if word.lower() == "transparent":
         return (0, 0, 0, 0)
     try:
-        # Pillow's own spellings; hexadecimal digits of a width that it does not know are refused by
-        # it too.
+        # Pillow's own notations; it also refuses hexadecimal colours of unknown length.
         red, green, blue, *alpha = ImageColor.getrgb(word)
     except ValueError:
         near = difflib.get_close_matches(
@@ -36,23 +35,23 @@ def read_colour(text: str, port: str = "colour") -> tuple[int, int, int, int]:
                 " transparent"
             )
         )
-        raise ValueError(f"port '{port}': '{text[:60]}' is no colour; {meant}") from None
+        raise ValueError(f"port '{port}': '{text[:60]}' is not a colour; {meant}") from None
     return (red, green, blue, alpha[0] if alpha else 255)
 
 
-def with_room(
+def match_channels(
     pixels: np.ndarray, colour: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give pixels enough channels for a colour (grey becomes RGB, opaque gains alpha, only if
-    needed), and the colour in their form.
+    needed), and the colour in the same form.
     """
     import numpy as np
 
     red, green, blue, alpha = colour
     clear = alpha < 255
-    wide = widened(pixels, colour=not (red == green == blue), alpha=clear)
+    wide = with_channels(pixels, colour=not (red == green == blue), alpha=clear)
     parts = [red, green, blue] if wide.shape[2] >= 3 else [red]
     if wide.shape[2] in (2, 4):
         parts.append(alpha)
     drawn = np.array(parts, dtype="float32") / np.float32(255)
-    return wide, in_depth(drawn, pixels.dtype)
+    return wide, from_unit(drawn, pixels.dtype)

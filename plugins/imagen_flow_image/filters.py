@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from imagen_flow import Image, Range, node
 
-from .pixels import in_depth, luminance, premultiplied, straight, unit
+from .pixels import from_unit, luminance, premultiply, to_unit, unpremultiply
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +28,8 @@ def blur(
 
     Source:
         Pillow's `ImageFilter.GaussianBlur` (three box blurs: Gwosdek et al., "Theoretical
-        Foundations of Gaussian Convolution by Extended Box Filtering") and `BoxBlur`;
-        for alpha, 16 bits and float the same in numpy.
+            Foundations of Gaussian Convolution by Extended Box Filtering") and `BoxBlur`; for
+            alpha, 16 bits and float the same in numpy.
     """
     if radius == 0:
         return image
@@ -43,8 +43,8 @@ def blur(
                 else ImageFilter.BoxBlur(radius)
             )
         )
-    blurred = blurred_planes(premultiplied(unit(image.pixels)), radius, kind)
-    return Image(in_depth(straight(blurred), image.pixels.dtype))
+    blurred = blur_channels(premultiply(to_unit(image.pixels)), radius, kind)
+    return Image(from_unit(unpremultiply(blurred), image.pixels.dtype))
 
 
 @node("image.sharpen", version=1, uses=("numpy", "pillow"))
@@ -55,12 +55,12 @@ def sharpen(
     radius: Annotated[float, Range(0, 100)] = 2.0,
     threshold: Annotated[float, Range(0, 1)] = 0.0,
 ) -> Image:
-    """Sharpen a picture by an unsharp mask; alpha stays.
+    """Sharpen a picture with an unsharp mask; alpha stays.
 
     Params:
-        amount: how much of the difference to the blurred picture is added; 0 changes nothing.
+        amount: the factor on the difference to the blurred picture; 0 changes nothing.
         radius: of the blur, in pixels.
-        threshold: differences below this part of full range are left alone, so that noise is not
+        threshold: differences below this fraction of full range are ignored, so that noise is not
             sharpened.
 
     Source:
@@ -70,15 +70,15 @@ def sharpen(
 
     if amount == 0 or radius == 0:
         return image
-    pixels = unit(image.pixels)
-    soft = unit(blur(image, radius=radius).pixels)
+    pixels = to_unit(image.pixels)
+    soft = to_unit(blur(image, radius=radius).pixels)
     colours = pixels.shape[2] - image.has_alpha
     detail = pixels[:, :, :colours] - soft[:, :, :colours]
     if threshold:
         detail = np.where(np.abs(detail) >= threshold, detail, 0)
     sharp = pixels.copy()
     sharp[:, :, :colours] += np.float32(amount) * detail
-    return Image(in_depth(sharp, image.pixels.dtype))
+    return Image(from_unit(sharp, image.pixels.dtype))
 
 
 @node("image.edges", version=1, uses=("numpy",))
@@ -88,38 +88,38 @@ def edges(
     radius: Annotated[float, Range(0, 100)] = 1.0,
     threshold: Annotated[float, Range(0, 1)] | None = None,
 ) -> Image:
-    """Draw the edges of a picture, white on black: a preparation for nodes that are led by
-    outlines.
+    """Draw the edges of a picture, white on black, for nodes that are controlled by outlines.
 
     Params:
-        radius: of the Gaussian blur beforehand, in pixels; more gives fewer, smoother edges.
-        threshold: makes every edge fully white that is stronger than this part of the strongest
+        radius: of the Gaussian blur before the detection, in pixels; more gives fewer, smoother
+            edges.
+        threshold: makes every edge white that is stronger than this fraction of the strongest
             possible one, and the rest black; without it, edges are as bright as they are strong.
 
     Outputs:
-        grey, in the picture's depth. Alpha is left out: colours are laid over black.
+        grey, in the picture's depth. Alpha is dropped: colours are composited over black.
 
     Source:
-        Sobel's operator on the luminance (Pillow's weights of ITU-R BT.601), scaled so that a
-        straight edge from black to white is white.
+        the Sobel operator on the luminance (Pillow's weights of ITU-R BT.601), scaled so that a
+            straight edge from black to white is white.
     """
     import numpy as np
 
-    grey = luminance(premultiplied(unit(image.pixels)))
+    grey = luminance(premultiply(to_unit(image.pixels)))
     if radius:
-        grey = blurred_planes(grey[:, :, None], radius, "gaussian")[:, :, 0]
+        grey = blur_channels(grey[:, :, None], radius, "gaussian")[:, :, 0]
     around = np.pad(grey, 1, mode="edge")
     down = around[:-2] + 2 * around[1:-1] + around[2:]
     across = around[:, :-2] + 2 * around[:, 1:-1] + around[:, 2:]
     strength = np.hypot(down[:, 2:] - down[:, :-2], across[2:] - across[:-2]) / np.float32(4)
     if threshold is not None:
         strength = (strength > threshold).astype("float32")
-    return Image(in_depth(np.clip(strength, 0, 1)[:, :, None], image.pixels.dtype))
+    return Image(from_unit(np.clip(strength, 0, 1)[:, :, None], image.pixels.dtype))
 
 
-def blurred_planes(pixels: np.ndarray, radius: float, kind: str) -> np.ndarray:
-    """Blur unit pixels of any number of channels as Pillow blurs 8 bits; beyond the edges, the
-    outermost pixels go on.
+def blur_channels(pixels: np.ndarray, radius: float, kind: str) -> np.ndarray:
+    """Blur unit pixels of any number of channels as Pillow blurs 8 bits; the edge pixels are
+    repeated beyond the edges.
     """
     if kind == "box":
         return _box(pixels, radius)
@@ -129,8 +129,8 @@ def blurred_planes(pixels: np.ndarray, radius: float, kind: str) -> np.ndarray:
 
 
 def _box_radius(deviation: float, passes: int) -> float:
-    """Give the radius of the extended box filter that, applied so many times, has this standard
-    deviation (Gwosdek et al., equation 14).
+    """Give the radius of the extended box filter that has this standard deviation after a number of
+    passes (Gwosdek et al., equation 14).
     """
     variance = deviation * deviation / passes
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
@@ -148,13 +148,13 @@ def _box(pixels: np.ndarray, radius: float) -> np.ndarray:
         count = pixels.shape[axis]
         reach = [(0, 0)] * 3
         reach[axis] = (whole + 2, whole + 1)
-        # A window is the difference of two running sums; 64 bits keep long ones exact enough.
+        # A window is the difference of two running sums; 64 bits keep long ones accurate enough.
         sums = np.cumsum(np.pad(pixels, reach, mode="edge"), axis=axis, dtype="float64")
-        wide = _run(sums, axis, 2 * whole + 3, count) - _run(sums, axis, 0, count)
-        core = _run(sums, axis, 2 * whole + 2, count) - _run(sums, axis, 1, count)
+        wide = _slice(sums, axis, 2 * whole + 3, count) - _slice(sums, axis, 0, count)
+        core = _slice(sums, axis, 2 * whole + 2, count) - _slice(sums, axis, 1, count)
         pixels = ((core * (1 - part) + wide * part) / (2 * radius + 1)).astype("float32")
     return pixels
 
 
-def _run(sums: np.ndarray, axis: int, start: int, count: int) -> np.ndarray:
+def _slice(sums: np.ndarray, axis: int, start: int, count: int) -> np.ndarray:
     return sums[start : start + count] if axis == 0 else sums[:, start : start + count]

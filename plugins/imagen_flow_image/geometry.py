@@ -1,4 +1,4 @@
-"""Change the size, cut and turn of a picture."""
+"""Resize, crop, rotate, flip and pad pictures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from imagen_flow import Image, Range, Text, node
 
-from .colours import read_colour, with_room
-from .pixels import in_depth, premultiplied, refuse_too_large, straight, through_pillow, unit
-from .places import Anchor, placed
+from .anchors import Anchor, anchored
+from .colours import match_channels, read_colour
+from .pixels import check_size, from_unit, premultiply, through_pillow, to_unit, unpremultiply
 
 Side = Annotated[int, Range(1, 16384)]
 Resample = Literal["lanczos", "bicubic", "bilinear", "box", "nearest"]
@@ -26,13 +26,14 @@ def resize(
     """Resize a picture to a width, a height or both.
 
     Params:
-        width, height: in pixels; if one is left out it follows from the other, keeping the
-            picture's proportions.
-        fit: what happens if both are given and the proportions differ. ``stretch`` distorts;
-            ``contain`` gives the largest picture that fits inside
-            (smaller than asked along one side; fill it up by `image.pad`); ``cover`` fills the size
-            and cuts off what hangs over, left and right or above and below alike.
-        resample: how pixels are mixed; ``nearest`` mixes none, for pixel art and labels.
+        width, height: in pixels; if one is missing, it follows from the other, keeping the aspect
+            ratio.
+        fit: what happens if both are given and the aspect ratio differs. ``stretch`` distorts;
+            ``contain`` gives the largest picture that fits inside (smaller along one side; fill it
+            up with `image.pad`); ``cover`` fills the size and crops what sticks out, equally on
+            both sides.
+        resample: the resampling filter; ``nearest`` does not mix pixels, for pixel art and label
+            maps.
 
     Raises:
         ValueError: neither width nor height is given, or the result would be too large.
@@ -41,9 +42,7 @@ def resize(
         Pillow's `Image.resize`, `ImageOps.contain` and `ImageOps.fit`.
     """
     if width is None and height is None:
-        raise ValueError(
-            "neither port 'width' nor port 'height' is given; give one of them or both"
-        )
+        raise ValueError("neither port 'width' nor port 'height' is given; give one or both")
     box = (0.0, 0.0, float(image.width), float(image.height))
     if width is None or height is None or fit == "contain":
         ratio = min(
@@ -56,7 +55,7 @@ def resize(
     else:
         size = (width, height)
         if fit == "cover":
-            box = _covering(image, width / height)
+            box = _cover_box(image, width / height)
     return _resampled(image, size, resample, box)
 
 
@@ -87,24 +86,24 @@ def crop(
     y: Annotated[int, Range(0)] | None = None,
     anchor: Anchor = "centre",
 ) -> Image:
-    """Cut a rectangle out of a picture.
+    """Crop a rectangle out of a picture.
 
     Params:
-        width, height: size of the rectangle.
-        x, y: its upper left corner, from the upper left of the picture; what is left out follows
-            from `anchor`.
-        anchor: where the rectangle lies if `x` or `y` is not given.
+        width, height: the size of the rectangle.
+        x, y: its top left corner, from the top left of the picture; a missing one follows from
+            `anchor`.
+        anchor: the position of the rectangle where `x` or `y` is missing.
 
     Raises:
-        ValueError: the rectangle leads out of the picture.
+        ValueError: the rectangle extends beyond the picture.
     """
     if width > image.width or height > image.height:
         raise ValueError(
-            f"ports 'width' and 'height' ask for {width} x {height}, but the picture is"
-            f" {image.width} x {image.height}; ask for less, or enlarge it first by image.resize or"
-            " image.pad"
+            f"ports 'width' and 'height' are {width} x {height}, but the picture is"
+            f" {image.width} x {image.height}; use smaller ones, or enlarge it first with"
+            " image.resize or image.pad"
         )
-    left, top = placed(anchor, (image.width, image.height), (width, height))
+    left, top = anchored(anchor, (image.width, image.height), (width, height))
     left, top = (left if x is None else x), (top if y is None else y)
     for port, start, extent, whole in (
         ("x", left, width, image.width),
@@ -113,7 +112,7 @@ def crop(
         if start + extent > whole:
             raise ValueError(
                 f"port '{port}' is {start}, so the rectangle ends at {start + extent}, but the"
-                f" picture at {whole}; {port} is at most {whole - extent}"
+                f" picture ends at {whole}; {port} may be at most {whole - extent}"
             )
     return Image(image.pixels[top : top + height, left : left + width])
 
@@ -130,11 +129,11 @@ def rotate(
     """Rotate a picture about its centre, clockwise.
 
     Params:
-        degrees: quarter turns are exact; others mix pixels.
-        expand: make the picture as large as needed to hold all of it; else it keeps its size and
-            corners are cut off.
-        colour: of the corners that come into view; ``transparent`` gives the picture alpha (not for
-            quarter turns that need no corners).
+        degrees: multiples of 90 are exact; others resample.
+        expand: enlarge the picture so that it holds all of the rotated one; otherwise the size
+            stays and corners are cut off.
+        colour: the colour of the new corners; ``transparent`` adds alpha (except for quarter turns
+            without new corners).
 
     Source:
         Pillow's `Image.rotate`.
@@ -146,12 +145,12 @@ def rotate(
     pixels = image.pixels
     if turns == int(turns) and (expand or image.width == image.height or int(turns) % 2 == 0):
         return Image(np.rot90(pixels, -int(turns)))
-    wide, fill = with_room(pixels, read_colour(colour))
+    wide, fill = match_channels(pixels, read_colour(colour))
     method = PIL.Image.Resampling[resample.upper()]
-    weighed = premultiplied(unit(wide))
-    filling = premultiplied(unit(fill).reshape(1, 1, -1)).reshape(-1)
+    weighed = premultiply(to_unit(wide))
+    filling = premultiply(to_unit(fill).reshape(1, 1, -1)).reshape(-1)
     if expand:
-        refuse_too_large(*_turned_size(image, degrees))
+        check_size(*_rotated_size(image, degrees))
     planes = [
         np.array(
             PIL.Image.fromarray(np.ascontiguousarray(weighed[:, :, c])).rotate(
@@ -160,7 +159,7 @@ def rotate(
         )
         for c in range(weighed.shape[2])
     ]
-    return Image(in_depth(straight(np.stack(planes, axis=2)), wide.dtype))
+    return Image(from_unit(unpremultiply(np.stack(planes, axis=2)), wide.dtype))
 
 
 @node("image.flip", version=1, uses=("numpy",))
@@ -191,15 +190,15 @@ def pad(
     fill: Literal["colour", "edge", "reflect"] = "colour",
     colour: Text = "black",
 ) -> Image:
-    """Enlarge the canvas of a picture: by a border, or to a size.
+    """Pad a picture: with a border, or to a size.
 
     Params:
-        width, height: size of the result; what is left out stays.
-        border: pixels to add on every side; either this or a size.
-        anchor: where the picture lies within the size.
-        fill: what the new part shows: a colour, the outermost pixels drawn out, or the picture
+        width, height: the size of the result; a missing one stays.
+        border: pixels to add on every side; instead of a size.
+        anchor: the position of the picture within the size.
+        fill: the content of the new area: a colour, the edge pixels repeated, or the picture
             mirrored.
-        colour: of the new part; ``transparent`` gives the picture alpha.
+        colour: the colour of the new area; ``transparent`` adds alpha.
 
     Raises:
         ValueError: the size is smaller than the picture, or both a size and a border are given.
@@ -208,22 +207,21 @@ def pad(
 
     if border and (width is not None or height is not None):
         raise ValueError(
-            "port 'border' and a size are both given; give either the border or 'width' and"
-            " 'height'"
+            "port 'border' and a size are both given; give either 'border' or 'width' and 'height'"
         )
     size = (width or image.width + 2 * border, height or image.height + 2 * border)
     for port, wanted, had in (("width", size[0], image.width), ("height", size[1], image.height)):
         if wanted < had:
             raise ValueError(
-                f"port '{port}' is {wanted}, but the picture has {had}; padding never cuts: use"
-                " image.crop or image.resize first"
+                f"port '{port}' is {wanted}, less than the {had} of the picture; padding never crops:"
+                " use image.crop or image.resize first"
             )
-    refuse_too_large(*size)
-    left, top = (border, border) if border else placed(anchor, size, (image.width, image.height))
+    check_size(*size)
+    left, top = (border, border) if border else anchored(anchor, size, (image.width, image.height))
     amounts = ((top, size[1] - image.height - top), (left, size[0] - image.width - left), (0, 0))
     if fill != "colour":
         return Image(np.pad(image.pixels, amounts, mode="edge" if fill == "edge" else "reflect"))
-    wide, drawn = with_room(image.pixels, read_colour(colour))
+    wide, drawn = match_channels(image.pixels, read_colour(colour))
     canvas = np.empty((size[1], size[0], wide.shape[2]), dtype=wide.dtype)
     canvas[:] = drawn
     canvas[top : top + image.height, left : left + image.width] = wide
@@ -238,7 +236,7 @@ def _resampled(
 ) -> Image:
     import PIL.Image
 
-    refuse_too_large(*size)
+    check_size(*size)
     if size == (image.width, image.height) and box in (
         None,
         (0.0, 0.0, float(image.width), float(image.height)),
@@ -251,8 +249,8 @@ def _resampled(
 
 
 def _nearest(image: Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image:
-    """Take whole pixels, in any depth: Pillow says which, by resizing a row and a column of their
-    numbers.
+    """Select whole pixels in any depth; Pillow says which, by resizing a row and a column of
+    indexes.
     """
     import numpy as np
     import PIL.Image
@@ -268,8 +266,8 @@ def _nearest(image: Image, size: tuple[int, int], box: tuple[float, float, float
     return Image(image.pixels[rows][:, columns])
 
 
-def _covering(image: Image, ratio: float) -> tuple[float, float, float, float]:
-    """Give the largest rectangle of a ratio in the middle of a picture."""
+def _cover_box(image: Image, ratio: float) -> tuple[float, float, float, float]:
+    """Give the largest centred rectangle of a picture with an aspect ratio."""
     if image.width / image.height >= ratio:
         inside = image.height * ratio
         return ((image.width - inside) / 2, 0.0, (image.width + inside) / 2, float(image.height))
@@ -277,7 +275,7 @@ def _covering(image: Image, ratio: float) -> tuple[float, float, float, float]:
     return (0.0, (image.height - inside) / 2, float(image.width), (image.height + inside) / 2)
 
 
-def _turned_size(image: Image, degrees: float) -> tuple[int, int]:
+def _rotated_size(image: Image, degrees: float) -> tuple[int, int]:
     import math
 
     sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))

@@ -1,4 +1,4 @@
-"""Lay one picture over another."""
+"""Composite and blend pictures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from imagen_flow import Image, Mask, Range, node
 
-from .pixels import converted, deepest, in_depth, same_size, unit, widened
-from .places import Anchor, placed
+from .anchors import Anchor, anchored
+from .pixels import check_same_size, deepest_dtype, from_unit, to_depth, to_unit, with_channels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,36 +41,36 @@ def composite(
     opacity: Part = 1.0,
     mode: Mode = "normal",
 ) -> Image:
-    """Lay a picture over a background, or paste a part of it through a mask.
+    """Composite a picture over a background, or paste a part of it through a mask.
 
     Inputs:
-        mask: of the foreground's size; the foreground shows where the mask is white.
+        mask: of the foreground's size; the foreground is visible where the mask is white.
 
     Params:
-        x, y: where the upper left corner of the foreground lies, may be negative; what is left out
-            follows from `anchor`. What hangs over the background is cut off.
-        anchor: where the foreground lies if `x` or `y` is not given.
+        x, y: the top left corner of the foreground, which may be negative; a missing one follows
+            from `anchor`. What extends beyond the background is cut off.
+        anchor: the position of the foreground where `x` or `y` is missing.
         opacity: of the foreground; 0 hides it.
-        mode: how colours are mixed where both are seen; see `image.blend`.
+        mode: how colours are mixed where both are visible; see `image.blend`.
 
     Outputs:
-        of the background's size; the deeper of the two depths; in colour if either is, with alpha
-        if the background has it.
+        of the background's size; in the deeper of the two depths; in colour if either is, with
+            alpha if the background has it.
 
     Raises:
-        ValueError: the mask is not of the foreground's size.
+        ValueError: the mask does not have the foreground's size.
 
     Source:
         W3C, "Compositing and Blending Level 1", simple alpha compositing (source over).
     """
     if mask is not None:
-        same_size(foreground=foreground, mask=mask)
-    left, top = placed(
+        check_same_size(foreground=foreground, mask=mask)
+    left, top = anchored(
         anchor, (background.width, background.height), (foreground.width, foreground.height)
     )
     left, top = (left if x is None else x), (top if y is None else y)
-    whole = converted(background.pixels, deepest(background, foreground))
-    whole = widened(whole, colour=foreground.channels >= 3, alpha=False).copy()
+    whole = to_depth(background.pixels, deepest_dtype(background, foreground))
+    whole = with_channels(whole, colour=foreground.channels >= 3, alpha=False).copy()
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = (
         min(left + foreground.width, background.width),
@@ -80,24 +80,25 @@ def composite(
         inside = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
         weight = opacity if mask is None else mask.as_float()[inside][:, :, None] * opacity
         under = whole[y0:y1, x0:x1]
-        whole[y0:y1, x0:x1] = in_depth(
-            laid_over(unit(under), unit(foreground.pixels[inside]), weight, mode), whole.dtype
+        whole[y0:y1, x0:x1] = from_unit(
+            composite_over(to_unit(under), to_unit(foreground.pixels[inside]), weight, mode),
+            whole.dtype,
         )
     return Image(whole)
 
 
 @node("image.blend", version=1, uses=("numpy",))
 def blend(a: Image, b: Image, *, amount: Part = 0.5, mode: Mode = "normal") -> Image:
-    """Blend two pictures of one size.
+    """Blend two pictures of the same size.
 
     Params:
-        amount: how much of the blend is seen; 0 gives `a`, and 1 in mode ``normal`` gives `b`.
-        mode: ``normal`` crosses over. ``multiply`` and ``darken`` darken; ``screen``, ``add`` and
+        amount: the weight of the blended result; 0 gives `a`, and 1 in mode ``normal`` gives `b`.
+        mode: ``normal`` cross-fades. ``multiply`` and ``darken`` darken; ``screen``, ``add`` and
             ``lighten`` lighten; ``overlay``, ``hard_light`` and ``soft_light`` raise contrast;
-            ``subtract`` takes `b` from `a`; ``difference`` shows how they differ.
+            ``subtract`` subtracts `b` from `a`; ``difference`` shows how they differ.
 
     Outputs:
-        the deeper of the two depths; in colour if either is, with alpha if either has it.
+        in the deeper of the two depths; in colour if either is, with alpha if either has it.
 
     Raises:
         ValueError: the sizes differ.
@@ -105,27 +106,27 @@ def blend(a: Image, b: Image, *, amount: Part = 0.5, mode: Mode = "normal") -> I
     Source:
         W3C, "Compositing and Blending Level 1"; ``add`` and ``subtract`` are clipped sums.
     """
-    same_size(a=a, b=b)
-    dtype = deepest(a, b)
+    check_same_size(a=a, b=b)
+    dtype = deepest_dtype(a, b)
     alpha = a.has_alpha or b.has_alpha
-    under = widened(unit(a.pixels), colour=b.channels >= 3, alpha=alpha)
-    return Image(in_depth(laid_over(under, unit(b.pixels), amount, mode), dtype))
+    under = with_channels(to_unit(a.pixels), colour=b.channels >= 3, alpha=alpha)
+    return Image(from_unit(composite_over(under, to_unit(b.pixels), amount, mode), dtype))
 
 
-def laid_over(
+def composite_over(
     under: np.ndarray, over: np.ndarray, weight: float | np.ndarray, mode: str
 ) -> np.ndarray:
-    """Lay unit pixels over others: ``co = as (1 - ab) Cs + as ab B(Cb, Cs) + (1 - as) ab Cb``, ``ao
-    = as + ab (1 - as)``; the result has the channels of `under`.
+    """Composite unit pixels over others: ``co = as (1 - ab) Cs + as ab B(Cb, Cs) + (1 - as) ab
+    Cb``, ``ao = as + ab (1 - as)``; the result has the channels of `under`.
     """
     import numpy as np
 
     has_alpha = under.shape[2] in (2, 4)
-    source = widened(over, colour=under.shape[2] >= 3, alpha=True)
+    source = with_channels(over, colour=under.shape[2] >= 3, alpha=True)
     backdrop = under[:, :, :-1] if has_alpha else under
     colours = source[:, :, :-1]
     above = (source[:, :, -1:] * np.asarray(weight, dtype="float32")).astype("float32")
-    mixed = colours if mode == "normal" else _mixed(backdrop, colours, mode)
+    mixed = colours if mode == "normal" else _blended(backdrop, colours, mode)
     if not has_alpha:
         laid: np.ndarray = backdrop + above * (mixed - backdrop)
         return laid
@@ -137,8 +138,8 @@ def laid_over(
     )
 
 
-def _mixed(backdrop: np.ndarray, source: np.ndarray, mode: str) -> np.ndarray:
-    """Give B(Cb, Cs) of a mode."""
+def _blended(backdrop: np.ndarray, source: np.ndarray, mode: str) -> np.ndarray:
+    """Compute B(Cb, Cs) of a blend mode."""
     import numpy as np
 
     mixed: np.ndarray
@@ -148,10 +149,10 @@ def _mixed(backdrop: np.ndarray, source: np.ndarray, mode: str) -> np.ndarray:
         case "screen":
             mixed = backdrop + source - backdrop * source
         case "overlay":
-            mixed = _mixed(source, backdrop, "hard_light")
+            mixed = _blended(source, backdrop, "hard_light")
         case "hard_light":
             mixed = np.where(
-                source <= 0.5, backdrop * 2 * source, _mixed(backdrop, 2 * source - 1, "screen")
+                source <= 0.5, backdrop * 2 * source, _blended(backdrop, 2 * source - 1, "screen")
             )
         case "soft_light":
             base = np.clip(backdrop, 0, 1)

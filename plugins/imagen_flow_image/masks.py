@@ -1,4 +1,4 @@
-"""Make masks, work on them, apply them. White is inside, black is outside, grey is in between."""
+"""Make, edit and apply masks. White is inside, black is outside, grey is in between."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 from imagen_flow import Image, Mask, Range, Text, node
 
 from .colours import read_colour
-from .filters import blurred_planes
+from .filters import blur_channels
 from .geometry import Resample, Side, resize
 from .pixels import (
-    converted,
-    deepest,
-    full,
-    in_depth,
+    check_same_size,
+    deepest_dtype,
+    from_unit,
     luminance,
-    premultiplied,
-    same_size,
-    unit,
-    widened,
+    max_value,
+    premultiply,
+    to_depth,
+    to_unit,
+    with_channels,
 )
 
 
@@ -30,26 +30,26 @@ def from_colour(
     tolerance: Annotated[float, Range(0, 1)] = 0.1,
     softness: Annotated[float, Range(0, 1)] = 0.0,
 ) -> Mask:
-    """Make a mask of where a picture has a colour, for example to cut out a green screen.
+    """Make a mask of where a picture has a colour, for example to key out a green screen.
 
     Params:
         tolerance: how far a pixel may be from the colour: its largest difference in red, green or
-            blue, as a part of full range.
-        softness: over how much further the mask fades out; 0 gives a hard edge.
+            blue, as a fraction of full range.
+        softness: how much further the mask fades out; 0 gives a hard edge.
 
     Outputs:
-        an 8-bit mask; transparent pixels are seen in the colour they have below.
+        an 8-bit mask; transparent pixels count with the colour that they have.
     """
     import numpy as np
 
     wanted = np.array(read_colour(colour)[:3], dtype="float32") / np.float32(255)
-    away = np.abs(widened(unit(image.pixels), colour=True, alpha=False)[:, :, :3] - wanted).max(
-        axis=2
-    )
+    away = np.abs(
+        with_channels(to_unit(image.pixels), colour=True, alpha=False)[:, :, :3] - wanted
+    ).max(axis=2)
     # Half a level of slack, so that a tolerance written as n / 255 includes n.
     beyond = away - np.float32(tolerance) - np.float32(0.5 / 65535)
     return Mask(
-        in_depth(
+        from_unit(
             1 - beyond / np.float32(softness) if softness else (beyond <= 0).astype("float32"),
             "uint8",
         )
@@ -58,15 +58,15 @@ def from_colour(
 
 @node("mask.from_luminance", version=1, uses=("numpy",))
 def from_luminance(image: Image) -> Mask:
-    """Take a picture as a mask: the lighter a pixel, the more it is inside. Transparent pixels
-    count as black.
+    """Use a picture as a mask: the lighter a pixel, the more it is inside. Transparent pixels count
+    as black.
 
     Outputs:
         a mask of the picture's depth.
     """
     if not image.has_alpha:
         return Mask(luminance(image.pixels))
-    return Mask(in_depth(luminance(premultiplied(unit(image.pixels))), image.pixels.dtype))
+    return Mask(from_unit(luminance(premultiply(to_unit(image.pixels))), image.pixels.dtype))
 
 
 @node("mask.threshold", version=1, uses=("numpy",))
@@ -74,7 +74,7 @@ def threshold(mask: Mask | Image, *, level: Annotated[float, Range(0, 1)] = 0.5)
     """Make a hard mask: inside where a mask, or a picture's luminance, is at least `level`.
 
     Outputs:
-        an 8-bit mask of black and white alone.
+        an 8-bit mask with only black and white.
     """
     soft = mask if isinstance(mask, Mask) else from_luminance(mask)
     return Mask(soft.as_float() >= level)
@@ -82,7 +82,7 @@ def threshold(mask: Mask | Image, *, level: Annotated[float, Range(0, 1)] = 0.5)
 
 @node("mask.from_alpha", version=1, uses=("numpy",))
 def from_alpha(image: Image) -> Mask:
-    """Take the alpha of a picture as a mask; a picture without alpha is all inside.
+    """Extract the alpha of a picture as a mask; a picture without alpha is all inside.
 
     Outputs:
         a mask of the picture's depth.
@@ -92,27 +92,29 @@ def from_alpha(image: Image) -> Mask:
     if image.has_alpha:
         return Mask(image.pixels[:, :, -1])
     return Mask(
-        np.full((image.height, image.width), full(image.pixels.dtype), dtype=image.pixels.dtype)
+        np.full(
+            (image.height, image.width), max_value(image.pixels.dtype), dtype=image.pixels.dtype
+        )
     )
 
 
 @node("mask.to_image", version=1)
 def to_image(mask: Mask) -> Image:
-    """Show a mask as a grey picture."""
+    """Convert a mask to a grey picture."""
     return Image(mask.pixels)
 
 
 @node("mask.invert", version=1, uses=("numpy",))
 def invert(mask: Mask) -> Mask:
     """Swap inside and outside."""
-    return Mask(full(mask.pixels.dtype) - mask.pixels)
+    return Mask(max_value(mask.pixels.dtype) - mask.pixels)
 
 
 @node("mask.combine", version=1, uses=("numpy",))
 def combine(
     a: Mask, b: Mask, *, mode: Literal["union", "intersection", "difference", "exclusive"] = "union"
 ) -> Mask:
-    """Combine two masks of one size.
+    """Combine two masks of the same size.
 
     Params:
         mode: inside where either is, where both are, where `a` is but not `b`, or where exactly one
@@ -125,14 +127,14 @@ def combine(
         ValueError: the sizes differ.
 
     Source:
-        Zadeh's operators on fuzzy sets: the larger, the smaller, and 1 - x.
+        Zadeh's operators on fuzzy sets: maximum, minimum, and 1 - x.
     """
     import numpy as np
 
-    same_size(a=a, b=b)
-    dtype = deepest(a, b)
-    one, other = converted(a.pixels, dtype), converted(b.pixels, dtype)
-    most = one.dtype.type(full(dtype))
+    check_same_size(a=a, b=b)
+    dtype = deepest_dtype(a, b)
+    one, other = to_depth(a.pixels, dtype), to_depth(b.pixels, dtype)
+    most = one.dtype.type(max_value(dtype))
     match mode:
         case "union":
             return Mask(np.maximum(one, other))
@@ -155,7 +157,7 @@ def blur_mask(mask: Mask, *, radius: Annotated[float, Range(0, 1000)] = 4.0) -> 
         three extended box blurs, as `image.blur`.
     """
     return (
-        Mask(in_depth(blurred_planes(unit(mask.pixels), radius, "gaussian"), mask.pixels.dtype))
+        Mask(from_unit(blur_channels(to_unit(mask.pixels), radius, "gaussian"), mask.pixels.dtype))
         if radius
         else mask
     )
@@ -166,8 +168,8 @@ def grow(mask: Mask, pixels: Annotated[int, Range(-1024, 1024)]) -> Mask:
     """Grow a mask in all directions, or shrink it.
 
     Params:
-        pixels: how far; negative shrinks. Corners stay corners. Beyond the picture's edge the mask
-            goes on as at the edge.
+        pixels: how far; negative shrinks. Corners stay square. Beyond the picture's edge the mask
+            continues as at the edge.
 
     Source:
         dilation and erosion by a square, as Pillow's `MaxFilter` and `MinFilter`.
@@ -182,7 +184,7 @@ def grow(mask: Mask, pixels: Annotated[int, Range(-1024, 1024)]) -> Mask:
         amounts = [(0, 0)] * 3
         amounts[axis] = (reach, reach)
         wide = np.moveaxis(np.pad(grown, amounts, mode="edge"), axis, 0)
-        # The extreme of a window is that of two halves: windows double until they reach.
+        # The extreme of a window is that of two halves: double the window until it is large enough.
         window = 1
         while window < 2 * reach + 1:
             step = min(window, 2 * reach + 1 - window)
@@ -201,7 +203,7 @@ def resize_mask(
     fit: Literal["stretch", "contain", "cover"] = "stretch",
     resample: Resample = "bilinear",
 ) -> Mask:
-    """Resize a mask, in the same ways as `image.resize`."""
+    """Resize a mask, with the same options as `image.resize`."""
     return Mask(
         resize(Image(mask.pixels), width=width, height=height, fit=fit, resample=resample).pixels
     )
@@ -209,10 +211,10 @@ def resize_mask(
 
 @node("mask.apply", version=1, uses=("numpy",))
 def apply(image: Image, mask: Mask, *, mode: Literal["multiply", "replace"] = "multiply") -> Image:
-    """Cut a picture out by a mask: what is outside becomes transparent.
+    """Cut out a picture with a mask: what is outside becomes transparent.
 
     Params:
-        mode: ``multiply`` keeps transparent what was so already; ``replace`` forgets the former
+        mode: ``multiply`` keeps what was already transparent; ``replace`` discards the previous
             alpha.
 
     Outputs:
@@ -221,10 +223,12 @@ def apply(image: Image, mask: Mask, *, mode: Literal["multiply", "replace"] = "m
     Raises:
         ValueError: the sizes differ.
     """
-    same_size(image=image, mask=mask)
-    pixels = widened(image.pixels, colour=False, alpha=True).copy()
+    check_same_size(image=image, mask=mask)
+    pixels = with_channels(image.pixels, colour=False, alpha=True).copy()
     if mode == "replace":
-        pixels[:, :, -1:] = converted(mask.pixels, pixels.dtype)
+        pixels[:, :, -1:] = to_depth(mask.pixels, pixels.dtype)
     else:
-        pixels[:, :, -1:] = in_depth(unit(pixels[:, :, -1:]) * unit(mask.pixels), pixels.dtype)
+        pixels[:, :, -1:] = from_unit(
+            to_unit(pixels[:, :, -1:]) * to_unit(mask.pixels), pixels.dtype
+        )
     return Image(pixels)

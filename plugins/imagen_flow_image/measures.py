@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 from imagen_flow import Image, Json, node
 
-from .pixels import deepest, in_depth, luminance, premultiplied, same_size, unit, widened
+from .pixels import (
+    check_same_size,
+    deepest_dtype,
+    from_unit,
+    luminance,
+    premultiply,
+    to_unit,
+    with_channels,
+)
 
 
 class Size(NamedTuple):
@@ -18,7 +26,7 @@ class Size(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How two pictures differ: a picture of it, and in numbers from 0 to 1."""
+    """How two pictures differ: as a picture, and in numbers from 0 to 1."""
 
     image: Image
     mean: float
@@ -28,32 +36,33 @@ class Difference(NamedTuple):
 
 @node("image.size", version=1)
 def size(image: Image) -> Size:
-    """Give the width and the height of a picture, for example to make another of the same size."""
+    """Return the width and height of a picture, for example to make another one of the same size."""
     return Size(image.width, image.height)
 
 
 @node("image.difference", version=1, uses=("numpy",))
 def difference(a: Image, b: Image) -> Difference:
-    """Show and measure how two pictures of one size differ.
+    """Show and measure how two pictures of the same size differ.
 
     Outputs:
         image: the absolute difference of each channel, black where they are equal; colours are
-            weighed by alpha, and a difference in alpha shows as such.
-        mean: the mean absolute difference, as a part of full range: 0 is equal, 1 is black against
-            white.
-        largest: of any channel of any pixel.
-        rms: the root of the mean squared difference.
+            weighted by alpha, and a difference in alpha is shown too.
+        mean: the mean absolute difference as a fraction of full range: 0 is equal, 1 is black
+            against white.
+        largest: the largest difference of any channel of any pixel.
+        rms: the root mean square difference.
 
     Raises:
         ValueError: the sizes differ.
     """
     import numpy as np
 
-    same_size(a=a, b=b)
+    check_same_size(a=a, b=b)
     alpha = a.has_alpha or b.has_alpha
     colour = a.channels >= 3 or b.channels >= 3
     one, other = (
-        premultiplied(widened(unit(image.pixels), colour=colour, alpha=alpha)) for image in (a, b)
+        premultiply(with_channels(to_unit(image.pixels), colour=colour, alpha=alpha))
+        for image in (a, b)
     )
     apart = np.abs(one - other)
     shown = np.maximum(apart[:, :, :-1], apart[:, :, -1:]) if alpha else apart
@@ -62,7 +71,7 @@ def difference(a: Image, b: Image) -> Difference:
         math.sqrt(float(np.square(apart, dtype="float64").mean())),
     )
     return Difference(
-        Image(in_depth(shown, deepest(a, b))),
+        Image(from_unit(shown, deepest_dtype(a, b))),
         _rounded(mean),
         _rounded(float(apart.max())),
         _rounded(rms),
@@ -71,15 +80,16 @@ def difference(a: Image, b: Image) -> Difference:
 
 @node("image.statistics", version=1, uses=("numpy",))
 def statistics(image: Image) -> Json:
-    """Measure a picture: its size and depth, and the mean, spread and extremes of each channel.
+    """Measure a picture: its size and depth, and the mean, standard deviation and extremes of each
+    channel.
 
     Outputs:
         a mapping with ``width``, ``height``, ``channels`` and ``depth`` (8, 16 or "float");
-        ``mean``, ``deviation``, ``min`` and ``max`` as lists, one number from 0 to 1 a channel
-        (grey or red, green, blue, then alpha); and ``luminance``, its mean. Take one out by
-        `json.get`, for example ``mean[0]``.
+            ``mean``, ``deviation``, ``min`` and ``max`` as lists with a number from 0 to 1 per
+            channel (grey or red, green, blue, then alpha); and the mean ``luminance``. Extract one
+            with `json.get`, for example ``mean[0]``.
     """
-    pixels = unit(image.pixels)
+    pixels = to_unit(image.pixels)
     return {
         "width": image.width,
         "height": image.height,

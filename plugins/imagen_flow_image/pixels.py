@@ -1,5 +1,5 @@
-"""Bring pixels to a common form and back: depth, channels, alpha, and Pillow for what has more than
-8 bits.
+"""Convert pixels to a common form and back: depth, channels, alpha, and Pillow operations on more
+than 8 bits.
 
 Arrays are (height, width, channels) as in `Image`; *unit* arrays are float32 from 0 to 1.
 """
@@ -16,79 +16,77 @@ if TYPE_CHECKING:
     import PIL.Image
 
 MAX_PIXELS = 1 << 27
-"""Pixels that a result may have, so that a graph cannot exhaust the memory."""
+"""The most pixels of a result, so that a graph cannot exhaust the memory."""
 
 
-def refuse_too_large(width: int, height: int) -> None:
-    """Raise if a result of this size would be too large; called before it is made."""
+def check_size(width: int, height: int) -> None:
+    """Raise if a result of this size would be too large; called before it is computed."""
     if width * height > MAX_PIXELS:
         raise ValueError(
-            f"the result would have {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}; ask"
-            " for a smaller one"
+            f"the result would have {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}; use"
+            " a smaller size"
         )
 
 
-def full(dtype: Any) -> int:
-    """Give the number that stands for full intensity: 255, 65535, or 1 for float."""
+def max_value(dtype: Any) -> int:
+    """Give the number for full intensity: 255, 65535, or 1 for float."""
     return {"uint8": 255, "uint16": 65535}.get(str(dtype), 1)
 
 
-def unit(pixels: np.ndarray) -> np.ndarray:
-    """Give pixels of any depth as float32 from 0 to 1."""
+def to_unit(pixels: np.ndarray) -> np.ndarray:
+    """Convert pixels of any depth to float32 from 0 to 1."""
     import numpy as np
 
     return (
         pixels
         if pixels.dtype == "float32"
-        else pixels.astype("float32") / np.float32(full(pixels.dtype))
+        else pixels.astype("float32") / np.float32(max_value(pixels.dtype))
     )
 
 
-def in_depth(pixels: np.ndarray, dtype: Any) -> np.ndarray:
-    """Give unit pixels in another depth: rounded and clipped for whole numbers, as they stand for
-    float.
-    """
+def from_unit(pixels: np.ndarray, dtype: Any) -> np.ndarray:
+    """Convert unit pixels to another depth: rounded and clipped for ints, unchanged for float."""
     import numpy as np
 
     if str(dtype) == "float32":
         return pixels.astype("float32", copy=False)
-    most = full(dtype)
+    most = max_value(dtype)
     whole: np.ndarray = (np.clip(pixels, 0, 1) * np.float32(most) + np.float32(0.5)).astype(dtype)
     return whole
 
 
-def converted(pixels: np.ndarray, dtype: Any) -> np.ndarray:
-    """Change the depth alone; from 8 to 16 bits and back without loss."""
+def to_depth(pixels: np.ndarray, dtype: Any) -> np.ndarray:
+    """Change only the depth; from 8 to 16 bits and back without loss."""
     if pixels.dtype == dtype:
         return pixels
     if pixels.dtype == "uint8" and str(dtype) == "uint16":
         return pixels.astype("uint16") * 257
     if pixels.dtype == "uint16" and str(dtype) == "uint8":
         return ((pixels.astype("uint32") + 128) // 257).astype("uint8")
-    return in_depth(unit(pixels), dtype)
+    return from_unit(to_unit(pixels), dtype)
 
 
-def deepest(*pictures: Any) -> str:
-    """Name the deepest dtype among pictures and masks."""
+def deepest_dtype(*pictures: Any) -> str:
+    """Give the deepest dtype among pictures and masks."""
     return max((str(p.pixels.dtype) for p in pictures), key=("uint8", "uint16", "float32").index)
 
 
-def widened(pixels: np.ndarray, *, colour: bool, alpha: bool) -> np.ndarray:
-    """Give pixels at least the channels asked for: grey is repeated, missing alpha is opaque."""
+def with_channels(pixels: np.ndarray, *, colour: bool, alpha: bool) -> np.ndarray:
+    """Add missing channels: grey is repeated, added alpha is opaque."""
     import numpy as np
 
     count = pixels.shape[2]
     if colour and count < 3:
         pixels = np.concatenate([np.repeat(pixels[:, :, :1], 3, axis=2), pixels[:, :, 1:]], axis=2)
     if alpha and count in (1, 3):
-        opaque = np.full((*pixels.shape[:2], 1), full(pixels.dtype), dtype=pixels.dtype)
+        opaque = np.full((*pixels.shape[:2], 1), max_value(pixels.dtype), dtype=pixels.dtype)
         pixels = np.concatenate([pixels, opaque], axis=2)
     return pixels
 
 
 def luminance(pixels: np.ndarray) -> np.ndarray:
-    """Give (height, width) luminance in the depth of the pixels, by ITU-R BT.601; in 8 bits exactly
-    Pillow's mode ``L``.
+    """Compute (height, width) luminance in the depth of the pixels, by ITU-R BT.601; in 8 bits
+    exactly Pillow's mode ``L``.
     """
     import numpy as np
 
@@ -105,8 +103,8 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
     return grey
 
 
-def premultiplied(pixels: np.ndarray) -> np.ndarray:
-    """Weigh the colours of unit pixels by their alpha; pixels without alpha stay as they are."""
+def premultiply(pixels: np.ndarray) -> np.ndarray:
+    """Multiply the colours of unit pixels by their alpha; pixels without alpha are unchanged."""
     import numpy as np
 
     if pixels.shape[2] in (1, 3):
@@ -114,8 +112,8 @@ def premultiplied(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([pixels[:, :, :-1] * pixels[:, :, -1:], pixels[:, :, -1:]], axis=2)
 
 
-def straight(pixels: np.ndarray) -> np.ndarray:
-    """Undo `premultiplied`; where nothing is left of alpha, colour is black."""
+def unpremultiply(pixels: np.ndarray) -> np.ndarray:
+    """Undo `premultiply`; where alpha is zero, colour is black."""
     import numpy as np
 
     if pixels.shape[2] in (1, 3):
@@ -128,10 +126,10 @@ def straight(pixels: np.ndarray) -> np.ndarray:
 
 
 def through_pillow(image: Image, operation: Callable[[PIL.Image.Image], PIL.Image.Image]) -> Image:
-    """Carry out a Pillow operation in the depth of the picture.
+    """Apply a Pillow operation in the depth of the picture.
 
-    Opaque 8-bit pictures go through as they are, so the result is Pillow's own. All others go
-    channel by channel as 32-bit floats (mode ``F``), weighed by alpha.
+    Opaque 8-bit pictures are passed as they are, so the result is Pillow's own. All others are
+    processed channel by channel as 32-bit floats (mode ``F``), weighted by alpha.
     """
     import numpy as np
     import PIL.Image
@@ -139,21 +137,21 @@ def through_pillow(image: Image, operation: Callable[[PIL.Image.Image], PIL.Imag
     pixels = image.pixels
     if pixels.dtype == "uint8" and not image.has_alpha:
         return Image.from_pil(operation(image.to_pil()))
-    weighed = premultiplied(unit(pixels))
+    weighed = premultiply(to_unit(pixels))
     planes = [
         np.array(operation(PIL.Image.fromarray(np.ascontiguousarray(weighed[:, :, c]))))
         for c in range(weighed.shape[2])
     ]
-    return Image(in_depth(straight(np.stack(planes, axis=2)), pixels.dtype))
+    return Image(from_unit(unpremultiply(np.stack(planes, axis=2)), pixels.dtype))
 
 
-def same_size(**pictures: Any) -> None:
-    """Raise unless the pictures given by port are all of one size."""
+def check_same_size(**pictures: Any) -> None:
+    """Raise unless the pictures, given by port, have the same size."""
     (first, one), *others = pictures.items()
     for port, other in others:
         if (one.width, one.height) != (other.width, other.height):
             resize = "mask.resize" if type(other).__name__ == "Mask" else "image.resize"
             raise ValueError(
                 f"port '{port}' is {other.width} x {other.height} and port '{first}' is {one.width}"
-                f" x {one.height}; they must be of one size: use {resize} or image.crop"
+                f" x {one.height}; they must have the same size: use {resize} or image.crop"
             )

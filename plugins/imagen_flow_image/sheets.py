@@ -1,4 +1,4 @@
-"""Lay many pictures out on one sheet."""
+"""Arrange many pictures on one sheet."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from imagen_flow import File, Image, List, Range, Text, node
 
-from .colours import read_colour, with_room
+from .colours import match_channels, read_colour
 from .geometry import resize
-from .layers import laid_over
-from .pixels import deepest, in_depth, refuse_too_large, unit, widened
+from .layers import composite_over
+from .pixels import check_size, deepest_dtype, from_unit, to_unit, with_channels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,61 +30,61 @@ def grid(
     label_colour: Text = "black",
     font: File | None = None,
 ) -> Image:
-    """Lay pictures out in rows and columns: a contact sheet.
+    """Arrange pictures in rows and columns: a contact sheet.
 
     Inputs:
         images: in reading order; smaller ones are centred in their cells.
-        labels: one text a picture, written below it and cut off where it is too long for its cell.
-        font: a TrueType or OpenType file; without it, Pillow's own font, which has Latin letters
-            only.
+        labels: one text per picture, written below it and truncated if it is too long for its cell.
+        font: a TrueType or OpenType file; without it, Pillow's own font, which only has Latin
+            letters.
 
     Params:
-        columns: by default so many that the sheet is about as many columns wide as rows high.
-        thumbnail: make every picture fit a square of so many pixels; without it, they keep their
-            sizes and the largest makes the cells.
-        gap: pixels between pictures and around all.
-        label_size: height of the letters in pixels.
+        columns: by default as many as make the sheet about square.
+        thumbnail: fit every picture into a square of this many pixels; without it, they keep their
+            sizes and the largest determines the cells.
+        gap: pixels between pictures and around the sheet.
+        label_size: text height in pixels.
 
     Outputs:
-        the deepest of the depths; in colour if any picture is; with alpha if the background is not
-        opaque.
+        in the deepest of the depths; in colour if any picture is; with alpha if the background is
+            not opaque.
 
     Raises:
-        ValueError: there is no picture, there are not as many labels as pictures, or the sheet
+        ValueError: there is no picture, the numbers of labels and pictures differ, or the sheet
             would be too large.
     """
     if not images:
         raise ValueError("port 'images' is an empty list; a sheet needs at least one picture")
     if labels is not None and len(labels) != len(images):
         raise ValueError(
-            f"port 'labels' has {len(labels)} texts for {len(images)} pictures; give one label a"
+            f"port 'labels' has {len(labels)} texts for {len(images)} pictures; give one label per"
             " picture"
         )
     if thumbnail is not None:
         images = [
             resize(image, width=thumbnail, height=thumbnail, fit="contain") for image in images
         ]
-    across = min(columns or math.ceil(math.sqrt(len(images))), len(images))
-    down = math.ceil(len(images) / across)
+    column_count = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    row_count = math.ceil(len(images) / column_count)
     cell = (max(image.width for image in images), max(image.height for image in images))
-    face = _face(font, label_size) if labels is not None else None
-    line = sum(face.getmetrics()) + 2 if face is not None else 0
-    width, height = across * (cell[0] + gap) + gap, down * (cell[1] + line + gap) + gap
-    refuse_too_large(width, height)
+    font_ = _load_font(font, label_size) if labels is not None else None
+    line = sum(font_.getmetrics()) + 2 if font_ is not None else 0
+    width, height = column_count * (cell[0] + gap) + gap, row_count * (cell[1] + line + gap) + gap
+    check_size(width, height)
     sheet = _sheet(images, width, height, background, label_colour if labels is not None else None)
-    for place, image in enumerate(images):
-        left = gap + (place % across) * (cell[0] + gap)
-        top = gap + (place // across) * (cell[1] + line + gap)
-        _put(
+    for index, image in enumerate(images):
+        left = gap + (index % column_count) * (cell[0] + gap)
+        top = gap + (index // column_count) * (cell[1] + line + gap)
+        _paste(
             sheet,
-            unit(image.pixels),
+            to_unit(image.pixels),
             left + (cell[0] - image.width) // 2,
             top + (cell[1] - image.height) // 2,
         )
-        if labels is not None and face is not None and labels[place].strip():
-            _put(
+        if labels is not None and font_ is not None and labels[index].strip():
+            _paste(
                 sheet,
-                _written(labels[place], face, (cell[0], line), label_colour),
+                _render_label(labels[index], font_, (cell[0], line), label_colour),
                 left,
                 top + cell[1],
             )
@@ -97,58 +97,59 @@ def _sheet(
     import numpy as np
 
     blank = np.zeros(
-        (1, 1, 3 if any(image.channels >= 3 for image in images) else 1), dtype=deepest(*images)
+        (1, 1, 3 if any(image.channels >= 3 for image in images) else 1),
+        dtype=deepest_dtype(*images),
     )
-    wide, drawn = with_room(blank, read_colour(background, "background"))
+    wide, drawn = match_channels(blank, read_colour(background, "background"))
     if label_colour is not None and len(set(read_colour(label_colour, "label_colour")[:3])) > 1:
-        wide, drawn = with_room(
-            widened(wide, colour=True, alpha=False), read_colour(background, "background")
+        wide, drawn = match_channels(
+            with_channels(wide, colour=True, alpha=False), read_colour(background, "background")
         )
     sheet = np.empty((height, width, wide.shape[2]), dtype=wide.dtype)
     sheet[:] = drawn
     return sheet
 
 
-def _put(sheet: np.ndarray, over: np.ndarray, left: int, top: int) -> None:
+def _paste(sheet: np.ndarray, over: np.ndarray, left: int, top: int) -> None:
     under = sheet[top : top + over.shape[0], left : left + over.shape[1]]
-    under[:] = in_depth(laid_over(unit(under), over, 1.0, "normal"), sheet.dtype)
+    under[:] = from_unit(composite_over(to_unit(under), over, 1.0, "normal"), sheet.dtype)
 
 
-def _face(font: File | None, size: int) -> Any:
+def _load_font(font: File | None, size: int) -> Any:
     from PIL import ImageFont
 
     if font is None:
         return ImageFont.load_default(size)
     try:
         return ImageFont.truetype(io.BytesIO(font.read_bytes()), size)
-    except OSError as bad:
+    except OSError as error:
         raise ValueError(
-            f"port 'font': '{font.name or font.path.name}' is no font that can be read ({bad});"
+            f"port 'font': '{font.name or font.path.name}' is not a readable font ({error});"
             " give a .ttf or .otf file"
-        ) from bad
+        ) from error
 
 
-def _written(label: str, face: Any, size: tuple[int, int], colour: str) -> np.ndarray:
-    """Write one line of text, centred, as unit pixels with alpha."""
+def _render_label(label: str, font_: Any, size: tuple[int, int], colour: str) -> np.ndarray:
+    """Render one line of text, centred, as unit pixels with alpha."""
     import numpy as np
     import PIL.Image
     from PIL import ImageDraw
 
     line = " ".join(label.split())[:1000]
-    if face.getlength(line) > size[0]:
-        # The longest beginning that leaves room for the dots.
+    if font_.getlength(line) > size[0]:
+        # The longest beginning that leaves room for the ellipsis.
         low, high = 0, len(line)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (
                 (middle, high)
-                if face.getlength(line[:middle] + "…") <= size[0]
+                if font_.getlength(line[:middle] + "…") <= size[0]
                 else (low, middle - 1)
             )
         line = line[:low] + "…"
     drawn = PIL.Image.new("L", size)
     ImageDraw.Draw(drawn).text(
-        (max(0.0, (size[0] - face.getlength(line)) / 2), 1), line, fill=255, font=face
+        (max(0.0, (size[0] - font_.getlength(line)) / 2), 1), line, fill=255, font=font_
     )
     red, green, blue, alpha = read_colour(colour, "label_colour")
     ink = np.array(

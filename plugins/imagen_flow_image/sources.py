@@ -1,4 +1,4 @@
-"""Make pictures out of nothing: one colour, noise."""
+"""Generate pictures: one colour, noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from imagen_flow import Image, Range, Seed, Text, node
 
 from .colours import read_colour
-from .pixels import in_depth, refuse_too_large
+from .pixels import check_size, from_unit
 
 Side = Annotated[int, Range(1, 16384)]
 
@@ -25,7 +25,7 @@ def solid(width: Side, height: Side, *, colour: Text = "black") -> Image:
     """
     import numpy as np
 
-    refuse_too_large(width, height)
+    check_size(width, height)
     drawn = read_colour(colour)
     return Image(
         np.tile(np.array(drawn[: 3 if drawn[3] == 255 else 4], dtype="uint8"), (height, width, 1))
@@ -46,9 +46,9 @@ def noise(
     """Make a picture of noise; the same seed gives the same noise.
 
     Params:
-        kind: ``uniform`` has all tones alike; ``gaussian`` lies about middle grey.
-        deviation: standard deviation of Gaussian noise, as a part of full range.
-        colour: noise in red, green and blue apart; else in grey.
+        kind: ``uniform`` has all tones equally often; ``gaussian`` is centred on middle grey.
+        deviation: standard deviation of Gaussian noise, as a fraction of full range.
+        colour: independent noise in red, green and blue; otherwise grey.
         depth: 8 or 16 bits, where Gaussian noise is clipped, or float32, where it is not.
 
     Source:
@@ -56,7 +56,7 @@ def noise(
     """
     import numpy as np
 
-    refuse_too_large(width, height)
+    check_size(width, height)
     random = np.random.Generator(np.random.PCG64(seed))
     shape = (height, width, 3 if colour else 1)
     if kind == "uniform":
@@ -65,4 +65,4 @@ def noise(
         drawn = np.float32(0.5) + np.float32(deviation) * random.standard_normal(
             shape, dtype="float32"
         )
-    return Image(in_depth(drawn, {8: "uint8", 16: "uint16", "float": "float32"}[depth]))
+    return Image(from_unit(drawn, {8: "uint8", 16: "uint16", "float": "float32"}[depth]))

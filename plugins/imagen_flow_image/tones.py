@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from imagen_flow import Image, Range, Text, node
 
-from .colours import read_colour, with_room
-from .pixels import converted, full, in_depth, luminance, premultiplied, unit, widened
+from .colours import match_channels, read_colour
+from .pixels import from_unit, luminance, max_value, premultiply, to_depth, to_unit, with_channels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,17 +21,17 @@ def convert(
     depth: Literal["keep", 8, 16, "float"] = "keep",
     background: Text = "black",
 ) -> Image:
-    """Bring a picture to given channels and a given depth.
+    """Convert a picture to other channels or another depth.
 
     Params:
-        channels: colour becomes grey by its luminance; alpha that is dropped is laid over
-            `background`; alpha that is added is opaque.
-        depth: 8 or 16 bits, or float32 from 0 to 1; floats outside that are clipped when they
+        channels: colour becomes grey by its luminance; a picture that loses alpha is composited
+            over `background`; added alpha is opaque.
+        depth: 8 or 16 bits, or float32 from 0 to 1; floats outside that range are clipped when they
             become 8 or 16 bits.
-        background: the colour behind what is transparent.
+        background: the colour behind transparent pixels.
 
     Raises:
-        ValueError: `background` is no colour, or is itself not opaque.
+        ValueError: `background` is not a colour or not opaque.
 
     Source:
         luminance by ITU-R BT.601, in 8 bits Pillow's mode ``L``.
@@ -44,24 +44,24 @@ def convert(
         if behind[3] < 255:
             raise ValueError(
                 f"port 'background': '{background}' is not opaque; write an opaque colour, or keep"
-                " alpha by channels:"
+                " alpha with channels:"
                 f" {channels.replace('grey', 'grey_alpha').replace('rgb', 'rgba')}"
             )
-        wide, drawn = with_room(pixels, behind)
-        flat = unit(wide)
-        laid = premultiplied(flat)[:, :, :-1] + (1 - flat[:, :, -1:]) * unit(drawn)[:-1]
-        pixels = in_depth(laid, pixels.dtype)
+        wide, drawn = match_channels(pixels, behind)
+        flat = to_unit(wide)
+        laid = premultiply(flat)[:, :, :-1] + (1 - flat[:, :, -1:]) * to_unit(drawn)[:-1]
+        pixels = from_unit(laid, pixels.dtype)
     if channels in ("grey", "grey_alpha"):
         grey = luminance(pixels)[:, :, None]
         pixels = (
             grey if pixels.shape[2] in (1, 3) else np.concatenate([grey, pixels[:, :, -1:]], axis=2)
         )
     if channels != "keep":
-        pixels = widened(
+        pixels = with_channels(
             pixels, colour=channels in ("rgb", "rgba"), alpha=channels in ("grey_alpha", "rgba")
         )
     if depth != "keep":
-        pixels = converted(pixels, {8: "uint8", 16: "uint16", "float": "float32"}[depth])
+        pixels = to_depth(pixels, {8: "uint8", 16: "uint16", "float": "float32"}[depth])
     return Image(pixels)
 
 
@@ -78,40 +78,39 @@ def adjust(
     """Adjust brightness, contrast, saturation, hue and gamma, in this order; alpha stays.
 
     Params:
-        brightness: factor; 0 is black, 1 changes nothing.
-        contrast: factor on the distance from the picture's mean luminance; 0 is an even grey, 1
-            changes nothing.
-        saturation: factor on the distance from the pixel's own luminance; 0 is grey, 1 changes
-            nothing.
-        hue: degrees around the colour circle: 120 makes red green. Colours are clipped to 0 to 1
+        brightness: factor; 0 is black, 1 is unchanged.
+        contrast: factor on the distance from the picture's mean luminance; 0 is uniform grey, 1 is
+            unchanged.
+        saturation: factor on the distance from the pixel's luminance; 0 is grey, 1 is unchanged.
+        hue: degrees on the colour wheel: 120 turns red into green. Colours are clipped to 0 to 1
             for it.
-        gamma: above 1 brightens the middle tones, below 1 darkens them; 1 changes nothing.
+        gamma: above 1 brightens the midtones, below 1 darkens them; 1 is unchanged.
 
     Source:
-        the first three as Pillow's `ImageEnhance`.
+        the first three as in Pillow's `ImageEnhance`.
     """
     import numpy as np
 
     if (brightness, contrast, saturation, hue % 360, gamma) == (1, 1, 1, 0, 1):
         return image
-    whole = unit(image.pixels)
+    whole = to_unit(image.pixels)
     count = image.channels - image.has_alpha
     colours = whole[:, :, :count]
     if brightness != 1:
         colours = colours * np.float32(brightness)
     if contrast != 1:
-        middle = np.float32(luminance(_clipped(colours, image)).mean(dtype="float64"))
-        colours = middle + (_clipped(colours, image) - middle) * np.float32(contrast)
+        middle = np.float32(luminance(_clip_between_steps(colours, image)).mean(dtype="float64"))
+        colours = middle + (_clip_between_steps(colours, image) - middle) * np.float32(contrast)
     if saturation != 1 and count == 3:
-        colours = _clipped(colours, image)
+        colours = _clip_between_steps(colours, image)
         grey = luminance(colours)[:, :, None]
         colours = grey + (colours - grey) * np.float32(saturation)
     if hue % 360 and count == 3:
-        colours = _turned(np.clip(colours, 0, 1), hue / 60)
+        colours = _rotate_hue(np.clip(colours, 0, 1), hue / 60)
     if gamma != 1:
         colours = np.maximum(colours, 0) ** np.float32(1 / gamma)
     return Image(
-        in_depth(np.concatenate([colours, whole[:, :, count:]], axis=2), image.pixels.dtype)
+        from_unit(np.concatenate([colours, whole[:, :, count:]], axis=2), image.pixels.dtype)
     )
 
 
@@ -123,43 +122,43 @@ def normalise(
     cutoff: Annotated[float, Range(0, 49)] = 0.0,
     channels: Literal["together", "each"] = "together",
 ) -> Image:
-    """Use the whole range of tones.
+    """Stretch or equalise tones to the whole range.
 
     Params:
-        method: ``stretch`` moves the darkest tone to black and the lightest to white; ``equalise``
+        method: ``stretch`` maps the darkest tone to black and the lightest to white; ``equalise``
             makes all tones about equally frequent.
-        cutoff: for ``stretch``, per cent of the pixels to leave out at either end.
-        channels: ``together`` looks at the luminance and keeps hues; ``each`` treats red, green and
-            blue apart, which also takes away a colour cast.
+        cutoff: for ``stretch``, the percentage of pixels to ignore at either end.
+        channels: ``together`` uses the luminance and keeps hues; ``each`` treats red, green and
+            blue separately, which also removes a colour cast.
 
     Outputs:
-        a picture of one tone alone stays as it is. Floats are clipped to 0 to 1 by ``equalise``.
+        a picture with a single tone is unchanged. ``equalise`` clips floats to 0 to 1.
 
     Source:
-        as Pillow's `ImageOps.autocontrast` (there `preserve_tone` is ``together``) and
-        `ImageOps.equalize`.
+        as Pillow's `ImageOps.autocontrast` (where `preserve_tone` is ``together``) and
+            `ImageOps.equalize`.
     """
 
-    whole = unit(image.pixels)
+    whole = to_unit(image.pixels)
     count = image.channels - image.has_alpha
     done = whole.copy()
     if channels == "together":
         grey = luminance(whole)
-        done[:, :, :count] = _spread(
-            whole[:, :, :count], grey, method, cutoff, full(image.pixels.dtype)
+        done[:, :, :count] = _stretch_tones(
+            whole[:, :, :count], grey, method, cutoff, max_value(image.pixels.dtype)
         )
     else:
         for c in range(count):
-            done[:, :, c] = _spread(
-                whole[:, :, c], whole[:, :, c], method, cutoff, full(image.pixels.dtype)
+            done[:, :, c] = _stretch_tones(
+                whole[:, :, c], whole[:, :, c], method, cutoff, max_value(image.pixels.dtype)
             )
-    return Image(in_depth(done, image.pixels.dtype))
+    return Image(from_unit(done, image.pixels.dtype))
 
 
-def _spread(
+def _stretch_tones(
     pixels: np.ndarray, seen: np.ndarray, method: str, cutoff: float, most: int
 ) -> np.ndarray:
-    """Map tones so that `seen` takes the whole range."""
+    """Map tones so that `seen` covers the whole range."""
     import numpy as np
 
     if method == "stretch":
@@ -182,18 +181,18 @@ def _spread(
     return spread
 
 
-def _clipped(colours: np.ndarray, image: Image) -> np.ndarray:
-    """Clip between steps as whole numbers do, so that depth does not change the look; float
-    pictures keep what is outside.
+def _clip_between_steps(colours: np.ndarray, image: Image) -> np.ndarray:
+    """Clip between steps as ints do, so that the depth does not change the look; float pictures
+    keep values outside the range.
     """
     import numpy as np
 
     return colours if image.pixels.dtype == "float32" else np.clip(colours, 0, 1)
 
 
-def _turned(colours: np.ndarray, sextants: float) -> np.ndarray:
-    """Turn hues by sixths of the circle, keeping value and chroma as in HSV (Smith, "Color Gamut
-    Transform Pairs", 1978).
+def _rotate_hue(colours: np.ndarray, sextants: float) -> np.ndarray:
+    """Rotate hues by sixths of the colour wheel, keeping value and chroma as in HSV (Smith, "Color
+    Gamut Transform Pairs", 1978).
     """
     import numpy as np
 

@@ -18,7 +18,7 @@ from imagen_flow import Image, Mask
 from imagen_flow._types.value_digests import digest_value
 from imagen_flow_image import filters, geometry, layers, masks, measures, sheets, sources, tones
 from imagen_flow_image.colours import read_colour
-from imagen_flow_image.pixels import converted, in_depth, premultiplied, unit
+from imagen_flow_image.pixels import from_unit, premultiply, to_depth, to_unit
 
 NODES = {node.type.name: node for node in imagen_flow_image.imagen_flow_nodes()}
 DEPTHS = ("uint8", "uint16", "float32")
@@ -41,14 +41,14 @@ def picture(
         for _ in range(channels)
     ]
     planes[0][height // 2 :, width // 2 :] = 0.95
-    return Image(in_depth(np.stack(planes, axis=2), dtype))
+    return Image(from_unit(np.stack(planes, axis=2), dtype))
 
 
 def a_mask(height: int = 12, width: int = 17, dtype: str = "uint8") -> Mask:
     pixels = np.zeros((height, width), dtype="float32")
     pixels[3:8, 4:11] = 1
     pixels[5:6, 12:13] = 0.5
-    return Mask(in_depth(pixels, dtype))
+    return Mask(from_unit(pixels, dtype))
 
 
 def pil(image: Image) -> PIL.Image.Image:
@@ -63,7 +63,7 @@ def refusal(node: Any, *args: Any, **kwargs: Any) -> str:
 
 def apart(one: Image | Mask, other: Image | Mask) -> float:
     """The largest difference in 8-bit levels."""
-    return float(np.abs(unit(one.pixels) - unit(other.pixels)).max() * 255)
+    return float(np.abs(to_unit(one.pixels) - to_unit(other.pixels)).max() * 255)
 
 
 # Sizes
@@ -145,8 +145,8 @@ def test_depth_and_channels_are_kept_and_depth_changes_no_look(
     image = picture(channels=channels, dtype=dtype)
     done = NODES[name](image, **options[name])
     assert (done.pixels.dtype, done.channels) == (dtype, channels)
-    small = NODES[name](Image(converted(image.pixels, "uint8")), **options[name])
-    kept, seen = (premultiplied(np.clip(unit(one.pixels), 0, 1)) for one in (done, small))
+    small = NODES[name](Image(to_depth(image.pixels, "uint8")), **options[name])
+    kept, seen = (premultiply(np.clip(to_unit(one.pixels), 0, 1)) for one in (done, small))
     assert np.abs(kept - seen).max() * 255 <= 4
 
 
@@ -191,59 +191,59 @@ def test_scaling_multiplies_both_sides() -> None:
     [
         (
             lambda i: geometry.resize(i),
-            "neither port 'width' nor port 'height' is given; give one of them or both",
+            "neither port 'width' nor port 'height' is given; give one or both",
         ),
         (
             lambda i: geometry.scale(i, 1000.0),
-            "the result would have 17,000 x 12,000 pixels, more than 134,217,728; ask for a smaller one",
+            "the result would have 17,000 x 12,000 pixels, more than 134,217,728; use a smaller size",
         ),
         (
             lambda i: geometry.resize(i, width=16384, height=16384),
-            "the result would have 16,384 x 16,384 pixels, more than 134,217,728; ask for a smaller one",
+            "the result would have 16,384 x 16,384 pixels, more than 134,217,728; use a smaller size",
         ),
         (
             lambda i: geometry.crop(i, width=20, height=5),
-            "ports 'width' and 'height' ask for 20 x 5, but the picture is 17 x 12; ask for less, or enlarge it first by image.resize or image.pad",
+            "ports 'width' and 'height' are 20 x 5, but the picture is 17 x 12; use smaller ones, or enlarge it first with image.resize or image.pad",
         ),
         (
             lambda i: geometry.crop(i, width=10, height=5, x=8),
-            "port 'x' is 8, so the rectangle ends at 18, but the picture at 17; x is at most 7",
+            "port 'x' is 8, so the rectangle ends at 18, but the picture ends at 17; x may be at most 7",
         ),
         (
             lambda i: geometry.pad(i, width=10),
-            "port 'width' is 10, but the picture has 17; padding never cuts: use image.crop or image.resize first",
+            "port 'width' is 10, less than the 17 of the picture; padding never crops: use image.crop or image.resize first",
         ),
         (
             lambda i: geometry.pad(i, width=20, border=2),
-            "port 'border' and a size are both given; give either the border or 'width' and 'height'",
+            "port 'border' and a size are both given; give either 'border' or 'width' and 'height'",
         ),
         (
             lambda i: geometry.pad(i, border=8192),
-            "the result would have 16,401 x 16,396 pixels, more than 134,217,728; ask for a smaller one",
+            "the result would have 16,401 x 16,396 pixels, more than 134,217,728; use a smaller size",
         ),
         (
             lambda i: sources.solid(16384, 16384),
-            "the result would have 16,384 x 16,384 pixels, more than 134,217,728; ask for a smaller one",
+            "the result would have 16,384 x 16,384 pixels, more than 134,217,728; use a smaller size",
         ),
         (
             lambda i: geometry.pad(i, border=1, colour="blak"),
-            "port 'colour': 'blak' is no colour; did you mean 'black'?",
+            "port 'colour': 'blak' is not a colour; did you mean 'black'?",
         ),
         (
             lambda i: sources.solid(1, 1, colour="#12345"),
-            "port 'colour': '#12345' is no colour; write a name such as orange, #ff8800, rgb(255, 136, 0), hsl(32, 100%, 50%) or transparent",
+            "port 'colour': '#12345' is not a colour; write a name such as orange, #ff8800, rgb(255, 136, 0), hsl(32, 100%, 50%) or transparent",
         ),
         (
             lambda i: layers.blend(i, picture(5, 6)),
-            "port 'b' is 6 x 5 and port 'a' is 17 x 12; they must be of one size: use image.resize or image.crop",
+            "port 'b' is 6 x 5 and port 'a' is 17 x 12; they must have the same size: use image.resize or image.crop",
         ),
         (
             lambda i: layers.composite(i, i, mask=a_mask(5, 20)),
-            "port 'mask' is 20 x 5 and port 'foreground' is 17 x 12; they must be of one size: use mask.resize or image.crop",
+            "port 'mask' is 20 x 5 and port 'foreground' is 17 x 12; they must have the same size: use mask.resize or image.crop",
         ),
         (
             lambda i: masks.apply(i, a_mask(12, 20)),
-            "port 'mask' is 20 x 12 and port 'image' is 17 x 12; they must be of one size: use mask.resize or image.crop",
+            "port 'mask' is 20 x 12 and port 'image' is 17 x 12; they must have the same size: use mask.resize or image.crop",
         ),
         (
             lambda i: sheets.grid([]),
@@ -251,11 +251,11 @@ def test_scaling_multiplies_both_sides() -> None:
         ),
         (
             lambda i: sheets.grid([i], labels=["a", "b"]),
-            "port 'labels' has 2 texts for 1 pictures; give one label a picture",
+            "port 'labels' has 2 texts for 1 pictures; give one label per picture",
         ),
         (
             lambda i: tones.convert(picture(channels=4), channels="rgb", background="#ff000080"),
-            "port 'background': '#ff000080' is not opaque; write an opaque colour, or keep alpha by channels: rgba",
+            "port 'background': '#ff000080' is not opaque; write an opaque colour, or keep alpha with channels: rgba",
         ),
     ],
 )
@@ -632,8 +632,8 @@ def test_compositing_is_pillows(x: int, y: int) -> None:
 def test_compositing_on_alpha_is_pillows() -> None:
     """Both pictures with alpha, weighed as seen."""
     back, front = picture(channels=4), picture(channels=4, seed=2)
-    wanted = unit(np.array(PIL.Image.alpha_composite(pil(back), pil(front))))
-    done = unit(layers.composite(back, front).pixels)
+    wanted = to_unit(np.array(PIL.Image.alpha_composite(pil(back), pil(front))))
+    done = to_unit(layers.composite(back, front).pixels)
     assert np.abs(done - wanted).max() * 255 <= 2
 
 
@@ -843,8 +843,8 @@ def test_growing_is_pillows(pixels: int) -> None:
     filter_ = (ImageFilter.MaxFilter if pixels >= 0 else ImageFilter.MinFilter)(2 * abs(pixels) + 1)
     wanted = np.array(PIL.Image.fromarray(mask.pixels[:, :, 0]).filter(filter_))
     for dtype in DEPTHS:
-        grown = masks.grow(Mask(converted(mask.pixels, dtype)), pixels)
-        assert np.array_equal(converted(grown.pixels, "uint8")[:, :, 0], wanted)
+        grown = masks.grow(Mask(to_depth(mask.pixels, dtype)), pixels)
+        assert np.array_equal(to_depth(grown.pixels, "uint8")[:, :, 0], wanted)
 
 
 def test_masks_cut_out() -> None:

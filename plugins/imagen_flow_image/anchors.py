@@ -1,4 +1,4 @@
-"""Say where something lies inside something larger."""
+"""Position a rectangle inside another one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Anchor = Literal[
 ]
 
 
-def placed(anchor: str, outer: tuple[int, int], inner: tuple[int, int]) -> tuple[int, int]:
-    """Give x and y of a rectangle inside another (sizes as width, height); what cannot be halved
-    leaves the odd pixel right and below.
+def anchored(anchor: str, outer: tuple[int, int], inner: tuple[int, int]) -> tuple[int, int]:
+    """Give x and y of a rectangle inside another one (sizes as width, height); an odd remainder
+    goes to the right and bottom.
     """
     spare = (outer[0] - inner[0], outer[1] - inner[1])
     x = 0 if "left" in anchor else spare[0] if "right" in anchor else spare[0] // 2
