@@ -272,6 +272,33 @@ def test_a_run_that_is_over_holds_nothing_back_from_a_clean_up(
     assert (cleaned.steps_removed > 0, cleaned.steps_pinned) == (True, 0)
 
 
+def test_a_clean_up_during_a_run_leaves_what_its_plan_found(toys: Toys, store: Store) -> None:
+    """Also what was kept long before, and is needed only after the clean-up."""
+
+    @node("toy.clean", version=1)
+    def clean() -> int:
+        with Store.open(store.folder, Codecs()) as other:
+            return other.gc(max_size=0).steps_removed
+
+    graph = toys.add(clean).graph("""
+        nodes:
+          found: {type: toy.number, value: 7}
+          c: {type: toy.clean, cache: false}
+          end: {type: toy.add, a: "${found}", b: "${c}"}
+        outputs: {end: "${end}"}
+        """)
+    carry_out(
+        toys.graph('{nodes: {n: {type: toy.number, value: 7}}, outputs: {n: "${n}"}}'), store=store
+    )
+    carry_out(
+        toys.graph('{nodes: {n: {type: toy.number, value: 8}}, outputs: {n: "${n}"}}'), store=store
+    )
+    store.flush()
+    toys.take()
+    assert given(carry_out(graph, store=store)) == {"end": 8}
+    assert toys.take() == ["add 7 1"]
+
+
 def test_values_in_memory_are_bounded_and_those_used_last_stay() -> None:
     """What goes beyond the limit is dropped, longest unused first: being made and being read both
     count as use. A value that is larger than the limit is kept alone.
