@@ -76,7 +76,10 @@ class OpenLoader(Loader[Any]):
         return self.own.disk_bytes(model)
 
     def significant_name(self, model: Model) -> str:
-        return self.loader_for(model).significant_name(model)
+        try:
+            return self.loader_for(model).significant_name(model)
+        except ModelError:  # two plugins offer one: `check` says so
+            return ""
 
     def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
         return self.loader_for(model).with_replaced_parts(model, others)

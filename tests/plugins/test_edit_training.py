@@ -171,7 +171,7 @@ def test_an_instruction_without_a_known_word_changes_nothing_and_is_noted(parts,
     asked = {"num_inference_steps": 4, "guidance_scale": 2.0, "image_guidance_scale": None}
     yielded, edited = finish(editor.edit(picture, instruction, seed=3, **asked))
     assert yielded == [(1, 1)] and (edited == picture).all() and edited is not picture
-    note = editor.unread(instruction, {})
+    note = editor.unread(instruction)
     assert note.endswith(
         "the instruction has no word that the model knows: the picture stays as it is"
     )
