@@ -8,8 +8,10 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +175,7 @@ def test_yaml(
 )
 def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python on a page runs, from top to bottom, as in a notebook; a block whose first line
-    names a file is that file.
+    names a file is that file, and can be imported.
     """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "graphs").symlink_to(ROOT / "graphs")
@@ -181,9 +183,14 @@ def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for block in blocks(page):
         if block.language != "python":
             continue
-        if named := re.match(r"# ([\w/]+\.py)\n", block.text):
-            (tmp_path / named[1]).parent.mkdir(exist_ok=True)
-            (tmp_path / named[1]).write_text(block.text, "utf-8")
+        if named := re.match(r"# (\w+\.py)\n", block.text):
+            file = tmp_path / named[1]
+            file.write_text(block.text, "utf-8")
+            found = spec_from_file_location(file.stem, file)
+            assert found is not None and found.loader is not None
+            module = module_from_spec(found)
+            monkeypatch.setitem(sys.modules, file.stem, module)
+            found.loader.exec_module(module)
         else:
             code = "\n" * (block.line - 1) + block.text
             exec(compile(code, names(page), "exec"), shown)
