@@ -33,7 +33,8 @@ def weights(count: int) -> bytes:
 
 NODES = '''
 """Toy nodes."""
-from imagen_flow import Model, Text, loaders, node
+from typing import Annotated
+from imagen_flow import List, Model, Text, loaders, node, record
 
 class Named(loaders.Loader):
     """Loads a model as its reference."""
@@ -45,6 +46,16 @@ class Named(loaders.Loader):
 def draw(model: Model[Named]) -> Text:
     """Say which model draws."""
     return model
+
+@record
+class Use:
+    model: Annotated[str, loaders.Leased(Named)]
+    weight: float = 1.0
+
+@node("toy.mix", version=1)
+def mix(uses: List[Use], *, one: Use | None = None) -> Text:
+    """Say which models are mixed."""
+    return ", ".join(use.model for use in uses)
 '''
 
 GRAPH = """\
@@ -271,3 +282,34 @@ def test_what_another_tool_fetched_is_listed(
     ]
     assert flow("models", "rm", "--yes", "hf:org/tiny")[0] == 0
     assert flow("models", "list")[1] == "no models are locked here, and the hub's cache is empty\n"
+
+
+def test_models_in_records_are_named_too(
+    server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """Written in a field, as a bare value, by way of an input or for each element: all are pinned,
+    and a run with the lock leases them.
+    """
+    (tmp_path / "mixed.yaml").write_text(
+        """\
+imagen_flow: 1
+inputs: {base: hf:org/tiny}
+nodes:
+  a:
+    type: toy.mix
+    uses: [{model: "${base}", weight: 0.5}, "hf:org/tiny@main/lora.safetensors"]
+  b: {type: toy.mix, uses: [], each: {one: {model: "hf:org/tiny@main/model.safetensors", weight: [1, 2]}}}
+outputs: {a: "${a}", b: "${b}"}
+"""
+    )
+    code, out, err = flow("models", "resolve", "mixed.yaml", *PLUGIN)
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "hf:org/tiny@main",
+        "hf:org/tiny@main/lora.safetensors",
+        "hf:org/tiny@main/model.safetensors",
+    ]
+    assert flow("models", "pull", "mixed.yaml", *PLUGIN)[0] == 0
+    code, out, err = flow("run", "mixed.yaml", *PLUGIN, "--no-store", "--locked")
+    assert code == 0, err
+    assert "hf:org/tiny: a folder, hf:org/tiny@main/lora.safetensors: lora.safetensors" in out

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Unpack
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 import imagen_flow as flow
 from imagen_flow import File, Json, List, Model, Range, Seed, node, record
+from imagen_flow._cli.nodes import nodes as nodes_command
 from imagen_flow._graph import resolve
 from imagen_flow._models import ModelPool
 from imagen_flow._plan import Plan, make_plan
@@ -25,6 +27,7 @@ from imagen_flow._run import execute
 from imagen_flow._store import Store
 from imagen_flow._text import spec
 from imagen_flow._types.codec import Codecs
+from imagen_flow._watch.dependencies import paths_of
 from imagen_flow.errors import GraphError
 from imagen_flow.events import OutputWritten, StepFailed
 from imagen_flow.loaders import Leased, Loader, Loading
@@ -739,3 +742,72 @@ def test_a_port_of_another_name_is_told_the_new_spelling(registry: Registry) -> 
     with pytest.raises(GraphError) as refused:
         planned(registry, graph_of({"u": {"type": "r.uses", "weights": [1]}}, ["u"]))
     assert [p.fix for p in refused.value.problems] == ["write uses: [{text: …, weight: …}]"]
+
+
+# -- who else knows them
+
+
+def test_nodes_shows_the_fields(tmp_path: Path) -> None:
+    """`imagen-flow nodes TYPE` lists the fields below their port, with defaults and bounds, also as
+    JSON.
+    """
+    (tmp_path / "plugin.py").write_text(
+        '''
+from typing import Annotated
+from imagen_flow import List, Range, Text, node, record
+
+@record
+class Use:
+    text: Text
+    weight: Annotated[float, Range(-10, 10)] = 1.0
+
+@node("r.uses", version=1)
+def uses(uses: List[Use] = (), *, one: Use | None = None) -> Text:
+    """Use."""
+    return ""
+'''
+    )
+    shown = CliRunner().invoke(nodes_command, ["r.uses", "--plugin", str(tmp_path / "plugin.py")])
+    assert shown.output.splitlines()[3:10] == [
+        "inputs",
+        "  uses      default []   list[{text, weight}]",
+        "    text    required     text",
+        "    weight  default 1.0  float from -10 to 10",
+        "  one       optional     {text, weight} or nothing",
+        "    text    required     text",
+        "    weight  default 1.0  float from -10 to 10",
+    ]
+    shown = CliRunner().invoke(
+        nodes_command, ["r.uses", "--plugin", str(tmp_path / "plugin.py"), "--json"]
+    )
+    assert json.loads(shown.output)["inputs"][0] == {
+        "name": "uses",
+        "type": "list[{text, weight}]",
+        "required": False,
+        "default": [],
+        "fields": [
+            {"name": "text", "type": "text", "required": True},
+            {
+                "name": "weight",
+                "type": "float from -10 to 10",
+                "required": False,
+                "default": 1.0,
+            },
+        ],
+    }
+
+
+def test_a_watch_follows_files_and_models_in_fields(registry: Registry, tmp_path: Path) -> None:
+    """Each path that a field names, as a literal or as a bare value, and per element too."""
+    nodes = {
+        "w": {"type": "r.wide", "wide": [{"file": "./a.txt"}, "./b.txt"]},
+        "m": {
+            "type": "r.models",
+            "each": {"one": {"model": "./c.safetensors", "weight": [1, 2]}},
+        },
+    }
+    written = spec.parse(
+        json.dumps(graph_of(nodes, ["w", "m"])), name="g.yaml", path=tmp_path / "g.yaml"
+    )
+    found = paths_of(resolve(written, registry), {}, {}, tmp_path)
+    assert {path.name for path in found} == {"a.txt", "b.txt", "c.safetensors", "c"}

@@ -7,7 +7,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -28,7 +28,8 @@ from imagen_flow._text import spec
 from imagen_flow._types import image_files as pictures
 from imagen_flow._types.models import Model
 from imagen_flow._types.node import node
-from imagen_flow._types.values import File, Folder, Image, Seed, Text
+from imagen_flow._types.records import record
+from imagen_flow._types.values import File, Folder, Image, List, Seed, Text
 from imagen_flow.errors import GraphError, ProvenanceError
 from imagen_flow.events import OutputFailed
 
@@ -74,7 +75,7 @@ def use_model(*, model: Model[Loader]) -> Text:
 
 def registry(*more: Any) -> Registry:
     found = Registry({})
-    for function in (paint, read_file, list_folder, use_model, *more):
+    for function in (paint, read_file, list_folder, use_model, draw_records, *more):
         found.add(function)
     return found
 
@@ -514,6 +515,55 @@ def test_a_forged_picture_includes_no_local_graph(tmp_path: Path, make: Make) ->
 
     assert not touched(other, act)
     assert "are not read from the disk" in str(found[0])
+
+
+@record
+class Drawn:
+    """A model, a file and a number."""
+
+    model: Annotated[str, loaders.Leased(Loader)]
+    file: File | None = None
+    add: int = 0
+
+
+@node("toy.records", version=1)
+def draw_records(drawn: List[Drawn], *, seed: Seed) -> Image:
+    """Paint by all that the records hold."""
+    said = "".join(f"{d.model}{d.file.read_text() if d.file else ''}{d.add}" for d in drawn)
+    return Image(
+        np.random.default_rng([seed, *said.encode()]).integers(0, 255, (4, 4, 3), dtype="uint8")
+    )
+
+
+def test_a_picture_drawn_with_records_is_replayed(tmp_path: Path, make: Make, store: Store) -> None:
+    """Files and models in fields are found in the store or asked for, whether a literal, a bare
+    value or an input names them; a place that an input names is not opened.
+    """
+    graph = """\
+imagen_flow: 1
+inputs: {second: ./models/b}
+nodes:
+  n: {type: toy.read, file: ./t.txt}
+  p:
+    type: toy.records
+    seed: 1
+    drawn: [{model: ./models/a, file: ./t.txt, add: 2}, "${second}", {model: "${second}", add: 3}]
+outputs: {o: {from: "${p}", path: o.png}}
+"""
+    for i, name in enumerate("ab"):
+        at = tmp_path / "graphs/models" / name
+        at.mkdir(parents=True)
+        (at / "config.json").write_text("{}")
+        save_file({"w": np.array([i])}, at / "model.safetensors")
+    second = str(tmp_path / "graphs/models/b")
+    picture = make(graph, {"t.txt": "words"}, keep=True, second=second)
+    with pytest.raises(GraphError, match="the model 'second' is not available"):
+        replay.prepare(picture, registry=registry(), store=store)
+    first = {"second": second, "./models/a": str(tmp_path / "graphs/models/a")}
+    found = replay.prepare(picture, registry=registry(), values=first)
+    assert [m.name for m in found.missing] == ["./t.txt"]
+    values = first | {"./t.txt": str(tmp_path / "graphs/t.txt")}
+    assert again(picture, values=values).verify().identical
 
 
 def test_models_on_this_machine_are_asked_for_too(tmp_path: Path, make: Make, store: Store) -> None:
