@@ -423,7 +423,7 @@ def test_only_a_store_that_came_with_its_settings_is_distrusted(
     assert not config.seals(None, settings).only_own
 
 
-@pytest.mark.parametrize("said", ["", 'out = "pictures"\n'], ids=["by default", "as it is set"])
+@pytest.mark.parametrize("result", ["", 'out = "pictures"\n'], ids=["by default", "as it is set"])
 def test_a_link_that_is_put_in_the_place_of_the_output_folder_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str
 ) -> None:
