@@ -364,6 +364,15 @@ def test_the_reference_of_settings_is_whole() -> None:
     assert sorted(wanted - inline_code(text)) == []
 
 
+def test_the_guide_to_plugins_lists_the_hooks() -> None:
+    """The table of hooks in docs/plugins.md has just those that a plugin may implement."""
+    from imagen_flow._plugins import hookspecs
+
+    text = sections((ROOT / "docs" / "plugins.md").read_text("utf-8"))["Sharing a plugin"]
+    told = re.findall(r"^\| `(imagen_flow_\w+)` \|", text, re.MULTILINE)
+    assert sorted(told) == sorted(n for n in vars(hookspecs) if n.startswith("imagen_flow_"))
+
+
 def test_the_reference_of_python_is_whole() -> None:
     """Every public name is mentioned in docs/python.md or docs/plugins.md, and so is every event."""
     from imagen_flow import _watch, events, loaders, models
