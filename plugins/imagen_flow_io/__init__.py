@@ -1,7 +1,7 @@
-"""Bring files into a graph: pictures, masks, text, JSON and lists of files.
+"""Nodes that read files: pictures, masks, text, JSON and lists of files.
 
-What a file holds is read once, checked, and brought to one stated form; from there on no node asks
-what it was.
+A file is read once, checked, and converted to one documented form; from there on no node depends on
+the file format.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import documents, folders, pictures
 
 @hookimpl
 def imagen_flow_nodes() -> Sequence[object]:
-    """Offer the nodes that read files."""
+    """List the nodes that read files."""
     return [
         pictures.load_image,
         pictures.load_mask,

@@ -1,4 +1,4 @@
-"""List what a folder holds."""
+"""List the files of a folder."""
 
 from __future__ import annotations
 
@@ -17,53 +17,52 @@ def list_files(
     limit: Annotated[int, Range(1, 1_000_000)] = 10_000,
     empty: bool = False,
 ) -> List[File]:
-    """List the files of a folder, so that `each` can take them one by one.
+    """List the files of a folder, so that `each` can process them one by one.
 
     Params:
-        pattern: which files, by name: ``*`` any letters, ``?`` one letter, ``[abc]`` one of these.
-            Several patterns stand after one another with commas:
-            ``*.png, *.jpg``. With a ``/`` the pattern is about the whole relative name, where ``*``
-            stays within one folder and ``**`` goes through many.
-            Capitals and small letters are the same.
-        recursive: also look into the folders below.
+        pattern: which files, by name: ``*`` any characters, ``?`` one character, ``[abc]`` one of
+            these. Separate several patterns with commas: ``*.png, *.jpg``. A pattern with a ``/``
+            applies to the whole relative name, where ``*`` matches within one folder and ``**``
+            across folders. Case is ignored.
+        recursive: also list subfolders.
         limit: refuse a longer list.
-        empty: whether it is right that no file fits.
+        empty: allow that no file matches.
 
     Outputs:
-        files sorted by their relative names, folder by folder; hidden files are never among them.
+        files sorted by their relative names, folder by folder, without hidden files.
 
     Raises:
-        ValueError: no file fits, or more than `limit` do.
+        ValueError: no file matches, or more than `limit` do.
     """
     patterns = [part.strip() for part in pattern.split(",") if part.strip()]
     if not patterns:
         raise ValueError(
             "port 'pattern' is empty; write '*' for all files, or for example '*.png, *.jpg'"
         )
-    for one in patterns:
-        if one.startswith(("/", "~")) or ".." in one.split("/"):
+    for part in patterns:
+        if part.startswith(("/", "~")) or ".." in part.split("/"):
             raise ValueError(
-                f"port 'pattern': '{one}' leads out of the folder; patterns are relative to it, for"
+                f"port 'pattern': '{part}' leads out of the folder; patterns are relative to it, for"
                 " example '*.png' or 'photos/*.png'"
             )
-    wanted = [one.lower().split("/") for one in patterns]
-    found = [
+    split_patterns = [part.lower().split("/") for part in patterns]
+    files = [
         file
         for file in folder
-        if _is_wanted(_relative(folder, file).lower().split("/"), wanted, recursive)
+        if _is_selected(_relative(folder, file).lower().split("/"), split_patterns, recursive)
     ]
-    if len(found) > limit:
+    if len(files) > limit:
         raise ValueError(
-            f"{len(found):,} files fit '{pattern}', more than limit allows ({limit:,}); narrow the"
+            f"{len(files):,} files match '{pattern}', more than limit allows ({limit:,}); narrow the"
             " pattern or raise limit"
         )
-    if not found and not empty:
+    if not files and not empty:
         raise ValueError(
-            f"none of the {len(folder.files):,} files of '{folder.path.name}' fits"
-            f" '{pattern}'{_endings(folder)}; mend the pattern, or say empty: true if no file is"
-            " right"
+            f"none of the {len(folder.files):,} files of '{folder.path.name}' matches"
+            f" '{pattern}'{_endings(folder)}; fix the pattern, or set empty: true if that is"
+            " expected"
         )
-    return sorted(found, key=lambda file: _relative(folder, file).split("/"))
+    return sorted(files, key=lambda file: _relative(folder, file).split("/"))
 
 
 def _relative(folder: Folder, file: File) -> str:
@@ -79,18 +78,18 @@ def _endings(folder: Folder) -> str:
     )
 
 
-def _is_wanted(parts: list[str], patterns: list[list[str]], recursive: bool) -> bool:
+def _is_selected(parts: list[str], patterns: list[list[str]], recursive: bool) -> bool:
     if not recursive and len(parts) > 1:
         return False
-    return any(_fits(parts if len(pattern) > 1 else parts[-1:], pattern) for pattern in patterns)
+    return any(_matches(parts if len(pattern) > 1 else parts[-1:], pattern) for pattern in patterns)
 
 
-def _fits(parts: list[str], pattern: list[str]) -> bool:
-    """Match folder by folder: a pattern's word never crosses a ``/``, and ``**`` stands for any
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    """Match folder by folder: a part of a pattern never matches a ``/``, and ``**`` matches any
     number of folders.
     """
     if not pattern:
         return not parts
     if pattern[0] == "**":
-        return any(_fits(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])

@@ -1,7 +1,7 @@
 """Read portable pictures: PBM, PGM and PPM in text or binary, PAM, and PFM.
 
 Source: the manual pages pbm(5), pgm(5), ppm(5) and pam(5) of Netpbm; Paul Debevec's description of
-    PFM.
+PFM.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _BLOCK = 1 << 20
 
 
 def is_netpbm(content: bytes) -> bool:
-    """Whether this is the beginning of such a file."""
+    """Tell whether a file starts like one of these."""
     return re.match(rb"P([1-6][ \t\r\n\v\f#]|7\n|[Ff][ \t\r\n])", content) is not None
 
 
 def read_netpbm(content: bytes, check_size: CheckSize) -> Decoded:
-    """Decode the first picture of a file. Up to a maxval of 255 it has 8 bits, above 16.
+    """Decode the first picture of a file. A maxval of up to 255 gives 8 bits, a larger one 16.
 
     Raises:
         Damaged, Unsupported: see there.
@@ -49,26 +49,26 @@ def read_netpbm(content: bytes, check_size: CheckSize) -> Decoded:
     if kind in b"Ff":
         return _pfm(content, at, width, height, 3 if kind == b"F" else 1)
     channels = 3 if kind in b"36" else 1
-    most, at = (1, at) if kind in b"14" else _number(content, at, "greatest value")
-    if not 1 <= most <= 65535:
-        raise Damaged(f"its greatest value is {most}, and can be 1 to 65535")
+    max_value, at = (1, at) if kind in b"14" else _number(content, at, "maximum value")
+    if not 1 <= max_value <= 65535:
+        raise Damaged(f"its maximum value is {max_value}, and must be 1 to 65535")
     if kind in b"123":
-        samples = _words(content, at, width * height * channels, bits=kind == b"1")
+        samples = _read_text_samples(content, at, width * height * channels, bits=kind == b"1")
     elif kind == b"4":
         row = (width + 7) // 8
-        packed = _raster(content, at + 1, row * height, "uint8").reshape(height, row)
+        packed = _read_binary_samples(content, at + 1, row * height, "uint8").reshape(height, row)
         samples = np.unpackbits(packed, axis=1, count=width).reshape(-1)
     else:
-        samples = _raster(
-            content, at + 1, width * height * channels, "uint8" if most < 256 else ">u2"
+        samples = _read_binary_samples(
+            content, at + 1, width * height * channels, "uint8" if max_value < 256 else ">u2"
         )
-    if int(samples.max()) > most:
+    if int(samples.max()) > max_value:
         raise Damaged(
-            f"it has a value of {int(samples.max())}, and says that {most} is the greatest"
+            f"it has a value of {int(samples.max())}, above its declared maximum of {max_value}"
         )
     if kind in b"14":
         samples = 1 - samples  # 1 is black
-    return Decoded(rescale(samples, most).reshape(height, width, channels))
+    return Decoded(rescale(samples, max_value).reshape(height, width, channels))
 
 
 def _number(content: bytes, at: int, what: str) -> tuple[int, int]:
@@ -84,28 +84,24 @@ def _check(width: int, height: int, check_size: CheckSize) -> None:
     check_size(width, height)
 
 
-def _raster(content: bytes, at: int, count: int, dtype: str) -> np.ndarray:
+def _read_binary_samples(content: bytes, at: int, count: int, dtype: str) -> np.ndarray:
     import numpy as np
 
     size = count * np.dtype(dtype).itemsize
     if len(content) - at < size:
-        raise Damaged(
-            f"its pixels take {size:,} bytes, and {max(0, len(content) - at):,} are there"
-        )
+        raise Damaged(f"its pixels need {size:,} bytes, but it has {max(0, len(content) - at):,}")
     return np.frombuffer(content, dtype, count, at).astype(np.dtype(dtype).newbyteorder("="))
 
 
-def _words(content: bytes, at: int, count: int, *, bits: bool) -> np.ndarray:
+def _read_text_samples(content: bytes, at: int, count: int, *, bits: bool) -> np.ndarray:
     """Read `count` samples written as text, block by block: a list of all of them would take a
-    hundred times the file.
+    hundred times the file's size.
     """
     import numpy as np
 
-    # No sample is shorter than one byte, so what cannot be there is not allocated.
+    # No sample is shorter than one byte, so nothing that cannot be there is allocated.
     if len(content) - at < count:
-        raise Damaged(
-            f"it has {count:,} samples, and {len(content) - at:,} bytes are left for them"
-        )
+        raise Damaged(f"it has {count:,} samples, but only {len(content) - at:,} bytes for them")
     samples, done, rest = np.empty(count, "uint16"), 0, b""
     text = re.sub(rb"#[^\r\n]*", b" ", content[at:]) if b"#" in content[at:] else content[at:]
     for start in range(0, len(text), _BLOCK):
@@ -121,7 +117,7 @@ def _words(content: bytes, at: int, count: int, *, bits: bool) -> np.ndarray:
             unfinished = bool(words) and not block[-1:].isspace() and start + _BLOCK < len(text)
             rest = words.pop() if unfinished else b""
             words = words[: count - done]
-            if strange := next(
+            if invalid := next(
                 (
                     word
                     for word in words
@@ -129,7 +125,7 @@ def _words(content: bytes, at: int, count: int, *, bits: bool) -> np.ndarray:
                 ),
                 None,
             ):
-                raise Damaged(f"'{strange[:20].decode('ascii', 'replace')}' is not a sample")
+                raise Damaged(f"'{invalid[:20].decode('ascii', 'replace')}' is not a sample")
             values = np.array([int(word) for word in words], "uint16")
         samples[done : done + len(values)] = values
         done += len(values)
@@ -137,7 +133,7 @@ def _words(content: bytes, at: int, count: int, *, bits: bool) -> np.ndarray:
             return samples
         if len(rest) > 20:
             raise Damaged("a sample has more than 20 digits")
-    raise Damaged(f"it has {count:,} samples, and {done:,} are there")
+    raise Damaged(f"it should have {count:,} samples, but has {done:,}")
 
 
 def _pam(content: bytes, check_size: CheckSize) -> Decoded:
@@ -158,7 +154,7 @@ def _pam(content: bytes, check_size: CheckSize) -> Decoded:
         if not fields.get(key, b"").isdigit() or len(fields[key]) > 20:
             raise Damaged(f"its header has no {key.decode()}")
         numbers[key] = int(fields[key])
-    width, height, depth, most = numbers.values()
+    width, height, depth, max_value = numbers.values()
     _check(width, height, check_size)
     kind = fields.get(
         b"TUPLTYPE",
@@ -166,19 +162,21 @@ def _pam(content: bytes, check_size: CheckSize) -> Decoded:
     )
     if kind not in _TUPLES:
         raise Unsupported(
-            f"a PAM of {depth} channels of the kind '{kind[:40].decode('ascii', 'replace')}'; save"
+            f"a PAM with {depth} channels of the type '{kind[:40].decode('ascii', 'replace')}'; save"
             " it as grey or RGB, with or without alpha"
         )
-    if depth != _TUPLES[kind] or not 1 <= most <= 65535:
+    if depth != _TUPLES[kind] or not 1 <= max_value <= 65535:
         raise Damaged(
-            f"its header says {depth} channels, {kind.decode()} and {most} as the greatest value"
+            f"its header declares {depth} channels, {kind.decode()} and a maximum of {max_value}"
         )
-    samples = _raster(content, at, width * height * depth, "uint8" if most < 256 else ">u2")
-    if int(samples.max()) > most:
+    samples = _read_binary_samples(
+        content, at, width * height * depth, "uint8" if max_value < 256 else ">u2"
+    )
+    if int(samples.max()) > max_value:
         raise Damaged(
-            f"it has a value of {int(samples.max())}, and says that {most} is the greatest"
+            f"it has a value of {int(samples.max())}, above its declared maximum of {max_value}"
         )
-    pixels = rescale(samples, most).reshape(height, width, depth)
+    pixels = rescale(samples, max_value).reshape(height, width, depth)
     return Decoded(pixels) if depth in (1, 3) else Decoded(pixels[:, :, :-1], pixels[:, :, -1:])
 
 
@@ -190,7 +188,7 @@ def _pfm(content: bytes, at: int, width: int, height: int, channels: int) -> Dec
         scale = 0.0
     if not found or not scale or scale != scale:
         raise Damaged("its header has no scale")
-    pixels = _raster(
+    pixels = _read_binary_samples(
         content, found.end() + 1, width * height * channels, "<f4" if scale < 0 else ">f4"
     )
     return Decoded(pixels.reshape(height, width, channels)[::-1])  # the last row comes first

@@ -1,8 +1,8 @@
-"""Read pictures and masks, whatever their file holds, into the one form that crosses edges.
+"""Read picture and mask files of any format into the one form that nodes exchange.
 
-PNG, TIFF and the portable formats have readers of their own beside this module, for what Pillow
-leaves out or gets wrong there; Pillow decodes the rest. The number of pixels is
-checked before any of them is decoded.
+PNG, TIFF and the portable formats have their own readers in this plugin, for what Pillow omits or
+gets wrong there; Pillow decodes the rest. The number of pixels is checked before any of them is
+decoded.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from imagen_flow import File, Image, Mask, Range, node
 
-from .decoded import Damaged, Decoded, Unsupported, straighten
+from .decoded import Damaged, Decoded, Unsupported, unpremultiply
 
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
 
 FORMATS = ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-"""What Pillow decodes, in its names. A closed list: what decodes a stranger's file is chosen, not whatever is installed."""
+"""The formats that Pillow decodes, by its names. A closed list: which decoders read untrusted files is chosen here, not by what is installed."""
 
 MAX_PIXELS = 178_956_970
-"""Where Pillow itself refuses; no port can ask for more."""
+"""Pillow's own limit, and the upper limit of max_pixels."""
 
 
 @node("image.load", version=2, uses=("pillow",))
@@ -34,25 +34,25 @@ def load_image(
     """Load a picture from a file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM.
 
     Params:
-        max_pixels: refuse a picture with more, before decoding it.
+        max_pixels: refuse a larger picture, before decoding it.
 
     Outputs:
         the first frame or page, upright (EXIF orientation applied), in sRGB. Channels: grey stays
-        grey (1-bit too), colour, CMYK and L*a*b* become RGB, a palette becomes RGB,
-        alpha is kept and a transparent colour becomes alpha, straight. Depth: PNG, TIFF and PPM of
-        9 to 16 bits give 16 bits; floating point gives float32 as it stands, and TIFF of 32
-        bits float32 from 0 to 1; all else gives 8 bits. An embedded ICC profile is applied
-        (relative colorimetric), and PNG's and AVIF's code points (cICP, nclx); for 16 bits with a
-        profile of tables, CMYK above all, that gives 8 bits. PNG's gAMA and cHRM are not applied,
-        nor are the colorimetric fields of a TIFF without a profile.
+            grey (1-bit too); colour, CMYK, L*a*b* and palettes become RGB; alpha is kept, not
+            premultiplied, and a transparent colour becomes alpha. Depth: PNG, TIFF and PPM of 9 to
+            16 bits give 16 bits; floating point gives float32 unchanged, and TIFF of 32 bits
+            float32 from 0 to 1; everything else gives 8 bits. An embedded ICC profile is applied
+            (relative colorimetric), and the code points of PNG and AVIF (cICP, nclx); 16 bits with
+            a table-based profile, CMYK above all, become 8 bits. PNG's gAMA and cHRM are not
+            applied, nor are the colorimetric fields of a TIFF without a profile.
 
     Raises:
-        ValueError: not such a picture, of a kind that cannot be read rightly, damaged, too many
-            pixels, or NaN pixels; the message says which and how to mend it.
+        ValueError: the file is not such a picture, is of a kind that cannot be read correctly, is
+            damaged, has too many pixels, or has NaN pixels; the message says which and what to do.
 
     Source:
-        Pillow's `Image.open` and `ImageCms.profileToProfile`; the specifications that the modules
-        beside this one name.
+        Pillow's `Image.open` and `ImageCms.profileToProfile`; the specifications named in the other
+            modules of this plugin.
     """
     name = file.name or file.path.name
     return Image(_decoded(file.read_bytes(), name, max_pixels))
@@ -68,15 +68,15 @@ def load_mask(
     """Load a mask from a picture file: white is inside, black is outside.
 
     Params:
-        channel: what becomes the mask. ``auto`` takes alpha where some of it is transparent, else
-            the luminance.
-        max_pixels: refuse a picture with more, before decoding it.
+        channel: which channel becomes the mask. ``auto`` uses alpha if some of it is transparent,
+            else the luminance.
+        max_pixels: refuse a larger picture, before decoding it.
 
     Outputs:
         a mask of the picture's size and depth.
 
     Raises:
-        ValueError: as `image.load`; or ``alpha`` is asked for and there is none.
+        ValueError: as `image.load`; or ``alpha`` is requested and there is none.
 
     Source:
         luminance by ITU-R BT.601, as Pillow's mode ``L``.
@@ -89,8 +89,8 @@ def load_mask(
     has_alpha = pixels.shape[2] in (2, 4)
     if channel == "alpha" and not has_alpha:
         raise ValueError(
-            f"port 'channel' asks for alpha, and '{name}' has none; write channel: luminance, or"
-            " give a picture with alpha"
+            f"port 'channel' is alpha, but '{name}' has none; set channel: luminance, or"
+            " use a picture with alpha"
         )
     if channel == "alpha" or (
         channel == "auto" and has_alpha and bool((pixels[:, :, -1] < full).any())
@@ -98,11 +98,11 @@ def load_mask(
         return Mask(pixels[:, :, -1])
     if pixels.shape[2] < 3:
         return Mask(pixels[:, :, 0])
-    weighed = pixels[:, :, :3].astype("float64") @ np.array([0.299, 0.587, 0.114])
+    weighted = pixels[:, :, :3].astype("float64") @ np.array([0.299, 0.587, 0.114])
     return Mask(
-        weighed.astype("float32")
+        weighted.astype("float32")
         if pixels.dtype == "float32"
-        else np.floor(weighed + 0.5).astype(pixels.dtype)
+        else np.floor(weighted + 0.5).astype(pixels.dtype)
     )
 
 
@@ -112,16 +112,18 @@ def _decoded(content: bytes, name: str, max_pixels: int) -> np.ndarray:
     from .profiles import convert
 
     if not content:
-        raise ValueError(f"'{name}' is empty; was it copied whole?")
+        raise ValueError(f"'{name}' is empty; was it copied completely?")
     try:
-        with np.errstate(all="ignore"):  # what a file's numbers come to is looked at below
+        with np.errstate(all="ignore"):  # invalid results are checked below
             found = _read(content, name, max_pixels)
             pixels = convert(found.colours, found.profile, found.cicp)
             if found.alpha is not None:
                 pixels = np.concatenate(
                     [
                         pixels,
-                        found.alpha if found.alpha.dtype == pixels.dtype else _eight(found.alpha),
+                        found.alpha
+                        if found.alpha.dtype == pixels.dtype
+                        else _to_8_bits(found.alpha),
                     ],
                     axis=2,
                 )
@@ -133,7 +135,7 @@ def _decoded(content: bytes, name: str, max_pixels: int) -> np.ndarray:
         ) from damaged
     if pixels.dtype == "float32" and not np.isfinite(pixels).all():
         raise ValueError(f"'{name}' has NaN or infinite pixels; export it again without them")
-    return _upright(pixels, found.orientation)
+    return _apply_orientation(pixels, found.orientation)
 
 
 def _read(content: bytes, name: str, max_pixels: int) -> Decoded:
@@ -160,13 +162,13 @@ def _read(content: bytes, name: str, max_pixels: int) -> Decoded:
     ):
         return found
     with warnings.catch_warnings():
-        # Pillow warns of metadata that no pixel depends on, and of a number of pixels of its own;
-        # ours is checked.
+        # Pillow warns about metadata that no pixel depends on, and about its own pixel limit; ours
+        # is checked.
         warnings.simplefilter("ignore")
-        return _by_pillow(content, name, max_pixels)
+        return _read_by_pillow(content, name, max_pixels)
 
 
-def _eight(samples: np.ndarray) -> np.ndarray:
+def _to_8_bits(samples: np.ndarray) -> np.ndarray:
     return ((samples.astype("uint32") + 128) // 257).astype("uint8")
 
 
@@ -177,23 +179,23 @@ def _opened(content: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
 
     try:
         picture = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
-    except PIL.UnidentifiedImageError as unknown:
+    except PIL.UnidentifiedImageError as error:
         if (bits := _bits_of_jpeg(content)) not in (0, 8):
             raise Unsupported(
-                f"a JPEG of {bits} bits a channel, and only 8 can be read; save it as PNG or TIFF"
-            ) from unknown
+                f"a JPEG of {bits} bits per channel, and only 8 can be read; save it as PNG or TIFF"
+            ) from error
         raise ValueError(
-            f"'{name}' is not a picture that can be read ({_kind(content)}); give PNG, JPEG, WebP,"
+            f"'{name}' is not a readable picture ({_kind(content)}); use PNG, JPEG, WebP,"
             " TIFF, BMP, GIF, AVIF or PPM, or copy the file again if it is damaged"
-        ) from unknown
-    except PIL.Image.DecompressionBombError as bomb:
-        count = re.search(r"\d+", str(bomb))
+        ) from error
+    except PIL.Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
         raise ValueError(
             _too_many(name, int(count[0]) if count else MAX_PIXELS + 1, max_pixels)
-        ) from bomb
+        ) from error
     except MemoryError:
         raise
-    except Exception as error:  # A damaged file makes Pillow's readers raise almost anything.
+    except Exception as error:  # A damaged file can make Pillow's readers raise almost anything.
         if "unsupported" in str(error).lower():
             raise Unsupported(
                 f"of a kind that cannot be read ({_reason(error)}); save it as PNG"
@@ -275,7 +277,7 @@ def _format(content: bytes) -> str:
     )
 
 
-def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
+def _read_by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
     import numpy as np
 
     picture = _opened(content, name, max_pixels)
@@ -300,7 +302,7 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
     elif picture.format == "AVIF" and not profile:
         cicp = _code_points_of_avif(content)
     mode, premultiplied = picture.mode, picture.mode in ("La", "RGBa")
-    clear = "transparency" in picture.info or (
+    has_transparency = "transparency" in picture.info or (
         mode == "P" and picture.palette is not None and picture.palette.mode == "RGBA"
     )
     if premultiplied:
@@ -312,7 +314,7 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
             if mode == "CMYK"
             else (
                 ("LA" if grey else "RGBA")
-                if clear or mode in ("LA", "RGBA", "PA")
+                if has_transparency or mode in ("LA", "RGBA", "PA")
                 else "L"
                 if grey
                 else "RGB"
@@ -321,8 +323,8 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
         pixels = np.array(picture if mode == wanted else picture.convert(wanted))
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if extents is not None and tuple(extents) != (0, 0, *picture.size):
-        # The first frame covers a part of the picture. The rest is transparent, as every browser
-        # has it; Pillow fills it with the first colour.
+        # The first frame covers a part of the picture. The rest is transparent, as in every
+        # browser; Pillow fills it with the first colour.
         outside = np.ones((*pixels.shape[:2], 1), "bool")
         outside[extents[1] : extents[3], extents[0] : extents[2]] = False
         alpha = pixels[:, :, -1:] if pixels.shape[2] in (2, 4) else np.uint8(255)
@@ -337,12 +339,16 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
         return Decoded(pixels, None, profile, cicp, orientation)
     colours, alpha = pixels[:, :, :-1], pixels[:, :, -1:]
     return Decoded(
-        straighten(colours, alpha) if premultiplied else colours, alpha, profile, cicp, orientation
+        unpremultiply(colours, alpha) if premultiplied else colours,
+        alpha,
+        profile,
+        cicp,
+        orientation,
     )
 
 
 def _profile_of_bmp(content: bytes) -> bytes:
-    """Give the ICC profile that the fifth version of the header may name; Pillow does not."""
+    """Give the ICC profile that version 5 of the header may contain; Pillow does not."""
     size, kind = int.from_bytes(content[14:18], "little"), content[70:74]
     at, length = (
         int.from_bytes(content[126:130], "little"),
@@ -352,8 +358,8 @@ def _profile_of_bmp(content: bytes) -> bytes:
 
 
 def _code_points_of_avif(content: bytes) -> tuple[int, int] | None:
-    """Give primaries and transfer from the box of colour information, which lies in the metadata
-    before the pixels.
+    """Give primaries and transfer from the colour information box, which is in the metadata before
+    the pixels.
     """
     at = content.find(b"colrnclx", 0, 1 << 16)
     return (
@@ -366,8 +372,8 @@ def _code_points_of_avif(content: bytes) -> tuple[int, int] | None:
     )
 
 
-def _upright(pixels: np.ndarray, orientation: object) -> np.ndarray:
-    """Turn and mirror as EXIF's orientation (tag 0x0112, values 1 to 8) asks."""
+def _apply_orientation(pixels: np.ndarray, orientation: object) -> np.ndarray:
+    """Rotate and mirror according to EXIF's orientation (tag 0x0112, values 1 to 8)."""
     import numpy as np
 
     if orientation in (5, 6, 7, 8):

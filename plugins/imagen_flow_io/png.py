@@ -1,11 +1,11 @@
-"""Read a PNG: the chunks here, the pixels by Pillow.
+"""Read a PNG: the chunks here, the pixels with Pillow.
 
-Pillow looks at no check sum of the pixels, fails over metadata that has nothing to do with them,
-and gives 8 bits of 16-bit colour. So it is handed what makes the pixels and nothing
-else, after that was checked; twice, if the depth is 16.
+Pillow does not verify the checksum of the pixels, fails on metadata that has nothing to do with
+them, and reduces 16-bit colour to 8 bits. So it is given only the chunks that make up the pixels,
+after they were checked; twice for a depth of 16.
 
 Source: Portable Network Graphics (W3C, Third Edition), sections 5 (chunks), 11 (their contents) and
-    13 (decoders).
+13 (decoders).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _MAX_CHUNKS = 100_000
 _MAX_PROFILE = 64 << 20
 _MAX_TEXT = 16 << 20
 _PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"iCCP", b"cICP")
-"""Chunks that decide how the picture looks: damage in one of them is not passed over."""
+"""Chunks that determine how the picture looks: damage in one of them is not ignored."""
 
 _OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 """Pillow's raw modes that keep the upper bytes of 16-bit colour, and those that keep the lower ones instead."""
 
 
 def read_png(content: bytes, check_size: CheckSize) -> Decoded:
-    """Decode the picture, of an animated one the still.
+    """Decode the picture, or the still image of an animated one.
 
     Raises:
         Damaged, Unsupported: see there.
@@ -58,7 +58,7 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
         or filtering
         or interlace > 1
     ):
-        raise Damaged("its header makes no sense")
+        raise Damaged("its header is invalid")
     check_size(width, height)
     if not pixels:
         raise Damaged("it has no pixels")
@@ -70,13 +70,13 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
     bare = [_chunk(b"IHDR", chunks[b"IHDR"])]
     if kind == 3:
         if not palette or len(palette) % 3 or len(palette) > 768:
-            raise Damaged("its palette is missing or makes no sense")
+            raise Damaged("its palette is missing or invalid")
         bare.append(_chunk(b"PLTE", palette))
     whole = b"".join(
         (SIGNATURE, *bare, *(_chunk(b"IDAT", part) for part in pixels), _chunk(b"IEND", b""))
     )
     try:
-        found = _samples(whole, depth, kind)
+        found = _read_samples(whole, depth, kind)
     except (OSError, SyntaxError, ValueError) as error:  # a row's filter that does not exist
         raise Damaged(str(error).rstrip(".")) from error
 
@@ -115,8 +115,8 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
 
 
 def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]:
-    """Give the first chunk of each kind, by kind (texts by kind and keyword), the contents of those
-    that hold pixels, and whether the file ends in one of these.
+    """Give the first chunk of each kind (texts by kind and keyword), the contents of those that
+    hold pixels, and whether the file ends within one of these.
     """
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
@@ -131,7 +131,7 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]
         if length > 0x7FFFFFFF or not kind.isalpha():
             if pixels:
                 break  # likewise
-            raise Damaged("a chunk makes no sense")
+            raise Damaged("a chunk is invalid")
         if kind == b"IEND":
             break
         if len(content) - at - 12 < length:
@@ -141,27 +141,26 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]
                 kind == b"IDAT"
             ):  # the check sum at the end of what is compressed tells whether pixels are missing, or only what is behind them
                 return found, [*pixels, view[at + 8 :]], True
-            raise Damaged(f"it ends in the middle of its chunk {kind.decode()}")
+            raise Damaged(f"it ends within its chunk {kind.decode()}")
         sound = zlib.crc32(view[at + 4 : at + 8 + length]) == int.from_bytes(
             view[at + 8 + length : at + 12 + length], "big"
         )
         if not sound and (kind in _PIXELS or kind[:1].isupper()):
-            raise Damaged(f"the check sum of its chunk {kind.decode()} is wrong")
+            raise Damaged(f"the checksum of its chunk {kind.decode()} is wrong")
         if kind == b"IDAT":
             pixels.append(view[at + 8 : at + 8 + length])
         else:
             others += 1
             if others > _MAX_CHUNKS:
-                raise Damaged(f"it has more than {_MAX_CHUNKS:,} chunks that hold no pixels")
+                raise Damaged(f"it has more than {_MAX_CHUNKS:,} chunks without pixels")
             if kind == b"CgBI":
                 raise Unsupported(
-                    "a PNG in Apple's own form (CgBI), which other programs cannot read; save it as"
+                    "a PNG in Apple's own format (CgBI), which other programs cannot read; save it as"
                     " a plain PNG"
                 )
             if kind[:1].isupper() and kind not in _PIXELS:
                 raise Unsupported(
-                    f"a PNG with a chunk {kind.decode()} that no reader may pass over and that is"
-                    " not known; save it as a plain PNG"
+                    f"a PNG with an unknown critical chunk {kind.decode()}; save it as a plain PNG"
                 )
             body = content[at + 8 : at + 8 + length] if kind in (*_PIXELS, b"eXIf") else b""
             if kind in (b"tEXt", b"zTXt", b"iTXt"):
@@ -180,7 +179,7 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]
 
 
 def _raw_size(width: int, height: int, bits: int, interlace: int) -> int:
-    """Count the bytes that the pixels have before compression: each row and its filter's number."""
+    """Count the bytes of the pixels before compression: each row and its filter byte."""
     passes = [(0, 0, 1, 1)]
     if interlace:
         passes = [
@@ -201,7 +200,7 @@ def _raw_size(width: int, height: int, bits: int, interlace: int) -> int:
 
 
 def _check_stream(pixels: list[memoryview], size: int, *, cut: bool) -> None:
-    """Unpack all of the pixels, keeping nothing, up to the check sum at their end."""
+    """Decompress all pixels up to the checksum at their end, keeping nothing."""
     unpacker = zlib.decompressobj()
     done = 0
     try:
@@ -221,14 +220,14 @@ def _check_stream(pixels: list[memoryview], size: int, *, cut: bool) -> None:
             f"its compressed pixels are damaged: {str(error).removeprefix('Error ')}"
         ) from error
     if cut and not unpacker.eof:
-        raise Damaged("it ends in the middle of its chunk IDAT")
+        raise Damaged("it ends within its chunk IDAT")
     if done < size:
-        raise Damaged(f"its pixels take {size:,} bytes, and {done:,} are there")
+        raise Damaged(f"its pixels need {size:,} bytes, but it has {done:,}")
 
 
-def _samples(whole: bytes, depth: int, kind: int) -> np.ndarray:
-    """Give all samples, (height, width, channels): indices as they are, others over the whole of 8
-    or 16 bits.
+def _read_samples(whole: bytes, depth: int, kind: int) -> np.ndarray:
+    """Give all samples, (height, width, channels): palette indexes unchanged, others over the whole
+    range of 8 or 16 bits.
     """
     import numpy as np
     from PIL.PngImagePlugin import PngImageFile
@@ -257,9 +256,9 @@ def _samples(whole: bytes, depth: int, kind: int) -> np.ndarray:
 
 
 def _profile(body: bytes) -> bytes:
-    """Unpack an ICC profile; what cannot be unpacked is as good as none."""
+    """Decompress an ICC profile; empty if that fails."""
     name, _, packed = body.partition(b"\0")
-    return _inflated(packed[1:], _MAX_PROFILE) if len(name) <= 79 and packed[:1] == b"\0" else b""
+    return _inflate(packed[1:], _MAX_PROFILE) if len(name) <= 79 and packed[:1] == b"\0" else b""
 
 
 def _metadata(chunks: dict[bytes, bytes]) -> tuple[bytes, bytes]:
@@ -269,7 +268,7 @@ def _metadata(chunks: dict[bytes, bytes]) -> tuple[bytes, bytes]:
         for keyword in (b"Raw profile type exif", b"Raw profile type APP1"):
             text = chunks.get(b"tEXt " + keyword, b"").partition(b"\0")[2]
             packed = chunks.get(b"zTXt " + keyword, b"").partition(b"\0")[2]
-            text = text or _inflated(packed[1:], _MAX_TEXT)
+            text = text or _inflate(packed[1:], _MAX_TEXT)
             # A name, a length, then the bytes in hexadecimal.
             try:
                 exif = exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
@@ -278,14 +277,14 @@ def _metadata(chunks: dict[bytes, bytes]) -> tuple[bytes, bytes]:
     body = chunks.get(b"iTXt XML:com.adobe.xmp", b"").partition(b"\0")[2]
     xmp = body[2:].split(b"\0", 2)[-1]
     if body[:1] == b"\1":
-        xmp = _inflated(xmp, _MAX_TEXT)
+        xmp = _inflate(xmp, _MAX_TEXT)
     return exif.removeprefix(b"Exif\0\0"), xmp
 
 
-def _inflated(packed: bytes, most: int) -> bytes:
+def _inflate(packed: bytes, max_value: int) -> bytes:
     unpacker = zlib.decompressobj()
     try:
-        data = unpacker.decompress(packed, most)
+        data = unpacker.decompress(packed, max_value)
     except zlib.error:
         return b""
     return data if unpacker.eof else b""

@@ -29,7 +29,7 @@ _XYZ_OF_SRGB = (
     (0.2225045, 0.7168786, 0.0606169),
     (0.0139322, 0.0971045, 0.7141733),
 )
-"""Linear sRGB to XYZ under D50 (adapted by Bradford's method, as in a profile of sRGB)."""
+"""Linear sRGB to XYZ under D50 (Bradford adaptation, as in an sRGB profile)."""
 
 _PRIMARIES = {
     1: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060)),  # BT.709, sRGB
@@ -39,7 +39,7 @@ _PRIMARIES = {
     9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),  # BT.2020
     12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),  # Display P3
 }
-"""Chromaticities of red, green and blue; all of these have D65 as their white."""
+"""Chromaticities of red, green and blue; the white point is D65 in all of them."""
 
 _BATCH = 1 << 20
 
@@ -47,7 +47,7 @@ Curve = Callable[["np.ndarray"], "np.ndarray"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Shaper:
+class _MatrixProfile:
     """A colour space of curves and a matrix: linear = curve(value), linear sRGB = matrix @ linear.
     Without a matrix it is grey.
     """
@@ -55,7 +55,7 @@ class _Shaper:
     curves: tuple[Curve, ...]
     matrix: np.ndarray | None
     bounded: bool = False
-    """Whether a curve is a table, which ends at 1."""
+    """Whether a curve is a table, whose last entry is 1."""
 
     def apply(self, colours: np.ndarray) -> np.ndarray:
         """Convert grey or RGB of any depth to sRGB of equal depth. Floating point keeps what lies
@@ -92,7 +92,7 @@ class _Shaper:
         return out
 
     def changes_something(self) -> bool:
-        """Whether any colour of a lattice moves by more than a level of 8 bits."""
+        """Tell whether any colour of a lattice moves by more than one level of 8 bits."""
         import numpy as np
 
         steps = np.arange(0, 65536, 4369, dtype="uint16")
@@ -117,14 +117,14 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
     import numpy as np
 
     if cicp is not None and colours.shape[2] != 4:
-        shaper = _of_cicp(*cicp)
+        shaper = _from_cicp(*cicp)
         if shaper is not None:
             return shaper.apply(colours) if shaper.changes_something() else colours
     if profile:
         if (
             colours.dtype != "uint8"
             and colours.shape[2] != 4
-            and (parsed := _parsed(profile)) is not None
+            and (parsed := _parse_matrix_profile(profile)) is not None
         ):
             if parsed.matrix is None and colours.shape[2] == 3:
                 return colours  # the profile of a grey picture
@@ -134,7 +134,7 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
                     " ends; convert it to sRGB or to a linear profile first"
                 )
             return parsed.apply(colours) if parsed.changes_something() else colours
-        opened = _opened(profile, colours.shape[2])
+        opened = _open_profile(profile, colours.shape[2])
         if opened is not None:
             if colours.dtype == "float32":
                 raise Unsupported(
@@ -156,7 +156,7 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
                     " which 8 bits cannot hold; convert it to sRGB or to another profile first"
                 )
             if colours.shape[2] == 4 or not _is_srgb(opened, eight.shape[2]):
-                converted = _by_lcms(eight, opened)
+                converted = _convert_by_lcms(eight, opened)
                 if converted is not None:
                     return converted
     if colours.shape[2] != 4:
@@ -205,7 +205,7 @@ def srgb_from_lab(lab: np.ndarray, *, offset: bool) -> np.ndarray:
 
 
 def _encode(linear: np.ndarray) -> np.ndarray:
-    """Apply sRGB's curve to light, mirrored below 0."""
+    """Apply sRGB's curve to linear light, mirrored below 0."""
     import numpy as np
 
     size = np.abs(linear)
@@ -228,11 +228,10 @@ def _values(curve: Curve, values: np.ndarray) -> np.ndarray:
         return np.copysign(curve(np.abs(values)), values)
 
 
-# -- code points
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- code points
 
 
-def _of_cicp(primaries: int, transfer: int) -> _Shaper | None:
+def _from_cicp(primaries: int, transfer: int) -> _MatrixProfile | None:
     """Give the colour space of two code points of H.273; None where they say nothing that can be
     applied.
     """
@@ -257,8 +256,10 @@ def _of_cicp(primaries: int, transfer: int) -> _Shaper | None:
     }.get(transfer)
     if curve is None or primaries not in _PRIMARIES:
         return None
-    matrix = np.linalg.inv(_light(*_PRIMARIES[1])) @ _light(*_PRIMARIES[primaries])
-    return _Shaper((curve,) * 3, matrix)
+    matrix = np.linalg.inv(_primaries_matrix(*_PRIMARIES[1])) @ _primaries_matrix(
+        *_PRIMARIES[primaries]
+    )
+    return _MatrixProfile((curve,) * 3, matrix)
 
 
 def _power(gamma: float) -> Curve:
@@ -267,7 +268,7 @@ def _power(gamma: float) -> Curve:
     return lambda value: np.power(value, gamma)
 
 
-def _light(*primaries: tuple[float, float]) -> np.ndarray:
+def _primaries_matrix(*primaries: tuple[float, float]) -> np.ndarray:
     """Give the matrix from linear RGB of these primaries, under D65, to XYZ."""
     import numpy as np
 
@@ -276,11 +277,10 @@ def _light(*primaries: tuple[float, float]) -> np.ndarray:
     return np.asarray(columns * np.linalg.solve(columns, white))
 
 
-# -- ICC profiles of curves and a matrix
-# ---------------------------------------------------------------------------------------------
+# ---- ICC profiles of curves and a matrix
 
 
-def _parsed(profile: bytes) -> _Shaper | None:
+def _parse_matrix_profile(profile: bytes) -> _MatrixProfile | None:
     """Read a grey or RGB profile of curves and a matrix; None where it is of another kind or
     damaged.
     """
@@ -299,8 +299,8 @@ def _parsed(profile: bytes) -> _Shaper | None:
             return None
         if space == b"GRAY" and connection in (b"XYZ ", b"Lab "):
             curve = _curve(tags[b"kTRC"])
-            return _sound(
-                _Shaper(
+            return _if_finite(
+                _MatrixProfile(
                     (curve if connection == b"XYZ " else _from_lightness(curve),),
                     None,
                     _is_table(tags[b"kTRC"]),
@@ -321,13 +321,17 @@ def _parsed(profile: bytes) -> _Shaper | None:
         ).all():  # rounded in 16 bits: what is white is to come out white
             columns = columns * (np.array(_D50) / white)[:, None]
         bounded = any(_is_table(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC"))
-        return _sound(_Shaper(curves, np.linalg.inv(np.array(_XYZ_OF_SRGB)) @ columns, bounded))
+        return _if_finite(
+            _MatrixProfile(curves, np.linalg.inv(np.array(_XYZ_OF_SRGB)) @ columns, bounded)
+        )
     except (struct.error, KeyError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
         return None
 
 
-def _sound(shaper: _Shaper) -> _Shaper | None:
-    """Pass on what gives finite light for every value: the numbers of a profile may be anything."""
+def _if_finite(shaper: _MatrixProfile) -> _MatrixProfile | None:
+    """Return a profile that gives finite light for every value, else None: its numbers may be
+    anything.
+    """
     import numpy as np
 
     return (
@@ -344,7 +348,7 @@ def _is_table(tag: bytes) -> bool:
 
 
 def _from_lightness(curve: Curve) -> Curve:
-    """Grey may be measured in L* instead of light."""
+    """Convert a grey curve measured in L* to one in light."""
     import numpy as np
 
     def light(value: np.ndarray) -> np.ndarray:
@@ -388,11 +392,10 @@ def _curve(tag: bytes) -> Curve:
     )
 
 
-# -- ICC profiles of any kind, in 8 bits
-# ---------------------------------------------------------------------------------------------
+# ---- ICC profiles of any kind, in 8 bits
 
 
-def _opened(profile: bytes, channels: int) -> ImageCmsProfile | None:
+def _open_profile(profile: bytes, channels: int) -> ImageCmsProfile | None:
     """Open a profile, unless it is of no use for pictures of so many channels. A grey picture may
     carry the RGB profile of the program's documents.
     """
@@ -419,24 +422,26 @@ def _is_srgb(profile: ImageCmsProfile, channels: int) -> bool:
         lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(
             64, 64, 3
         )
-    converted = _by_lcms(lattice, profile)
+    converted = _convert_by_lcms(lattice, profile)
     return converted is None or bool(np.abs(converted.astype("int32") - lattice).max() <= 1)
 
 
 def _is_steep(profile: ImageCmsProfile, channels: int) -> bool:
-    """Whether steps of 8 bits would show: linear light puts the first of them at 13 levels of sRGB."""
+    """Tell whether steps of 8 bits would be visible: linear light maps the first of them to 13
+    levels of sRGB.
+    """
     import numpy as np
 
     greys = np.repeat(np.arange(256, dtype="uint8").reshape(16, 16, 1), channels, axis=2)
-    converted = _by_lcms(greys, profile)
+    converted = _convert_by_lcms(greys, profile)
     return (
         converted is not None
         and int(np.abs(np.diff(converted.reshape(256, -1).astype("int32"), axis=0)).max()) > 6
     )
 
 
-def _by_lcms(colours: np.ndarray, profile: ImageCmsProfile) -> np.ndarray | None:
-    """Convert 8-bit grey, RGB or CMYK; None where the profile cannot be applied."""
+def _convert_by_lcms(colours: np.ndarray, profile: ImageCmsProfile) -> np.ndarray | None:
+    """Convert 8-bit grey, RGB or CMYK; None if the profile cannot be applied."""
     import numpy as np
     from PIL import ImageCms
 

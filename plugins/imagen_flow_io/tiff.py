@@ -1,16 +1,14 @@
-"""Read the first picture of a TIFF or BigTIFF: any depth, byte order, arrangement and predictor, as
-the file means it.
+"""Read the first picture of a TIFF or BigTIFF: any depth, byte order, layout and predictor.
 
-Pillow knows a list of combinations, and guesses outside of it. So the directory is read and the
-samples are put together here; Pillow's libtiff unpacks what Python does not (LZW,
-PackBits, Zstandard), and decodes what is a picture of its own, JPEG and fax, where the directory
-says that it can.
+Pillow only knows certain combinations, and guesses for others. So the directory is read and the
+samples are assembled here; Pillow's libtiff decompresses what Python does not (LZW, PackBits,
+Zstandard), and decodes what is a picture of its own, JPEG and fax, if the directory allows it.
 
-No number of the directory is believed: whatever is read lies inside the file, and what a picture
-takes in memory is checked before it is taken.
+No number in the directory is trusted: everything that is read must be inside the file, and the
+memory of a picture is checked before it is allocated.
 
 Source: TIFF 6.0 (Adobe, 1992) by its sections; Adobe's TIFF Technical Notes 1 to 3 (floating-point
-    predictor in Note 3); BigTIFF as libtiff describes it.
+predictor in Note 3); BigTIFF as libtiff describes it.
 """
 
 from __future__ import annotations
@@ -22,7 +20,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .decoded import CheckSize, Damaged, Decoded, Unsupported, orientation_of, rescale, straighten
+from .decoded import (
+    CheckSize,
+    Damaged,
+    Decoded,
+    Unsupported,
+    orientation_of,
+    rescale,
+    unpremultiply,
+)
 from .profiles import srgb_from_lab
 
 if TYPE_CHECKING:
@@ -72,20 +78,20 @@ _BY_LIBTIFF = {5: "LZW", 32773: "PackBits", 50000: "Zstandard"}
 _DEFLATE = (8, 32946)
 _LZMA = 34925
 _LZMA_MEMORY = 256 << 20
-"""What unpacking may take: the header of the data says how much it wants. The strongest usual setting wants 65 MB."""
+"""The most memory for LZMA; the data declare how much they need. The strongest common setting needs 65 MB."""
 _PICTURES = (2, 3, 4, 6, 7, 32771)
-"""Compressions that hold pictures, not bytes: Pillow decodes the whole file."""
+"""Compressions of pictures rather than bytes: Pillow decodes the whole file."""
 
 _RATIOS = {1: 1, 5: 1400, 32773: 64, _LZMA: 1 << 16, 50000: 1 << 16}
-"""To how many bytes one can unpack at most (1,032 with Deflate): what promises more is refused before any memory is taken."""
+"""The largest compression ratio (1,032 with Deflate): a file that claims more is refused before memory is allocated."""
 
 _SIGNED = (
-    "a TIFF of signed integers, for which no value is agreed to be white; save it as unsigned"
+    "a TIFF of signed integers, for which there is no agreed white; save it as unsigned"
     " integers or as floating point"
 )
 _MAX_SAMPLES = 32
 _BYTES_A_PIXEL = 16
-"""What a picture may take, in bytes for each pixel that is allowed: RGBA as float32."""
+"""The memory of a picture, in bytes per allowed pixel: RGBA as float32."""
 
 _BATCH = 16 << 20
 _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
@@ -93,7 +99,7 @@ _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """The fields of the first directory: by tag, (type, count, where the values begin)."""
+    """The fields of the first directory: by tag, (type, count, offset of the values)."""
 
     content: bytes
     order: str
@@ -101,7 +107,7 @@ class _Directory:
     fields: dict[int, tuple[int, int, int]]
 
     def numbers(self, tag: int) -> np.ndarray:
-        """Give a field's integers; none where there is no such field."""
+        """Give a field's integers; empty if there is no such field."""
         import numpy as np
 
         if tag not in self.fields:
@@ -111,7 +117,7 @@ class _Directory:
             raise Damaged(f"its field {tag} is not an integer")
         dtype = np.dtype(self.order + _NUMBERS[kind])
         if count * dtype.itemsize > len(self.content) - at:
-            raise Damaged(f"its field {tag} lies outside the file")
+            raise Damaged(f"its field {tag} is outside the file")
         return np.frombuffer(self.content, dtype, count, at)
 
     def number(self, tag: int, default: int | None = None) -> int:
@@ -123,10 +129,10 @@ class _Directory:
         return int(found[0])
 
     def ratios(self, tag: int) -> list[float]:
-        """Give a field's fractions; none where there is no such field."""
+        """Give a field's fractions; empty if there is no such field."""
         kind, count, at = self.fields.get(tag, (5, 0, 0))
         if kind != 5 or count > 64 or at + 8 * count > len(self.content):
-            raise Damaged(f"its field {tag} holds no fractions")
+            raise Damaged(f"its field {tag} contains no fractions")
         numbers = struct.unpack_from(f"{self.order}{2 * count}I", self.content, at)
         return [
             above / below if below else 0.0
@@ -134,7 +140,7 @@ class _Directory:
         ]
 
     def raw(self, tag: int) -> bytes:
-        """Give a field of bytes; nothing where there is none or it lies outside the file."""
+        """Give a field of bytes; empty if there is none or it is outside the file."""
         kind, count, at = self.fields.get(tag, (1, 0, 0))
         return (
             self.content[at : at + count]
@@ -145,7 +151,7 @@ class _Directory:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How samples lie in the file."""
+    """How samples are stored in the file."""
 
     width: int
     height: int
@@ -161,11 +167,11 @@ class _Layout:
     tiled: bool
 
     @property
-    def across(self) -> int:
+    def pieces_across(self) -> int:
         return -(-self.width // self.tile[0])
 
     @property
-    def down(self) -> int:
+    def pieces_down(self) -> int:
         return -(-self.height // self.tile[1])
 
     @property
@@ -174,7 +180,7 @@ class _Layout:
 
 
 def is_tiff(content: bytes) -> bool:
-    """Whether this is the beginning of a TIFF or BigTIFF."""
+    """Tell whether a file starts like a TIFF or BigTIFF."""
     return content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -197,10 +203,10 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
     samples = directory.number(277, 1)
     if not 1 <= samples <= _MAX_SAMPLES:
         raise Unsupported(
-            f"a TIFF of {samples} channels, and up to {_MAX_SAMPLES} can be read; save it as grey"
+            f"a TIFF of {samples} channels; up to {_MAX_SAMPLES} can be read; save it as grey"
             " or RGB"
         )
-    bits = _equal(directory.numbers(258), 1, samples, "bits")
+    bits = _common_value(directory.numbers(258), 1, samples, "bits")
     compression, photometric = directory.number(259, 1), directory.number(262, -1)
     if photometric < 0:
         raise Unsupported(
@@ -217,7 +223,7 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
             f"a TIFF compressed by {named or f'method {compression}'}, which cannot be read; save"
             " it with LZW or Deflate compression"
         )
-    form = _form(directory, samples, bits)
+    form = _sample_format(directory, samples, bits)
     colours, alpha, premultiplied = _channels(directory, photometric, samples)
     if photometric in (0, 3) and form == 3:
         raise Unsupported(
@@ -241,16 +247,16 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
         )
 
     wanted = [*range(colours), *([] if alpha is None else [alpha])]
-    found = _samples(content, directory, layout, wanted, max_pixels)
-    most = (1 << bits) - 1
+    found = _read_samples(content, directory, layout, wanted, max_pixels)
+    max_value = (1 << bits) - 1
     if form == 2:
         signed = found.view("int32")
         if signed.min() < 0 or signed.max() > 65535:
             raise Unsupported(_SIGNED)
-        found, form, most = signed.astype("uint16"), 1, 65535
+        found, form, max_value = signed.astype("uint16"), 1, 65535
     pixels = found[:, :, :colours]
     if photometric == 0:
-        pixels = pixels.dtype.type(most) - pixels
+        pixels = pixels.dtype.type(max_value) - pixels
     opacity = found[:, :, colours:] if alpha is not None else None
     if form == 1:
         if photometric == 3:
@@ -258,14 +264,14 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
         elif photometric in (8, 9):
             pixels = srgb_from_lab(pixels, offset=photometric == 9)
         else:
-            pixels = rescale(pixels, most)
-        opacity = None if opacity is None else rescale(opacity, most, pixels.dtype.name)
+            pixels = rescale(pixels, max_value)
+        opacity = None if opacity is None else rescale(opacity, max_value, pixels.dtype.name)
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             pixels = pixels.astype("float32", copy=False)
             opacity = None if opacity is None else opacity.astype("float32", copy=False)
     if premultiplied and opacity is not None:
-        pixels = straighten(pixels, opacity)
+        pixels = unpremultiply(pixels, opacity)
         if form == 1 and pixels.dtype == "float32":
             pixels = np.minimum(pixels, np.float32(1))
     profile = b"" if photometric in (8, 9) else directory.raw(34675)
@@ -327,7 +333,7 @@ def _read_directory(content: bytes) -> _Directory:
         struct.error,
         OverflowError,
     ):  # an offset beyond the file, or beyond what an index can be
-        raise Damaged("its directory lies outside the file") from None
+        raise Damaged("its directory is outside the file") from None
     return _Directory(content, order, big, fields)
 
 
@@ -351,12 +357,12 @@ def _refuse_raw(directory: _Directory) -> None:
         raise Unsupported(f"a TIFF that is {named}, which cannot be read; save it as grey or RGB")
 
 
-def _equal(values: np.ndarray, default: int, samples: int, what: str) -> int:
-    """Give the number that all samples share; other programs may write it once for all of them."""
+def _common_value(values: np.ndarray, default: int, samples: int, what: str) -> int:
+    """Give the value that all samples share; other programs may write it once for all of them."""
     if not len(values):
         return default
     if len(values) < samples and len(values) != 1:
-        raise Damaged(f"it has {samples} channels, and says the {what} of {len(values)}")
+        raise Damaged(f"it has {samples} channels, but declares the {what} of {len(values)}")
     kinds = sorted({int(value) for value in values[:samples]})
     if len(kinds) > 1:
         raise Unsupported(
@@ -366,8 +372,8 @@ def _equal(values: np.ndarray, default: int, samples: int, what: str) -> int:
     return kinds[0]
 
 
-def _form(directory: _Directory, samples: int, bits: int) -> int:
-    form = _equal(directory.numbers(339), 1, samples, "sample format")
+def _sample_format(directory: _Directory, samples: int, bits: int) -> int:
+    form = _common_value(directory.numbers(339), 1, samples, "sample format")
     if form == 2 and bits == 32 and directory.number(262) in (1, 2):
         # how programs that know no unsigned integers (Pillow's mode I) write 16 bits; the values
         # tell
@@ -384,7 +390,7 @@ def _form(directory: _Directory, samples: int, bits: int) -> int:
         1 <= bits <= 16 or bits == 32
     ):  # the order of the bytes of 24 is not agreed
         raise Unsupported(
-            f"a TIFF of {bits} bits a channel; save it with 8 or 16 bits, or as floating point"
+            f"a TIFF of {bits} bits per channel; save it with 8 or 16 bits, or as floating point"
             " with 32"
         )
     return 3 if form == 3 else 1
@@ -393,18 +399,18 @@ def _form(directory: _Directory, samples: int, bits: int) -> int:
 def _channels(
     directory: _Directory, photometric: int, samples: int
 ) -> tuple[int, int | None, bool]:
-    """Give how many channels are colours, which one is alpha, and whether it is multiplied in."""
+    """Give how many channels are colours, which one is alpha, and whether it is premultiplied."""
     colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 8: 3, 9: 3}[photometric]
     if samples < colours:
         if photometric in (8, 9) and samples == 1:
-            raise Unsupported("a TIFF that holds L* alone; save it as grey")
-        raise Damaged(f"it has {samples} channels, and its colours take {colours}")
+            raise Unsupported("a TIFF with only L*; save it as grey")
+        raise Damaged(f"it has {samples} channels, but its colours need {colours}")
     if photometric == 5 and (directory.number(332, 1) != 1 or directory.number(334, 4) != 4):
         raise Unsupported(
             "a TIFF of inks other than cyan, magenta, yellow and black; save it as CMYK or RGB"
         )
     if photometric == 5 and len(ranged := directory.numbers(336)):
-        bits = _equal(directory.numbers(258), 1, samples, "bits")
+        bits = _common_value(directory.numbers(258), 1, samples, "bits")
         if {int(low) for low in ranged[0::2]} != {0} or {int(high) for high in ranged[1::2]} != {
             (1 << bits) - 1
         }:
@@ -431,7 +437,7 @@ def _channels(
 def _check_for_pillow(
     directory: _Directory, compression: int, photometric: int, bits: int, samples: int
 ) -> None:
-    """Refuse what Pillow's libtiff would not decode, or not rightly."""
+    """Refuse what Pillow's libtiff would not decode correctly."""
     named = _COMPRESSIONS.get(compression, "YCbCr")
     if compression not in (*_PICTURES, 1, *_DEFLATE, _LZMA, *_BY_LIBTIFF):
         raise Unsupported(
@@ -441,7 +447,7 @@ def _check_for_pillow(
         )
     if directory.number(284, 1) != 1 and samples > 1 and (compression != 7 or photometric == 6):
         raise Unsupported(
-            f"a TIFF in {named} whose channels lie apart; save it with LZW or Deflate compression"
+            f"a TIFF in {named} with separate planes; save it with LZW or Deflate compression"
         )
     if compression in (2, 3, 4, 32771):
         if (bits, samples) != (1, 1) or photometric not in (0, 1):
@@ -465,7 +471,7 @@ def _check_for_pillow(
     if (
         bits != 8
         or samples not in right
-        or _equal(directory.numbers(339), 1, samples, "sample format") not in (1, 4)
+        or _common_value(directory.numbers(339), 1, samples, "sample format") not in (1, 4)
     ):
         raise Unsupported(
             f"a TIFF in {named} of {samples} channels and {bits} bits, which cannot be read; save"
@@ -474,7 +480,7 @@ def _check_for_pillow(
 
 
 def _check_pieces(directory: _Directory, compression: int) -> None:
-    """Refuse a file some of whose pieces are missing: Pillow leaves black what no piece covers."""
+    """Refuse a file with missing pieces: Pillow leaves their pixels black."""
     width, height = directory.number(256), directory.number(257)
     tiled = 324 in directory.fields
     offsets, sizes = (
@@ -482,24 +488,28 @@ def _check_pieces(directory: _Directory, compression: int) -> None:
         directory.numbers(325 if tiled else 279),
     )
     if compression == 6 and not len(offsets):
-        return  # one JPEG stream, which lies elsewhere
-    across, rows = (
+        return  # one JPEG stream, which is elsewhere
+    pieces_across, rows = (
         (-(-width // max(1, directory.number(322))), directory.number(323))
         if tiled
         else (1, min(directory.number(278, height), height))
     )
-    down = -(-height // max(1, rows))
-    count = across * down * (directory.number(277, 1) if directory.number(284, 1) == 2 else 1)
+    pieces_down = -(-height // max(1, rows))
+    count = (
+        pieces_across
+        * pieces_down
+        * (directory.number(277, 1) if directory.number(284, 1) == 2 else 1)
+    )
     if min(len(offsets), len(sizes)) < count:
         raise Damaged(
-            f"its pixels lie in {count:,} pieces, and it says where"
-            f" {min(len(offsets), len(sizes)):,} are"
+            f"its pixels are in {count:,} pieces, but it locates only"
+            f" {min(len(offsets), len(sizes)):,}"
         )
     for index in range(count):
         offset, size = int(offsets[index]), int(sizes[index])
         if offset + size > len(directory.content):
             raise Damaged(
-                f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, and the"
+                f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, but the"
                 f" file at {len(directory.content):,}"
             )
         if compression == 1 and not tiled and size < 3 * width * min(rows, height - index * rows):
@@ -583,7 +593,7 @@ def _layout(
     )
 
 
-def _samples(
+def _read_samples(
     content: bytes, directory: _Directory, layout: _Layout, wanted: list[int], max_pixels: int
 ) -> np.ndarray:
     """Give the samples of the wanted channels, (height, width, channels), in this machine's byte
@@ -592,7 +602,7 @@ def _samples(
     import numpy as np
 
     tile_width, tile_height = layout.tile
-    pieces = layout.across * layout.down
+    pieces = layout.pieces_across * layout.pieces_down
     planes = wanted if layout.planes else [0]
     tiled = layout.tiled
     offsets = directory.numbers(324 if tiled and 324 in directory.fields else 273)
@@ -600,8 +610,8 @@ def _samples(
     count = pieces * (layout.samples if layout.planes else 1)
     if len(offsets) < count or (len(sizes) < count and layout.compression != 1):
         raise Damaged(
-            f"its pixels lie in {count:,} pieces, and it says where"
-            f" {min(len(offsets), len(sizes)):,} are"
+            f"its pixels are in {count:,} pieces, but it locates only"
+            f" {min(len(offsets), len(sizes)):,}"
         )
     piece_bytes = layout.row_bytes * tile_height
     if piece_bytes > max(max_pixels, 1 << 20) * _BYTES_A_PIXEL:
@@ -624,8 +634,8 @@ def _samples(
     for at, plane in enumerate(planes):
         numbers = range(plane * pieces, (plane + 1) * pieces) if layout.planes else range(pieces)
         done = 0
-        for rows in _unpacked(content, layout, offsets, sizes, numbers):
-            taken = _numbers(rows, layout)
+        for rows in _decompress(content, layout, offsets, sizes, numbers):
+            taken = _to_numbers(rows, layout)
             if not layout.planes:
                 taken = taken[:, :, wanted] if len(wanted) < layout.samples else taken
             target = out[:, :, at : at + 1] if layout.planes else out
@@ -634,21 +644,24 @@ def _samples(
                 done += len(taken)
                 continue
             for start in range(0, len(taken), tile_height):
-                y, x = done // layout.across * tile_height, done % layout.across * tile_width
+                y, x = (
+                    done // layout.pieces_across * tile_height,
+                    done % layout.pieces_across * tile_width,
+                )
                 part = target[y : y + tile_height, x : x + tile_width]
                 part[...] = taken[start : start + part.shape[0], : part.shape[1]]
                 done += 1
     return out
 
 
-def _unpacked(
+def _decompress(
     content: bytes, layout: _Layout, offsets: np.ndarray, sizes: np.ndarray, numbers: range
 ) -> Iterator[np.ndarray]:
-    """Yield the unpacked rows, (rows, bytes of a row), of some pieces at a time."""
+    """Yield decompressed rows, (rows, bytes of a row), of some pieces at a time."""
     import numpy as np
 
     row_bytes, (_, tile_height) = layout.row_bytes, layout.tile
-    last = layout.height - (layout.down - 1) * tile_height
+    last = layout.height - (layout.pieces_down - 1) * tile_height
     batch: list[tuple[bytes, int]] = []
     pending = 0
     for index, number in enumerate(numbers):
@@ -662,20 +675,20 @@ def _unpacked(
             )
         if offset + size > len(content):
             raise Damaged(
-                f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, and the"
+                f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, but the"
                 f" file at {len(content):,}"
             )
-        # No compression makes this much of what it does not make smaller. Without the bound, many
-        # pieces could each claim the whole file.
+        # No compression expands data this much. Without the bound, many pieces could each claim the
+        # whole file.
         piece = content[offset : offset + min(size, 2 * rows * row_bytes + 1024)]
         batch.append((piece.translate(_REVERSED) if layout.reversed else piece, rows))
         pending += rows * row_bytes
         if pending >= _BATCH or index == len(numbers) - 1:
             if layout.compression in _BY_LIBTIFF:
-                yield _by_libtiff(batch, layout)
+                yield _unpack_by_libtiff(batch, layout)
             else:
-                unpack = {1: lambda piece, size: piece, _LZMA: _by_lzma}.get(
-                    layout.compression, _inflated
+                unpack = {1: lambda piece, size: piece, _LZMA: _unpack_lzma}.get(
+                    layout.compression, _inflate
                 )
                 data = [unpack(piece, rows * row_bytes) for piece, rows in batch]
                 yield np.frombuffer(data[0] if len(data) == 1 else b"".join(data), "uint8").reshape(
@@ -684,7 +697,7 @@ def _unpacked(
             batch, pending = [], 0
 
 
-def _inflated(piece: bytes, size: int) -> bytes:
+def _inflate(piece: bytes, size: int) -> bytes:
     unpacker = zlib.decompressobj()
     try:
         data = unpacker.decompress(piece, size)
@@ -699,7 +712,7 @@ def _inflated(piece: bytes, size: int) -> bytes:
     return data
 
 
-def _by_lzma(piece: bytes, size: int) -> bytes:
+def _unpack_lzma(piece: bytes, size: int) -> bytes:
     import lzma
 
     try:
@@ -711,8 +724,8 @@ def _by_lzma(piece: bytes, size: int) -> bytes:
     return data
 
 
-def _by_libtiff(batch: list[tuple[bytes, int]], layout: _Layout) -> np.ndarray:
-    """Unpack pieces by libtiff: as the strips of a grey picture of bytes."""
+def _unpack_by_libtiff(batch: list[tuple[bytes, int]], layout: _Layout) -> np.ndarray:
+    """Decompress pieces with libtiff: as the strips of a grey picture of bytes."""
     import numpy as np
     from PIL.TiffImagePlugin import TiffImageFile
 
@@ -760,8 +773,8 @@ def _by_libtiff(batch: list[tuple[bytes, int]], layout: _Layout) -> np.ndarray:
         ) from error
 
 
-def _numbers(rows: np.ndarray, layout: _Layout) -> np.ndarray:
-    """Turn rows of bytes into numbers, (rows, width of a piece, samples)."""
+def _to_numbers(rows: np.ndarray, layout: _Layout) -> np.ndarray:
+    """Convert rows of bytes to numbers, (rows, width of a piece, samples)."""
     import numpy as np
 
     bits, width, samples = layout.bits, layout.tile[0], 1 if layout.planes else layout.samples
@@ -811,7 +824,7 @@ def _palette(directory: _Directory, bits: int, indices: np.ndarray) -> np.ndarra
 
     colours: Any = directory.numbers(320)
     if len(colours) != 3 << bits:
-        raise Damaged(f"its palette has {len(colours)} numbers, and {3 << bits} belong there")
+        raise Damaged(f"its palette has {len(colours)} numbers, but needs {3 << bits}")
     table = colours.reshape(3, -1).T.astype("uint16")
     # Its numbers have 16 bits. Where they are bytes made wide in one of the two usual ways, or were
     # never made wide, the picture has 8.

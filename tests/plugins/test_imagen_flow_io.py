@@ -429,14 +429,14 @@ def test_a_damaged_picture_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "'a.png' is empty; was it copied whole?"),
+        (b"", "'a.png' is empty; was it copied completely?"),
         (
             b"hello",
-            "'a.png' is not a picture that can be read (its content is of no known format); give PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM, or copy the file again if it is damaged",
+            "'a.png' is not a readable picture (its content is of no known format); use PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM, or copy the file again if it is damaged",
         ),
         (
             b"%PDF-1.7",
-            "'a.png' is not a picture that can be read (it looks like a PDF); give PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM, or copy the file again if it is damaged",
+            "'a.png' is not a readable picture (it looks like a PDF); use PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM, or copy the file again if it is damaged",
         ),
     ],
 )
@@ -468,7 +468,7 @@ def test_a_mask_of_an_alpha_that_is_not_there_is_refused(tmp_path: Path) -> None
         load_mask(saved(tmp_path, "a.png", PIL.Image.fromarray(colourful())), channel="alpha")
     assert (
         str(refused.value)
-        == "port 'channel' asks for alpha, and 'a.png' has none; write channel: luminance, or give a picture with alpha"
+        == "port 'channel' is alpha, but 'a.png' has none; set channel: luminance, or use a picture with alpha"
     )
 
 
@@ -581,7 +581,7 @@ def test_the_profile_of_a_bitmap_is_applied(tmp_path: Path) -> None:
         (
             "a.jpg",
             imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), "uint16"), bitspersample=12),
-            "is a JPEG of 12 bits a channel, and only 8 can be read; save it as PNG or TIFF",
+            "is a JPEG of 12 bits per channel, and only 8 can be read; save it as PNG or TIFF",
         ),
     ],
 )
@@ -659,11 +659,11 @@ def test_text_comes_without_its_byte_order_mark(tmp_path: Path) -> None:
     [
         (
             b"abc\xff",
-            "'a.txt' is not UTF-8 text (byte 4 is odd); save it as UTF-8, or is it another kind of file?",
+            "'a.txt' is not UTF-8 text (byte 4 is invalid); save it as UTF-8, or is it another kind of file?",
         ),
         (
             b"a" * 11,
-            "'a.txt' has 11 bytes, more than max_bytes allows (10); raise max_bytes or give a shorter file",
+            "'a.txt' has 11 bytes, more than max_bytes allows (10); raise max_bytes or use a smaller file",
         ),
     ],
 )
@@ -690,13 +690,13 @@ def test_json_comes_as_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"a": }', "'a.json' is not JSON: expecting value at line 1, column 7; mend the file"),
-        (b'{"a": NaN}', "'a.json' cannot be used: NaN is not a JSON number; mend the file"),
+        (b'{"a": }', "'a.json' is not JSON: expecting value at line 1, column 7; fix the file"),
+        (b'{"a": NaN}', "'a.json' cannot be used: NaN is not a JSON number; fix the file"),
         (
             b'{"a": 1, "a": 2}',
-            "'a.json' cannot be used: the key 'a' stands twice in one mapping; mend the file",
+            "'a.json' cannot be used: the key 'a' appears twice in one mapping; fix the file",
         ),
-        (b"[" * 200_000, "'a.json' is nested too deeply to be read; flatten the data"),
+        (b"[" * 200_000, "'a.json' is nested too deeply; flatten the data"),
     ],
 )
 def test_odd_json_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
@@ -767,11 +767,11 @@ def test_a_folder_is_listed_by_patterns(
         ),
         (
             {"limit": 2},
-            "7 files fit '*', more than limit allows (2); narrow the pattern or raise limit",
+            "7 files match '*', more than limit allows (2); narrow the pattern or raise limit",
         ),
         (
             {"pattern": "*.gif"},
-            "none of the 7 files of 'photos' fits '*.gif' (there are .jpg, .png, .txt); mend the pattern, or say empty: true if no file is right",
+            "none of the 7 files of 'photos' matches '*.gif' (there are .jpg, .png, .txt); fix the pattern, or set empty: true if that is expected",
         ),
     ],
 )

@@ -135,27 +135,27 @@ def test_what_pillow_writes_is_read(tmp_path: Path, mode: str) -> None:
         ),
         (
             b"P6 3 3 0\n",
-            "is a damaged Netpbm picture (its greatest value is 0, and can be 1 to 65535); copy or export it again",
+            "is a damaged Netpbm picture (its maximum value is 0, and must be 1 to 65535); copy or export it again",
         ),
         (
             b"P6 3 3 70000\n",
-            "is a damaged Netpbm picture (its greatest value is 70000, and can be 1 to 65535); copy or export it again",
+            "is a damaged Netpbm picture (its maximum value is 70000, and must be 1 to 65535); copy or export it again",
         ),
         (
             b"P6 3 3 255\n" + b"a" * 26,
-            "is a damaged Netpbm picture (its pixels take 27 bytes, and 26 are there); copy or export it again",
+            "is a damaged Netpbm picture (its pixels need 27 bytes, but it has 26); copy or export it again",
         ),
         (
             b"P5 1 1 9\n\x0a",
-            "is a damaged Netpbm picture (it has a value of 10, and says that 9 is the greatest); copy or export it again",
+            "is a damaged Netpbm picture (it has a value of 10, above its declared maximum of 9); copy or export it again",
         ),
         (
             b"P2 9 1 9\n1",
-            "is a damaged Netpbm picture (it has 9 samples, and 2 bytes are left for them); copy or export it again",
+            "is a damaged Netpbm picture (it has 9 samples, but only 2 bytes for them); copy or export it again",
         ),
         (
             b"P2 2 1 9\n1   \n",
-            "is a damaged Netpbm picture (it has 2 samples, and 1 are there); copy or export it again",
+            "is a damaged Netpbm picture (it should have 2 samples, but has 1); copy or export it again",
         ),
         (
             b"P2 2 1 9\n1 -2",
@@ -175,7 +175,7 @@ def test_what_pillow_writes_is_read(tmp_path: Path, mode: str) -> None:
         ),
         (
             b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 5\nMAXVAL 1\nENDHDR\n12345",
-            "is a PAM of 5 channels of the kind ''; save it as grey or RGB, with or without alpha",
+            "is a PAM with 5 channels of the type ''; save it as grey or RGB, with or without alpha",
         ),
         (
             b"Pf 1 1 0\n1234",

@@ -242,7 +242,7 @@ def with_pixels(*parts: bytes) -> bytes:
     [
         (
             lambda: with_pixels(chunk(b"IDAT", packed_rows(), wrong=True)),
-            "the check sum of its chunk IDAT is wrong",
+            "the checksum of its chunk IDAT is wrong",
         ),
         (
             lambda: with_pixels(chunk(b"IDAT", packed_rows()[:-1] + b"\0")),
@@ -250,15 +250,15 @@ def with_pixels(*parts: bytes) -> bytes:
         ),
         (
             lambda: with_pixels(chunk(b"IDAT", packed_rows()[:-40])),
-            "its pixels take 440 bytes, and 4",
+            "its pixels need 440 bytes, but it has 4",
         ),
         (
             lambda: with_pixels(chunk(b"IDAT", packed_rows())[:-30]),
-            "it ends in the middle of its chunk IDAT",
+            "it ends within its chunk IDAT",
         ),
         (
             lambda: with_pixels(chunk(b"IDAT", packed_rows()))[:-60],
-            "it ends in the middle of its chunk IDAT",
+            "it ends within its chunk IDAT",
         ),
         (lambda: with_pixels(), "it has no pixels"),
         (
@@ -271,13 +271,13 @@ def with_pixels(*parts: bytes) -> bytes:
             lambda: with_pixels(
                 chunk(b"tRNS", b"\0" * 6, wrong=True), chunk(b"IDAT", packed_rows())
             ),
-            "the check sum of its chunk tRNS is wrong",
+            "the checksum of its chunk tRNS is wrong",
         ),
         (
             lambda: with_pixels(
                 chunk(b"iCCP", b"x\0\0", wrong=True), chunk(b"IDAT", packed_rows())
             ),
-            "the check sum of its chunk iCCP is wrong",
+            "the checksum of its chunk iCCP is wrong",
         ),
         (
             lambda: with_pixels(chunk(b"IDAT", zlib.compress(b"\0" * 40_000_000))),
@@ -290,7 +290,7 @@ def with_pixels(*parts: bytes) -> bytes:
                 + chunk(b"IDAT", packed_rows())
                 + chunk(b"IEND", b"")
             ),
-            "its header makes no sense",
+            "its header is invalid",
         ),
         (
             lambda: (
@@ -299,13 +299,13 @@ def with_pixels(*parts: bytes) -> bytes:
                 + chunk(b"IDAT", packed_rows())
                 + chunk(b"IEND", b"")
             ),
-            "its header makes no sense",
+            "its header is invalid",
         ),
         (
             lambda: written(samples_of(Kind(3, 8)), Kind(3, 8)),
-            "its palette is missing or makes no sense",
+            "its palette is missing or invalid",
         ),
-        (lambda: SIGNATURE + b"\0" * 30, "a chunk makes no sense"),
+        (lambda: SIGNATURE + b"\0" * 30, "a chunk is invalid"),
     ],
 )
 def test_damage_that_shows_is_refused(tmp_path: Path, content: Any, words: str) -> None:
@@ -378,9 +378,9 @@ def test_metadata_of_no_use_is_passed_over(tmp_path: Path, extra: bytes) -> None
 def test_a_chunk_that_no_reader_may_pass_over_is_named(tmp_path: Path) -> None:
     """Its name begins with a capital; Apple's own form of PNG has one."""
     assert refusal(tmp_path, written(SAMPLES, RGB, chunk(b"XYZa", b""))) == (
-        "'a.png' is a PNG with a chunk XYZa that no reader may pass over and that is not known; save it as a plain PNG"
+        "'a.png' is a PNG with an unknown critical chunk XYZa; save it as a plain PNG"
     )
-    assert "Apple's own form (CgBI)" in refusal(
+    assert "Apple's own format (CgBI)" in refusal(
         tmp_path, SIGNATURE + chunk(b"CgBI", b"\0\0\0\0") + written(SAMPLES, RGB)[8:]
     )
 
@@ -395,7 +395,7 @@ def test_pixels_that_are_whole_are_taken_though_the_end_is_missing(tmp_path: Pat
         1, 17
     ):  # the end, and the check sum of the last pixels, which have another in themselves
         assert np.array_equal(load(tmp_path, bare[:-cut]), SAMPLES)
-    assert "it ends in the middle of its chunk IDAT" in refusal(tmp_path, bare[:-17])
+    assert "it ends within its chunk IDAT" in refusal(tmp_path, bare[:-17])
     for behind in (b"\0" * 40, b"junk" * 9, chunk(b"IEND", b"", wrong=True)):
         assert np.array_equal(load(tmp_path, content[:-12] + behind), SAMPLES)
 

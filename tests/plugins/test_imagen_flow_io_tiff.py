@@ -506,7 +506,7 @@ def test_jpeg_inside_a_tiff_is_decoded(
     if apart and photometric == "ycbcr":
         with pytest.raises(
             ValueError,
-            match="is a TIFF in JPEG whose channels lie apart; save it with LZW or Deflate compression",
+            match="is a TIFF in JPEG with separate planes; save it with LZW or Deflate compression",
         ):
             load(tmp_path, stream.getvalue())
         return
@@ -637,7 +637,7 @@ def test_pieces_that_are_missing_are_not_left_black(tmp_path: Path, kind: str) -
             struct.pack_into("<H", content, entry + 8, 500)
     with pytest.raises(
         ValueError,
-        match=r"is a damaged TIFF picture \(its pixels lie in \d+ pieces, and it says where \d are\)",
+        match=r"is a damaged TIFF picture \(its pixels are in \d+ pieces, but it locates only \d\)",
     ):
         load(tmp_path, bytes(content))
 
@@ -681,7 +681,7 @@ def test_signed_integers_of_32_bits_may_hold_16(tmp_path: Path) -> None:
         for strange in (-1, 65536):
             samples[3, 3] = strange
             with pytest.raises(
-                ValueError, match="signed integers, for which no value is agreed to be white"
+                ValueError, match="signed integers, for which there is no agreed white"
             ):
                 load(tmp_path, written(samples, kind))
 
@@ -838,12 +838,12 @@ def test_a_profile_of_srgb_changes_nothing_at_any_depth(
         (
             Kind(1, 16, 2),
             (),
-            "'a.tif' is a TIFF of signed integers, for which no value is agreed to be white; save it as unsigned integers or as floating point",
+            "'a.tif' is a TIFF of signed integers, for which there is no agreed white; save it as unsigned integers or as floating point",
         ),
         (
             Kind(1, 64, 1),
             (),
-            "'a.tif' is a TIFF of 64 bits a channel; save it with 8 or 16 bits, or as floating point with 32",
+            "'a.tif' is a TIFF of 64 bits per channel; save it with 8 or 16 bits, or as floating point with 32",
         ),
         (
             Kind(0, 32, 3),
@@ -913,7 +913,7 @@ def test_what_cannot_be_read_rightly_is_refused(
         ),
         (262, 32803, "a camera's raw picture"),
         (262, 32845, "a TIFF that is LogLuv, which cannot be read; save it as grey or RGB"),
-        (277, 900, "a TIFF of 900 channels, and up to 32 can be read"),
+        (277, 900, "a TIFF of 900 channels; up to 32 can be read"),
         (
             284,
             3,
@@ -921,11 +921,11 @@ def test_what_cannot_be_read_rightly_is_refused(
         ),
         (256, 0, "a damaged TIFF picture (it has 0 x 13 pixels)"),
         (278, 0, "a damaged TIFF picture (it lies in pieces of 21 x 0 pixels)"),
-        (278, 1, "a damaged TIFF picture (its pixels lie in 13 pieces, and it says where 3 are)"),
+        (278, 1, "a damaged TIFF picture (its pixels are in 13 pieces, but it locates only 3)"),
         (
             257,
             65535,
-            "a damaged TIFF picture (its pixels lie in 13,107 pieces, and it says where 3 are)",
+            "a damaged TIFF picture (its pixels are in 13,107 pieces, but it locates only 3)",
         ),
     ],
 )
