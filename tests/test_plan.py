@@ -902,12 +902,12 @@ def test_text_is_read_by_the_inputs_type(spelling: str, text: str, value: Any) -
         assert repr(from_text(type_, text)) == repr(value)
 
 
-def test_a_node_type_foresees_models_that_do_not_work_together(tmp_path: Path) -> None:
+def test_a_node_type_refuses_models_when_planning_that_do_not_work_together(tmp_path: Path) -> None:
     """Its function sees the models that it and the nodes before it name; what it refuses is a
     problem of the plan, said once, and the step does not run.
     """
     from imagen_flow import ModelError
-    from imagen_flow._types.node import Fed
+    from imagen_flow._types.node import Upstream
 
     @node("toy.make", version=1)
     def make(model: Model[Loader]) -> str:
@@ -917,12 +917,12 @@ def test_a_node_type_foresees_models_that_do_not_work_together(tmp_path: Path) -
     def read(model: Model[Loader], text: str) -> str:
         raise AssertionError("nothing runs")
 
-    seen: list[Fed] = []
+    seen: list[Upstream] = []
 
-    @read.foresee
-    def agree(models: Any, fed: Any) -> None:
-        seen.append(fed["text"])
-        if fed["text"].models["model"].digest != models["model"].digest:
+    @read.plan_check
+    def agree(models: Any, upstream: Any) -> None:
+        seen.append(upstream["text"])
+        if upstream["text"].models["model"].digest != models["model"].digest:
             raise ModelError("these two do not agree")
 
     for name in "ab":
@@ -942,4 +942,4 @@ def test_a_node_type_foresees_models_that_do_not_work_together(tmp_path: Path) -
 
     assert problems("./a.safetensors") == []
     assert problems("./b.safetensors") == ["these two do not agree"]
-    assert {fed.type_name for fed in seen} == {"toy.make"}
+    assert {upstream.type_name for upstream in seen} == {"toy.make"}

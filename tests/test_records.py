@@ -579,7 +579,9 @@ def counts(n: int) -> List[float]:
 ALL += (counts,)
 
 
-def test_a_node_type_foresees_what_is_in_records(registry: Registry, tmp_path: Path) -> None:
+def test_a_node_type_checks_what_is_in_records_when_planning(
+    registry: Registry, tmp_path: Path
+) -> None:
     """Its function gets the models by the field's name, and what is known of each record."""
 
     @node("r.seeing", version=1)
@@ -588,9 +590,9 @@ def test_a_node_type_foresees_what_is_in_records(registry: Registry, tmp_path: P
 
     seen: list[Any] = []
 
-    @seeing.foresee
-    def look(models: Any, fed: Any, given: Any) -> None:
-        seen.append(([m.reference for m in models["models.model"]], fed["use.weight"], given))
+    @seeing.plan_check
+    def look(models: Any, upstream: Any, given: Any) -> None:
+        seen.append(([m.reference for m in models["models.model"]], upstream["use.weight"], given))
 
     made = Registry({})
     made.add(seeing)
@@ -605,8 +607,8 @@ def test_a_node_type_foresees_what_is_in_records(registry: Registry, tmp_path: P
         },
     }
     planned(made, graph_of(nodes, ["s"]), tmp_path)
-    models, fed, known = seen[0]
-    assert (models, fed.type_name) == (["./a.safetensors"], "r.float")
+    models, upstream, known = seen[0]
+    assert (models, upstream.type_name) == (["./a.safetensors"], "r.float")
     assert known["models"][0]["weight"] == 2.0
     assert known["models"][0]["model"].reference == "./a.safetensors"
     assert "use" not in known  # it waits for another node

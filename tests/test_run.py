@@ -2423,7 +2423,7 @@ def test_a_step_that_need_not_run_after_all_holds_no_model(store: Store, weighed
     assert loaded == ["a", "b", "c"]
 
 
-def test_models_of_graphs_that_become_known_while_running_are_foreseen(
+def test_models_of_graphs_that_become_known_while_running_are_planned_ahead(
     tmp_path: Path, weighed: Any
 ) -> None:
     """The elements of a list that a node gave run a graph each: from then on, the models of all of

@@ -12,7 +12,7 @@ from .._models import UnresolvedModel
 from .._types.artifact import Artifact
 from .._types.digest import SIZE
 from .._types.models import Model
-from .._types.node import Fed, NodeType
+from .._types.node import NodeType, Upstream
 from ..errors import ModelError, Problem
 from .keys import Keys
 from .port_values import complete_records, known_models, name_model
@@ -33,7 +33,7 @@ __all__ = ["FORCED", "Keying"]
 
 FORCED = "it is forced"
 
-#: Kinds of values that a node type may look at when it foresees what cannot be done.
+#: Kinds of values that a node type may look at in its plan-time check.
 _PLAIN = frozenset({"int", "float", "bool", "text", "json"})
 
 _UNKNOWN: Any = object()
@@ -149,7 +149,9 @@ class Keying:
                 f"what gives its '{failed}' failed",
                 outputs=None if waits else dict.fromkeys(type_.outputs, without_value("failed")),
             )
-        if type_.foresee is not None and (why := self._foresee(frame, node, type_.foresee, slots)):
+        if type_.plan_check is not None and (
+            why := self._check_models(frame, node, type_.plan_check, slots)
+        ):
             return Step(name, item, node, element, "unresolved", why, slots=slots)
         if waits:
             after = tuple(dict.fromkeys(waits))
@@ -232,19 +234,23 @@ class Keying:
                     return why
         return ""
 
-    def _foresee(
-        self, frame: Frame, node: Node, foresee: Callable[..., None], slots: Mapping[str, Artifact]
+    def _check_models(
+        self,
+        frame: Frame,
+        node: Node,
+        check: Callable[..., None],
+        slots: Mapping[str, Artifact],
     ) -> str:
         """Let a node type refuse models that do not work together, or do not do what is asked; give
         why its step cannot run, or nothing.
         """
-        known = self._fed(frame, node)
+        known = self._upstream(frame, node)
         given: list[Mapping[str, object]] = []
-        if len(signature(foresee).parameters) > 2:
+        if len(signature(check).parameters) > 2:
             found = {port: self._plain(slot) for port, slot in slots.items()}
             given.append({port: value for port, value in found.items() if value is not _UNKNOWN})
         try:
-            foresee(known.models, known.fed, *given)
+            check(known.models, known.upstream, *given)
         except UnresolvedModel:  # a problem of the node that names it
             return "its model is not on this machine"
         except ModelError as refused:
@@ -271,10 +277,10 @@ class Keying:
             return [self._plain(item) for item in slot.items]
         return constants.get(slot.digest, _UNKNOWN) if slot.kind in _PLAIN else _UNKNOWN
 
-    def _fed(self, frame: Frame, node: Node, depth: int = 8) -> Fed:
+    def _upstream(self, frame: Frame, node: Node, depth: int = 8) -> Upstream:
         """Gather which models a node names, and the nodes that feed it."""
         models: dict[str, Model | tuple[Model, ...]] = {}
-        fed: dict[str, Fed] = {}
+        upstream: dict[str, Upstream] = {}
 
         def model(binding: Binding) -> Model | None:
             slot = self.values.bind(frame, binding) if isinstance(binding, ModelAt) else None
@@ -299,8 +305,8 @@ class Keying:
             ):
                 models[port] = several
             elif isinstance(binding, FromNode) and depth:
-                fed[port] = self._fed(frame, frame.graph.nodes[binding.node], depth - 1)
-        return Fed(node.type.name, models, fed)
+                upstream[port] = self._upstream(frame, frame.graph.nodes[binding.node], depth - 1)
+        return Upstream(node.type.name, models, upstream)
 
 
 def _ports(node: Node) -> Iterator[tuple[str, Binding]]:

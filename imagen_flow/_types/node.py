@@ -44,7 +44,7 @@ from .models import Loader
 from .ports import BadValue, Injected, Port, PortType, Record, read_annotation
 from .records import port_of
 
-__all__ = ["RESERVED", "Fed", "NodeFunction", "NodeType", "node"]
+__all__ = ["RESERVED", "Upstream", "NodeFunction", "NodeType", "node"]
 
 # : Words of a node in a graph file that can name no port. A closed list; a word more needs a new
 # format version.
@@ -80,7 +80,7 @@ class NodeType:
     #: How what were ports once is written now, by the names of these.
     renamed: Mapping[str, str] = field(default_factory=dict)
     many: Callable[..., Any] | None = None
-    foresee: Callable[..., None] | None = None
+    plan_check: Callable[..., None] | None = None
     # : Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
     # digest of the plugin's source.
     plugin: str = ""
@@ -134,7 +134,7 @@ class NodeType:
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class Upstream:
     """What is known, when planning, of a node whose output a port reads: its type, its models by
     port (of a list, those that are known), and what feeds it. A field of a record is a port like
     ``controls.image``.
@@ -142,7 +142,7 @@ class Fed:
 
     type_name: str
     models: Mapping[str, Any]
-    fed: Mapping[str, Fed]
+    upstream: Mapping[str, Upstream]
 
 
 class NodeFunction:
@@ -157,17 +157,17 @@ class NodeFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.type.function(*args, **kwargs)
 
-    def foresee(self, function: Callable[..., None]) -> Callable[..., None]:
+    def plan_check(self, function: Callable[..., None]) -> Callable[..., None]:
         """Register the function that refuses, when planning, models that do not work together or do
         not do what is asked, by raising ModelError.
 
         It gets the node's models by port (without their weights: a `Model` each, or several), and
-        by port for what comes from other nodes a `Fed`; one that takes a third argument gets by
+        by port for what comes from other nodes a `Upstream`; one that takes a third argument gets by
         port the plain values that are known: numbers, texts, flags and JSON, written in the graph
         or given to the plan. Models in records are named ``controls.model``; in the third argument
         a record is a mapping of those of its fields that are known, models among them.
         """
-        object.__setattr__(self.type, "foresee", function)
+        object.__setattr__(self.type, "plan_check", function)
         return function
 
     def many(

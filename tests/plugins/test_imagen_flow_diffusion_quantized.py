@@ -1,5 +1,5 @@
 """Quantized checkpoints: the pictures that diffusers draws when it is told the same by hand, the
-memory that was foreseen, and clear words where a quantization cannot run.
+memory that was estimated, and clear words where a quantization cannot run.
 """
 
 from __future__ import annotations
@@ -357,7 +357,7 @@ def held(tensor: Any) -> int:
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "float8"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_memory_that_is_foreseen_is_what_is_taken(
+def test_the_memory_that_is_estimated_is_what_is_taken(
     made: Path, quantization: str, dtype: str
 ) -> None:
     """To one part in a hundred, of denoisers and text encoders, with the scales that the libraries
@@ -599,7 +599,7 @@ def saved(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_part_that_was_saved_quantized_is_loaded_as_it_is(saved: Path, pool: ModelPool) -> None:
     """Whatever the settings say of it: the picture is that of diffusers by hand, and its memory is
-    foreseen by its file.
+    estimated from its file.
     """
     import diffusers
 
@@ -802,7 +802,7 @@ def test_the_stages_of_deepfloyd_if_are_quantized_too(tmp_path: Path, pool: Mode
 @pytest.mark.parametrize("offload", ["none", "model"])
 @pytest.mark.parametrize("quantization", loaders.QUANTIZERS)
 def test_every_quantization_runs_on_a_gpu(tmp_path: Path, quantization: str, offload: str) -> None:
-    """On a denoiser wide enough for all of them: its weights are quantized, take what was foreseen,
+    """On a denoiser wide enough for all of them: its weights are quantized, take what was estimated,
     and give nearly what they gave before.
     """
     from diffusers import FluxTransformer2DModel

@@ -128,7 +128,7 @@ def test_a_part_without_weights_is_told_when_planning(part: str, model: Path, wh
 def test_a_header_that_lies_is_told_when_planning(
     change: Callable[[dict[str, Any], str], None], model: Path
 ) -> None:
-    """Sizes in memory are foreseen by headers: what they say must agree with where the bytes lie."""
+    """Sizes in memory are estimated from headers: what they say must agree with where the bytes lie."""
     rewritten(unet(model), change)
     assert planned(model).startswith(
         "the model 'MODEL' is damaged: diffusion_pytorch_model.safetensors is no whole safetensors file: its header says of '"

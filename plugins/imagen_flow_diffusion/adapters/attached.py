@@ -24,7 +24,7 @@ from ..loading.components import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 from . import lora_files
 from .files import Adapter, CompanionsLoader
-from .ip_adapters import foresee_adapter, load_encoder, with_ip_adapters
+from .ip_adapters import check_adapter_names, load_encoder, with_ip_adapters
 from .loras import with_loras
 
 
@@ -44,7 +44,7 @@ class LoRA(Loader[Adapter]):
     def check(self, model: Model) -> None:
         try:
             if (header := Adapter(model).header()) is not None:
-                lora_files.foresee(*header)
+                lora_files.check_names(*header)
         except lora_files.NotLoRA as other:
             raise flow.ModelError(
                 f"the LoRA '{model.reference}' cannot be put on: {other}"
@@ -86,7 +86,7 @@ class IPAdapter(Loader[Adapter]):
     def check(self, model: Model) -> None:
         if model.path.is_file() and (header := Adapter(model).header()) is not None:
             try:
-                foresee_adapter(f"the IP-Adapter '{model.reference}'", header[0])
+                check_adapter_names(f"the IP-Adapter '{model.reference}'", header[0])
             except ValueError as other:
                 raise flow.ModelError(str(other)) from other
 

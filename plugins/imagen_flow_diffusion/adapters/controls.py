@@ -272,7 +272,7 @@ def _check_networks(model: Checkpoint, networks: Sequence[Any]) -> None:
             )
 
 
-def foresee_controls(models: Mapping[str, Any]) -> None:
+def check_controls(models: Mapping[str, Any]) -> None:
     """Refuse, before anything is loaded, a network that was made for another base than the model.
 
     Raises:

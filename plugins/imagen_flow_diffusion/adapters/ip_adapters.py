@@ -103,7 +103,7 @@ def with_ip_adapters(
             network.config.encoder_hid_dim_type = kind
 
 
-def foresee_adapter(what: str, names: Iterable[str]) -> None:
+def check_adapter_names(what: str, names: Iterable[str]) -> None:
     """Look at the names of a file's tensors.
 
     Raises:

@@ -189,7 +189,7 @@ def _refuse_lacking(found: Sorted) -> None:
         )
 
 
-def foresee(names: Iterable[str], metadata: Mapping[str, str]) -> None:
+def check_names(names: Iterable[str], metadata: Mapping[str, str]) -> None:
     """Look at what a file's header tells.
 
     Raises:

@@ -325,7 +325,7 @@ def replace_parts(
     return model
 
 
-def foresee_parts(models: Mapping[str, Any], *ports: str) -> None:
+def check_replaced_parts(models: Mapping[str, Any], *ports: str) -> None:
     """Refuse, when planning, parts at these ports that cannot stand in the place of a checkpoint's
     own.
     """

@@ -15,13 +15,13 @@ from imagen_flow import Image, Mask, Progress, Range, Seed, Steps
 from imagen_flow.loaders import FallbackLevels, Leased
 
 from ..adapters.attached import AttachedAdapters, adapted, skipping, with_embedding_words
-from ..adapters.controls import controlled, foresee_controls, helper_word
+from ..adapters.controls import check_controls, controlled, helper_word
 from ..checkpoints.folder import article
-from ..loading.components import Checkpoint, Drawing, Filling, Whole, foresee_parts, sparing
+from ..loading.components import Checkpoint, Drawing, Filling, Whole, check_replaced_parts, sparing
 from ..pipelines.calling import also, call, explaining_nan, followed, pictures, to_pil
 from ..pipelines.families import pipeline_for, unguided_by, unread_by
 from ..pipelines.samplers import choose
-from ..pipelines.sizes import foresee_size, grid_of, refuse_other_size, refuse_size
+from ..pipelines.sizes import check_size, grid_of, refuse_other_size, refuse_size
 from .shared_ports import RENAMED
 from .shared_ports import Drawing as DrawingPorts
 
@@ -169,13 +169,15 @@ def inpaint(
     return Image(np.rint(laid).astype(np.uint8))
 
 
-@text_to_image.foresee
-@image_to_image.foresee
-@inpaint.foresee
-def _lendable(models: Mapping[str, Any], _fed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    foresee_size(models, given)
-    foresee_controls(models)
-    foresee_parts(models, "denoiser", "autoencoder")
+@text_to_image.plan_check
+@image_to_image.plan_check
+@inpaint.plan_check
+def _check_plan(
+    models: Mapping[str, Any], _upstream: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    check_size(models, given)
+    check_controls(models)
+    check_replaced_parts(models, "denoiser", "autoencoder")
 
 
 def _whole(side: int, grid: int) -> int:

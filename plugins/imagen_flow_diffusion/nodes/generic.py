@@ -21,7 +21,7 @@ from ..loading.components import (
     SHARED_SETTINGS,
     Checkpoint,
     Whole,
-    foresee_parts,
+    check_replaced_parts,
     sparing,
     unchanged,
 )
@@ -35,7 +35,7 @@ from ..pipelines.calling import (
     to_pil,
 )
 from ..pipelines.samplers import choose
-from ..pipelines.sizes import SIDES, foresee_size, refuse_size
+from ..pipelines.sizes import SIDES, check_size, refuse_size
 from .shared_ports import ReplacedParts
 
 LIBRARIES = ("diffusers", "torch", "transformers")
@@ -244,12 +244,14 @@ def tensors(
     )
 
 
-@pipeline.foresee
-@tensors.foresee
-def _fitting(models: Mapping[str, Any], _fed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+@pipeline.plan_check
+@tensors.plan_check
+def _fitting(
+    models: Mapping[str, Any], _upstream: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
     if not given.get("pipeline_class"):
-        foresee_size(models, given)
-    foresee_parts(models, "denoiser", "autoencoder")
+        check_size(models, given)
+    check_replaced_parts(models, "denoiser", "autoencoder")
 
 
 class _Given(typing.NamedTuple):

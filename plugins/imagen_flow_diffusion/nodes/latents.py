@@ -16,10 +16,10 @@ from imagen_flow import Image, List, Mask, Model, Progress, Range, Seed, Steps, 
 from imagen_flow.loaders import FallbackLevels, Leased
 
 from ..adapters.attached import AttachedAdapters, adapted
-from ..adapters.controls import controlled, foresee_controls, helper_word
+from ..adapters.controls import check_controls, controlled, helper_word
 from ..checkpoints.description import family_of, what_is
 from ..checkpoints.folder import article, device_of
-from ..loading.components import Autoencoder, Checkpoint, Denoiser, foresee_parts, sparing
+from ..loading.components import Autoencoder, Checkpoint, Denoiser, check_replaced_parts, sparing
 from ..loading.latent_spaces import (
     channels_of,
     normalises,
@@ -41,9 +41,9 @@ from ..pipelines.calling import (
     to_pil,
     unwrap_image,
 )
-from ..pipelines.families import SPLIT, foresee_text, pipeline_for, split_of
+from ..pipelines.families import SPLIT, check_text, pipeline_for, split_of
 from ..pipelines.samplers import choose
-from ..pipelines.sizes import foresee_size, refuse_latents, refuse_size
+from ..pipelines.sizes import check_size, refuse_latents, refuse_size
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
 from .shared_ports import RENAMED, Conditioning, Sampling
 
@@ -360,48 +360,48 @@ def resize(
     )
 
 
-@decode.foresee
-def _decodable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
+@decode.plan_check
+def _decodable(models: Mapping[str, Any], upstream: Mapping[str, Any]) -> None:
     """Refuse, before anything runs, latents of another space than the decoder's."""
-    foresee_parts(models, "autoencoder")
-    _foresee_space(models.get("model"), fed.get("latents"), "latents.decode", "this decoder")
+    check_replaced_parts(models, "autoencoder")
+    _check_space(models.get("model"), upstream.get("latents"), "latents.decode", "this decoder")
 
 
-@noise.foresee
+@noise.plan_check
 def _samplable(
-    models: Mapping[str, Any], _fed: Mapping[str, Any], given: Mapping[str, Any]
+    models: Mapping[str, Any], _upstream: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
     if (model := models.get("model")) is not None:
         refuse_latents(model, given)
 
 
-@encode.foresee
-def _encodable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
-    foresee_parts(models, "autoencoder")
+@encode.plan_check
+def _encodable(models: Mapping[str, Any], _upstream: Mapping[str, Any]) -> None:
+    check_replaced_parts(models, "autoencoder")
 
 
-@denoise.foresee
+@denoise.plan_check
 def _denoisable(
-    models: Mapping[str, Any], fed: Mapping[str, Any], given: Mapping[str, Any]
+    models: Mapping[str, Any], upstream: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
     """Refuse, before anything runs, a size that the model does not draw, latents of another space,
     or of any where the family begins with noise alone, and text that was encoded for another
     family.
     """
-    foresee_size(models, given, binned=False)
-    foresee_controls(models)
-    foresee_parts(models, "denoiser")
-    foresee_text(models, fed, "diffusion.denoise")
+    check_size(models, given, binned=False)
+    check_controls(models)
+    check_replaced_parts(models, "denoiser")
+    check_text(models, upstream, "diffusion.denoise")
     model = models.get("model")
     family = family_of(what_is(model)) if model is not None else ""
     task, does, port = (
         ("inpaint", "fill in", "mask")
-        if "mask" in fed
+        if "mask" in upstream
         else ("image_to_image", "begin with", "latents")
     )
     if (
         model is not None
-        and "latents" in fed
+        and "latents" in upstream
         and family in SPLIT
         and task not in SPLIT[family].again
     ):
@@ -410,12 +410,12 @@ def _denoisable(
             f" has no pipeline of the family {family} that does; leave '{port}' out, or use a model"
             " of another family"
         )
-    _foresee_space(model, fed.get("latents"), "diffusion.denoise", "its model")
+    _check_space(model, upstream.get("latents"), "diffusion.denoise", "its model")
 
 
-def _foresee_space(model: Any, latents: Any, by: str, whose: str) -> None:
+def _check_space(model: Any, latents: Any, by: str, whose: str) -> None:
     while latents is not None and "model" not in latents.models:
-        latents = latents.fed.get("latents")
+        latents = latents.upstream.get("latents")
     if model is None or latents is None:
         return
     came, space = space_of(latents.models["model"]), space_of(model)

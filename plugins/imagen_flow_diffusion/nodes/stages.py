@@ -11,9 +11,9 @@ from imagen_flow import Image, List, Progress, Range, Seed, Steps, Tensor
 from imagen_flow.loaders import FallbackLevels, Leased
 
 from ..adapters.attached import AttachedAdapters
-from ..loading.components import foresee_parts
+from ..loading.components import check_replaced_parts
 from ..pipelines.calling import NoNumberError, encoded, explaining_nan, read_encoded, refuse_nan
-from ..pipelines.families import foresee_text
+from ..pipelines.families import check_text
 from ..pipelines.reading import foreign
 from ..stages.instruction_editing import Instructed
 from ..stages.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
@@ -270,19 +270,19 @@ def edit(
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
 
-@base.foresee
-def _drawable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
-    foresee_text(models, fed, "diffusion.base")
+@base.plan_check
+def _drawable(models: Mapping[str, Any], upstream: Mapping[str, Any]) -> None:
+    check_text(models, upstream, "diffusion.base")
 
 
-@super_resolution.foresee
-def _enlargeable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
-    foresee_text(models, fed, "diffusion.super_resolution")
+@super_resolution.plan_check
+def _enlargeable(models: Mapping[str, Any], upstream: Mapping[str, Any]) -> None:
+    check_text(models, upstream, "diffusion.super_resolution")
 
 
-@edit.foresee
-def _editable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
-    foresee_parts(models, "denoiser", "autoencoder")
+@edit.plan_check
+def _editable(models: Mapping[str, Any], _upstream: Mapping[str, Any]) -> None:
+    check_replaced_parts(models, "denoiser", "autoencoder")
 
 
 def _states(text: Sequence[Tensor], model: Stage, by: str) -> torch.Tensor:

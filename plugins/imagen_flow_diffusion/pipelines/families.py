@@ -234,13 +234,13 @@ READS_AS = {
 """Families that cannot be split, and read their words as another."""
 
 
-def foresee_text(models: Mapping[str, Any], fed: Mapping[str, Any], by: str) -> None:
+def check_text(models: Mapping[str, Any], upstream: Mapping[str, Any], by: str) -> None:
     """Refuse, before anything runs, text that was encoded for another family of models.
 
     Raises:
         ModelError: the two families are not one; the message names both.
     """
-    model, text = models.get("model"), fed.get("text")
+    model, text = models.get("model"), upstream.get("text")
     read_by = (
         text.models.get("model") if text is not None and text.type_name == "text.encode" else None
     )

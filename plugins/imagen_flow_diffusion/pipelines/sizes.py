@@ -154,9 +154,7 @@ def nearest(side: int, grid: int) -> str:
     return f"{below} or {below + grid}" if below else str(grid)
 
 
-def foresee_size(
-    models: Mapping[str, Any], given: Mapping[str, Any], *, binned: bool = True
-) -> None:
+def check_size(models: Mapping[str, Any], given: Mapping[str, Any], *, binned: bool = True) -> None:
     """Refuse, when planning, what is known of a picture's size and that the model does not draw.
 
     Params:

@@ -73,7 +73,7 @@ def split(model: Path) -> dict[str, Any]:
     }
 
 
-def foreseen(nodes: dict[str, Any], settings: dict[str, Any] | None = None) -> int:
+def estimated(nodes: dict[str, Any], settings: dict[str, Any] | None = None) -> int:
     """What the plan says, once it has proved to be what the pool holds after the run, and what its
     tensors take.
     """
@@ -104,7 +104,7 @@ def test_one_copy_counts_however_it_is_kept(home: Path, name: str, dtype: str) -
     """Plain, with halves beside it, in shards, or in halves alone: in memory it takes what its
     dtype makes of it.
     """
-    assert foreseen({"one": whole(home / name)}, {"dtype": dtype}) == foreseen(
+    assert estimated({"one": whole(home / name)}, {"dtype": dtype}) == estimated(
         {"one": whole(home / "plain")}, {"dtype": dtype}
     )
 
@@ -113,15 +113,15 @@ def test_what_several_nodes_share_counts_once(home: Path) -> None:
     """Three nodes of a checkpoint, one of all of it, and one of another that has the same
     autoencoder and text encoder: only its denoiser is more.
     """
-    alone = foreseen({"one": whole(home / "plain")})
-    assert foreseen(split(home / "plain")) == alone
-    assert foreseen({"one": whole(home / "plain"), **split(home / "plain")}) == alone
-    unet = foreseen(
+    alone = estimated({"one": whole(home / "plain")})
+    assert estimated(split(home / "plain")) == alone
+    assert estimated({"one": whole(home / "plain"), **split(home / "plain")}) == alone
+    unet = estimated(
         {name: node for name, node in split(home / "plain").items() if name != "picture"}
-    ) - foreseen({"words": split(home / "plain")["words"]})
-    assert foreseen({"one": whole(home / "plain"), "other": whole(home / "tuned")}) == alone + unet
+    ) - estimated({"words": split(home / "plain")["words"]})
+    assert estimated({"one": whole(home / "plain"), "other": whole(home / "tuned")}) == alone + unet
     assert (
-        foreseen(
+        estimated(
             {
                 "one": whole(home / "plain"),
                 "other": whole(home / "tuned", settings={"dtype": "bfloat16"}),
@@ -135,8 +135,8 @@ def test_a_node_of_some_parts_takes_those(home: Path) -> None:
     """What only reads words takes no denoiser."""
     assert (
         0
-        < foreseen({"words": split(home / "plain")["words"]})
-        < foreseen({"one": whole(home / "plain")}) / 10
+        < estimated({"words": split(home / "plain")["words"]})
+        < estimated({"one": whole(home / "plain")}) / 10
     )
 
 
