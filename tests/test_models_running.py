@@ -9,7 +9,7 @@ from typing import Any
 
 from imagen_flow import Model, Text, loaders, node
 from imagen_flow._graph import resolve
-from imagen_flow._models import ModelPolicy, UnusableModel
+from imagen_flow._models import ModelPolicy, ModelPool, UnusableModel
 from imagen_flow._plan import Plan, make_plan
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._run import execute
@@ -123,6 +123,41 @@ def test_a_model_of_another_kind_is_told_when_planning(tmp_path: Path) -> None:
     ]
     save_model(tmp_path / "m", '{"_class_name": "UNet"}')
     assert planned(tmp_path, GRAPH % ("./m", "./m")).problems == ()
+
+
+class Light(loaders.Loader[str]):
+    """A loader whose models weigh ten bytes each."""
+
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> str:
+        return model.digest
+
+    def disk_bytes(self, model: Model) -> int:
+        return 10
+
+
+@node("toy.light", version=1)
+def light(model: Model[Light]) -> Text:  # type: ignore[valid-type]
+    """Use a model."""
+    return str(model)
+
+
+def test_what_a_run_needed_is_not_kept_for_it_when_it_is_over(tmp_path: Path) -> None:
+    """In a pool that outlives the run, its model is dropped like any other that nobody needs."""
+    registry = Registry({})
+    registry.add(light)
+    save_model(tmp_path / "m", "{}")
+    (tmp_path / "g.yaml").write_text(
+        'imagen_flow: 1\nnodes: {n: {type: toy.light, model: ./m}}\noutputs: {o: "${n}"}\n'
+    )
+    plan = make_plan(resolve(read(tmp_path / "g.yaml"), registry), device="cpu", dtype="float32")
+    others = [Model(Path("/nowhere") / name, name, f"./{name}") for name in ("later", "last")]
+    with ModelPool(budget_bytes=20) as pool:
+        list(execute(plan, pool=pool))
+        assert len(pool.resident()) == 1
+        for model in others:
+            with pool.lease(Light(), model, device="cpu", dtype="float32"):
+                pass
+        assert [identity.fingerprint for identity in pool.resident()] == ["last", "later"]
 
 
 def test_a_plan_says_what_its_models_weigh(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_lists_are_made_and_taken_apart() -> None:
     values = lists.make("x", None, "z", h="last")
     assert values == ["x", "z", "last"]
     assert (lists.get(values), lists.get(values, -1), lists.length(values)) == ("x", "last", 3)
+    assert lists.get(values, -3) == "x"
     assert lists.cut(values, start=1) == ["z", "last"]
     assert lists.cut(values, stop=-1) == ["x", "z"]
     assert lists.concat([1], [2], None, [3]) == [1, 2, 3]
