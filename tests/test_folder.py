@@ -265,7 +265,7 @@ def problems(text: str, folder: Path) -> list[str]:
 
 
 def test_every_key(yard: Yard) -> None:
-    """Each key says what it says; paths are relative to the line file."""
+    """Every key of a line is read; paths are relative to the line file."""
     (yard.root / "graph.yaml").write_text(GRAPH)
     (yard.root / "line.yaml").write_text(
         """\
@@ -352,7 +352,7 @@ notify: {command: [cat], url: "https://example.org/x", on: failed, timeout_s: 3}
 
 
 def test_problems_of_a_line(tmp_path: Path) -> None:
-    """All that is wrong with a line is said at once, each with its place, why, and how to mend it."""
+    """All problems of a line are reported at once, each with its position, reason and fix."""
     (tmp_path / "in").mkdir()
     result = problems(
         "imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./in\ndonne: ./x\nsettle_s: soon\npriority: fast\nretry: {time: 2}\nset: {a: '${b}'}\n",
@@ -398,7 +398,7 @@ def test_problems_of_a_line(tmp_path: Path) -> None:
     ],
 )
 def test_refused_lines(tmp_path: Path, text: str) -> None:
-    """What cannot be a line is refused with a problem, never a traceback."""
+    """Invalid lines are refused with a problem, never a traceback."""
     (tmp_path / "in").mkdir()
     (tmp_path / "out" / "in").mkdir(parents=True)
     (tmp_path / "link").symlink_to("in")
@@ -406,8 +406,8 @@ def test_refused_lines(tmp_path: Path, text: str) -> None:
 
 
 def test_a_line_and_its_graph(yard: Yard) -> None:
-    """What a line says of its graph is checked against it: inputs, values, outputs and what a
-    ticket may set.
+    """What a line says about its graph is checked against the graph: inputs, values, outputs and
+    what a ticket may set.
     """
     line = yard.line(
         "input: tims\nset: {times: 99, nothing: 1}\nticket: sidecar\nallow: [file, wordd]\noutputs: {lout: x, loud: ../x.txt}\n"
@@ -425,7 +425,7 @@ def test_a_line_and_its_graph(yard: Yard) -> None:
 
 
 def test_a_ticket_chooses_no_model(yard: Yard, tmp_path: Path) -> None:
-    """An input that names a model is not a ticket's to set, be it asked for or not."""
+    """A ticket cannot set an input that chooses a model, even if the line allows it."""
     graph = """\
 imagen_flow: 1
 inputs:
@@ -454,8 +454,8 @@ outputs:
 
 
 def test_lines_together(tmp_path: Path) -> None:
-    """Lines of one process must not take each other's files or feed each other in a circle; a chain
-    is welcome.
+    """Lines of a process must not take each other's files or feed each other in a cycle; a chain is
+    fine.
     """
 
     def line(name: str, inbox: str, out: str) -> Any:
@@ -477,8 +477,8 @@ def test_lines_together(tmp_path: Path) -> None:
 
 
 def test_a_file_goes_through(yard: Yard) -> None:
-    """Files that are there at the start are worked on: outputs in out, originals in done, with
-    their folders.
+    """Files that exist at the start are processed: outputs in out, originals in done, with their
+    sub-folders.
     """
     yard.drop(a="one", b="two")
     yard.put("sub/deep/c.txt", "three")
@@ -500,15 +500,15 @@ def test_a_file_goes_through(yard: Yard) -> None:
     [("flattened", {"out/c.txt": "3\n", "done/c.txt": "3"}), ("ignored", {"in/sub/c.txt": "3"})],
 )
 def test_sub_folders(yard: Yard, folders: str, out: dict[str, str]) -> None:
-    """Sub-folders are flattened or ignored where the line says so."""
+    """Sub-folders are flattened or ignored if the line says so."""
     yard.put("sub/c.txt", "3")
     yard.work(f"folders: {folders}\n")
     assert yard.found() == out
 
 
 def test_one_failure_is_alone(yard: Yard) -> None:
-    """A file that fails lies in failed with a reason that can be read, after as many tries as the
-    line says; the others do not notice.
+    """A file that fails is in failed with a readable reason, after the configured retries; the
+    others are not affected.
     """
     yard.drop(a="one", bad="fail", c="three")
     line = yard.work("retry: {times: 2, backoff_s: 0.01}\n")
@@ -535,7 +535,7 @@ def test_one_failure_is_alone(yard: Yard) -> None:
 
 
 def test_a_node_that_raises_anything(yard: Yard) -> None:
-    """Whatever a node raises, it is its item that fails, with the traceback as its reason."""
+    """Whatever a node raises, only its item fails, with the traceback as its reason."""
     yard.drop(a="one", bad="interrupt")
     yard.work()
     found = yard.found()
@@ -544,7 +544,7 @@ def test_a_node_that_raises_anything(yard: Yard) -> None:
 
 
 def test_certain_errors(yard: Yard) -> None:
-    """What a wrong value causes is not tried again: a second try would end alike."""
+    """A failure caused by a wrong value is not retried."""
     yard.drop(a="bad")
     yard.work("retry: {times: 2, backoff_s: 0.01}\n")
     assert yard.events() == [("failed", "a.txt")]
@@ -553,8 +553,8 @@ def test_certain_errors(yard: Yard) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_graph_for_line(yard: Yard, whole: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """A graph in place of a line, and a line in place of a graph, earn one problem each, with the
-    command that fits; also where they lack their version, and where the command is missing.
+    """A graph in place of a line, and a line in place of a graph, get one problem with the right
+    command, even without their version or without a command.
     """
     line = yard.line()
     if not whole:
@@ -578,9 +578,7 @@ def test_graph_for_line(yard: Yard, whole: bool, capsys: pytest.CaptureFixture[s
 
 
 def test_reasons_steer_no_terminal(yard: Yard) -> None:
-    """What a name or an error holds reaches the text beside a failed file without its control
-    characters.
-    """
+    """Control characters in names and errors are replaced in the text beside a failed file."""
     yard.put("a\x1b[2Jb\nc.txt", "bad")
     yard.work(graph=GRAPH)
     reason = next((yard.root / "failed").glob("*.failed.txt")).read_text()
@@ -590,7 +588,7 @@ def test_reasons_steer_no_terminal(yard: Yard) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
 def test_no_regular_line_file(tmp_path: Path, kind: str) -> None:
-    """A pipe, a device or a folder in place of a line file is refused, and never waited for."""
+    """A pipe, a device or a folder in place of a line file is refused without waiting."""
     place = tmp_path / "line.yaml"
     os.mkfifo(place) if kind == "fifo" else place.symlink_to(
         "/dev/zero"
@@ -600,7 +598,7 @@ def test_no_regular_line_file(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_log_that_nobody_reads(yard: Yard) -> None:
-    """A log that is a pipe without a reader holds up nothing."""
+    """A log that is a pipe without a reader does not delay the line."""
     os.mkfifo(yard.root / "log")
     yard.drop(a="one")
     yard.work("log: ./log\n")
@@ -608,8 +606,8 @@ def test_a_log_that_nobody_reads(yard: Yard) -> None:
 
 
 def test_retry_by_hand(yard: Yard) -> None:
-    """A failed file that is given another try goes back to where it came from, without its reason,
-    and through the line again.
+    """A failed file that is retried goes back to its original place, without its reason, and is
+    processed again.
     """
     yard.put("sub/bad.txt", "fail")
     line = yard.work()
@@ -622,7 +620,7 @@ def test_retry_by_hand(yard: Yard) -> None:
 
 
 def test_retry_of_several(yard: Yard) -> None:
-    """They come back in the order in which they failed."""
+    """Retried files go back in the order in which they failed."""
     for name in ("b", "c", "a"):
         yard.put(f"{name}.txt", "fail")
         line = yard.work()
@@ -638,8 +636,8 @@ def test_same_content_twice(yard: Yard) -> None:
 
 
 def test_same_content_skipped(yard: Yard) -> None:
-    """With `duplicates: skip` content that was done before, with the same values, gives nothing,
-    and its original is put away.
+    """With `duplicates: skip`, content that was processed before with the same values gives no
+    outputs, and its original is archived.
     """
     yard.drop(a="same", b="same", c="other")
     yard.work("duplicates: skip\nconcurrency: 3\npriority: name\n")
@@ -657,7 +655,7 @@ def test_same_content_skipped(yard: Yard) -> None:
 
 @pytest.mark.parametrize("ending", ["txt", "png"])
 def test_same_content_linked(yard: Yard, ending: str) -> None:
-    """With `duplicates: link` the second output is the first's file by another name."""
+    """With `duplicates: link`, the second output is a hard link to the first."""
     graph = {
         "txt": GRAPH,
         "png": 'imagen_flow: 1\ninputs:\n  file: {type: file}\nnodes:\n  plain: {type: image.solid, width: 8, height: 8, colour: teal}\n  loud: {type: toy.shout, file: "${file}"}\noutputs:\n  picture: {from: "${plain}", path: "{item}.png"}\n  used: "${loud}"\n',
@@ -673,8 +671,8 @@ def test_same_content_linked(yard: Yard, ending: str) -> None:
 
 
 def test_same_names(yard: Yard) -> None:
-    """A file of a name that was done before replaces its own outputs, and its original gets a
-    number; one that would replace another file's outputs fails, and says whose they are.
+    """A file with the name of an earlier one replaces its outputs, and its original gets a number;
+    a file that would replace another file's outputs fails and names that file.
     """
     yard.put("a/x.txt", "one")
     yard.work(
@@ -725,8 +723,8 @@ def test_same_names(yard: Yard) -> None:
     ],
 )
 def test_pairs(yard: Yard, more: str, path: str, words: str) -> None:
-    """Before a line starts it says whether two files may come to one name, such as a camera's
-    pairs, and how to keep them apart.
+    """When a line starts, it warns if outputs of two files, such as a camera's pair, may have the
+    same name, and says how to keep them apart.
     """
     line = yard.line(
         f'{more}outputs: {{loud: "{path}"}}\n', graph=GRAPH.replace(", exists: replace", "")
@@ -743,7 +741,7 @@ def test_pairs(yard: Yard, more: str, path: str, words: str) -> None:
 
 
 def test_a_pair_is_kept_apart(yard: Yard) -> None:
-    """`{ending}` in a path keeps files apart that differ in their ending alone."""
+    """`{ending}` in a path separates files that differ only in their ending."""
     for name in ("x.jpg", "x.tif", "x"):
         yard.put(name, name)
     yard.work(
@@ -758,7 +756,7 @@ def test_a_pair_is_kept_apart(yard: Yard) -> None:
 
 
 def test_lists_and_paths_without_item(yard: Yard) -> None:
-    """Elements of a list are named by item and number, and a path that names no item gets it in
+    """Elements of a list are named by item and number, and a path without the item gets it in
     front.
     """
     graph = """\
@@ -792,8 +790,8 @@ outputs:
 
 
 def test_odd_names(yard: Yard) -> None:
-    """Any name that the system can hold goes through: any script, any length, no Unicode at all,
-    both spellings of an accent, what other systems forbid, and what looks like an option or a path.
+    """Any file name of the system is processed: any script, any length, invalid Unicode, both
+    Unicode forms, names that other systems forbid, and names that look like options or paths.
     """
     names = [
         "ü b.txt",
@@ -823,7 +821,7 @@ def test_odd_names(yard: Yard) -> None:
 
 
 def test_patterns_in_either_spelling(yard: Yard) -> None:
-    """What a line accepts, and what is given another try, is found in either spelling of an accent."""
+    """Patterns of a line and of retry match names in any Unicode form."""
     for name in ("cafe\u0301.txt", "caf\u00e92.txt", "th\u00e9.TXT"):
         yard.put(name, "bad")
     line = yard.work("accept: ['caf\u00e9*.txt', 'the\u0301.*']\n")
@@ -833,8 +831,8 @@ def test_patterns_in_either_spelling(yard: Yard) -> None:
 
 
 def test_both_spellings_of_an_accent(yard: Yard) -> None:
-    """Two files whose names only differ in how an accent is spelt are two files; their outputs
-    would be one, so the second fails and says so.
+    """Two files whose names differ only in Unicode form are two files; their outputs would be the
+    same, so the second fails and says so.
     """
     yard.put("caf\u00e9.txt", "one")
     yard.put("cafe\u0301.txt", "two")
@@ -848,8 +846,8 @@ def test_both_spellings_of_an_accent(yard: Yard) -> None:
 
 
 def test_what_does_not_count(yard: Yard) -> None:
-    """Hidden and temporary names, links, pipes, folders that are called like files, and outputs'
-    sidecars are left alone.
+    """Hidden and temporary names, links, pipes, folders named like files, and provenance files are
+    ignored.
     """
     outside = yard.root / "secret.txt"
     outside.write_text("secret")
@@ -918,8 +916,8 @@ SYSTEMS = (
 
 
 def test_system_folders(yard: Yard) -> None:
-    """What network drives, systems and programs that synchronise keep for themselves in a shared
-    folder stays where it is; so do names that are only on their way.
+    """Files that network drives, systems and sync programs keep in a shared folder stay where they
+    are, as do unfinished files.
     """
     names = [f"{folder}/x.txt" for folder in SYSTEMS]
     names += [
@@ -967,8 +965,8 @@ def test_system_folders(yard: Yard) -> None:
 
 
 def test_ignored_names(yard: Yard) -> None:
-    """A line adds patterns as .gitignore has them: in any case, by folder, anchored, and taken back
-    by an exclamation mark; in a list a # begins a name.
+    """A line adds patterns as in .gitignore: in any case, by folder, anchored, and negated; in a
+    list, a # starts a name.
     """
     names = [
         "drafts/a.txt",
@@ -990,7 +988,7 @@ def test_ignored_names(yard: Yard) -> None:
 
 
 def test_a_name_that_is_ignored_later(yard: Yard) -> None:
-    """What waits in the journal is given up once the line ignores it."""
+    """Items waiting in the journal are dropped once the line ignores them."""
     yard.drop(a="one", b="two")
     line = yard.line("sentinel: .ready\n")
     running = yard.start(line)
@@ -1001,7 +999,7 @@ def test_a_name_that_is_ignored_later(yard: Yard) -> None:
 
 
 def test_what_is_passed_over(yard: Yard) -> None:
-    """What a line will never take is counted in its log and its status, by ending."""
+    """Files that a line does not take are counted in its log and its status, by ending."""
     for name in ("notes.md", "b.MD", "c.gif", "lonely.yaml", "README", ".hidden", "@eaDir/x.md"):
         yard.put(name, "x")
     os.mkfifo(yard.root / "in/pipe.txt")
@@ -1017,8 +1015,8 @@ def test_what_is_passed_over(yard: Yard) -> None:
 
 
 def test_a_folder_that_cannot_be_read(yard: Yard) -> None:
-    """A folder in the watched one that may not be read is told; one that answers with an error of
-    the disk is read again once it does not.
+    """A sub-folder without read permission is reported; one with a disk error is read again once it
+    works.
     """
     yard.put("sub/a.txt", "one")
     yard.put("b.txt", "two")
@@ -1037,7 +1035,7 @@ def test_a_folder_that_cannot_be_read(yard: Yard) -> None:
 
 
 def test_every_picture_is_accepted() -> None:
-    """By default a line takes every name under which the formats that `image.load` reads are known."""
+    """By default, a line accepts every file ending of the formats that `image.load` reads."""
     from PIL import Image
 
     from imagen_flow_io.pictures import FORMATS
@@ -1054,7 +1052,7 @@ def test_every_picture_is_accepted() -> None:
 
 
 def test_followed_links(yard: Yard) -> None:
-    """Where the line follows links, the file behind one is worked on, and the link is put away."""
+    """If the line follows links, the linked file is processed, and the link is archived."""
     outside = yard.root / "there.txt"
     outside.write_text("linked")
     (yard.root / "in/link.txt").symlink_to("../there.txt")
@@ -1067,7 +1065,7 @@ def test_followed_links(yard: Yard) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_file(yard: Yard) -> None:
-    """A file that may not be read fails with that as its reason."""
+    """A file without read permission fails with that reason."""
     yard.put("a.txt", "one").chmod(0)
     yard.work()
     assert (
@@ -1076,7 +1074,7 @@ def test_unreadable_file(yard: Yard) -> None:
 
 
 def test_own_outputs(yard: Yard) -> None:
-    """Outputs and originals that lie inside the watched folder are never taken for new."""
+    """Outputs and originals inside the watched folder are not taken as new files."""
     yard.drop(a="one")
     for _ in range(2):
         yard.work("out: ./in/out\ndone: ./in/done\nfailed: ./in/failed\n")
@@ -1086,7 +1084,7 @@ def test_own_outputs(yard: Yard) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_an_output_that_may_not_be_written(yard: Yard) -> None:
-    """A folder below the outputs that may not be written holds up its own items alone."""
+    """A read-only folder below the outputs affects only its own items."""
     (yard.root / "out/sub").mkdir(parents=True, mode=0o500)
     yard.put("sub/a.txt", "one")
     yard.drop(b="two", c="three")
@@ -1102,7 +1100,7 @@ def test_an_output_that_may_not_be_written(yard: Yard) -> None:
     [("name", ["a", "b", "c"]), ("oldest", ["c", "a", "b"]), ("newest", ["b", "a", "c"])],
 )
 def test_priority(yard: Yard, priority: str, order: list[str]) -> None:
-    """The next item is the first by name, the one that came first, or the one that came last."""
+    """The next item is the first by name, the oldest or the newest."""
     for age, name in enumerate(["c", "a", "b"]):
         os.utime(yard.put(f"{name}.txt", name), (1000 + age, 1000 + age))
     yard.work(f"priority: {priority}\n")
@@ -1113,8 +1111,8 @@ def test_priority(yard: Yard, priority: str, order: list[str]) -> None:
 
 
 def test_tickets(yard: Yard) -> None:
-    """A ticket beside a file sets inputs for it alone, over what the line sets, and goes where it
-    goes; its text is text.
+    """A ticket beside a file sets inputs for that file, overriding the line, and is moved along
+    with it; its text is not interpreted.
     """
     yard.drop(a="one", b="two", c="three", d="four")
     yard.put("a.yaml", "times: 3\nword: ' ${file} $$'\n")
@@ -1161,7 +1159,7 @@ def test_tickets(yard: Yard) -> None:
     ],
 )
 def test_bad_tickets(yard: Yard, text: str | bytes) -> None:
-    """Whatever a ticket holds that is no ticket, its file fails with a reason, and nothing else
+    """Whatever an invalid ticket contains, its file fails with a reason, and nothing else
     happens.
     """
     yard.drop(a="one")
@@ -1179,7 +1177,7 @@ def test_empty_ticket(yard: Yard) -> None:
 
 
 def test_required_ticket(yard: Yard) -> None:
-    """Where a ticket is required a file waits for it; it comes, and the file goes."""
+    """If a ticket is required, a file waits for it and is processed when it arrives."""
     yard.drop(a="one", b="two")
     yard.put("a.yaml", "times: 2")
     yard.work("ticket: required\n")
@@ -1232,8 +1230,8 @@ TICKETS = {
 @pytest.mark.parametrize("case", TICKETS)
 @pytest.mark.parametrize("live", [False, True])
 def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
-    """A ticket is found in any case and either spelling of an accent; that with the file's own case
-    is meant first, and what may be meant for two, or two for one, is told.
+    """A ticket is found in any case and Unicode form; the one with the file's own case is
+    preferred, and ambiguous ones are reported.
     """
     files, tickets, wanted = TICKETS[case]
     more = "ticket: sidecar\naccept: ['*.txt', '*.md']\noutputs: {loud: \"{item}.{ending}.txt\"}\n"
@@ -1273,7 +1271,7 @@ def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
     ],
 )
 def test_a_ticket_that_is_no_file(yard: Yard, kind: str, words: str) -> None:
-    """A ticket that is a link or a pipe is neither read nor passed over: its file fails and says
+    """A ticket that is a link or a pipe is neither read nor skipped: its file fails and says
     why.
     """
     yard.put("b.dat", "times: 2")
@@ -1288,7 +1286,7 @@ def test_a_ticket_that_is_no_file(yard: Yard, kind: str, words: str) -> None:
 
 
 def test_a_ticket_by_a_followed_link(yard: Yard) -> None:
-    """Where the line follows links, a ticket may be one, and goes where its file goes."""
+    """If the line follows links, a ticket may be one, and is moved along with its file."""
     yard.put("b.dat", "times: 2")
     (yard.root / "in/a.yaml").symlink_to("b.dat")
     yard.drop(a="one")
@@ -1298,8 +1296,8 @@ def test_a_ticket_by_a_followed_link(yard: Yard) -> None:
 
 
 def test_a_ticket_whose_place_is_taken(yard: Yard) -> None:
-    """A ticket goes with its file even where an older one lies: it would otherwise stay, and be
-    taken for the next file's.
+    """A ticket is moved with its file even if an older one has its name; otherwise it would apply
+    to the next file.
     """
     for count in (2, 3):
         yard.put("a.yaml", f"times: {count}")
@@ -1318,7 +1316,7 @@ def test_a_ticket_whose_place_is_taken(yard: Yard) -> None:
 
 
 def test_retry_without_a_journal(yard: Yard) -> None:
-    """After the journal was lost, status says what lies in `failed`, and retry brings it back."""
+    """After the journal was lost, status lists the files in `failed`, and retry moves them back."""
     yard.put("sub/a.txt", "bad")
     line = yard.work()
     shutil.rmtree(line.journal)
@@ -1333,7 +1331,7 @@ def test_retry_without_a_journal(yard: Yard) -> None:
 
 
 def test_retry_of_nothing(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
-    """A name or pattern that no failed file has is no success, and says what there is."""
+    """A name or pattern that matches no failed file is an error, and lists the failed files."""
     yard.drop(a="bad")
     line = yard.work()
     for names, code, words in (
@@ -1349,8 +1347,8 @@ def test_retry_of_nothing(yard: Yard, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
-    """The exit code of status says whether a line is run (0), by nobody (3), or waits for trouble
-    to pass (4), and what a killed process has begun is not being worked on.
+    """The exit code of status says whether a line is running (0), not running (3), or waiting for a
+    temporary problem (4); items of a killed process are not shown as being worked on.
     """
 
     def asked() -> tuple[object, dict[str, Any]]:
@@ -1390,8 +1388,8 @@ def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]
 def test_without_locks(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    """Where the file system of the journal has no locks, one process runs a line; its status says
-    so, and a second one is refused in words.
+    """If the journal's file system has no locks, one process can run a line; its status says so,
+    and a second process is refused with a message.
     """
     fcntl = pytest.importorskip("fcntl")
     real = fcntl.fcntl
@@ -1432,7 +1430,7 @@ def test_without_locks(
 
 
 def test_retry_with_its_ticket(yard: Yard) -> None:
-    """A failed file that gets another try takes its ticket along, whatever its case."""
+    """A failed file that is retried takes its ticket along, whatever its case."""
     yard.put("A.YAML", "times: 77")
     yard.drop(a="one")
     line = yard.work("ticket: sidecar\n")
@@ -1442,7 +1440,7 @@ def test_retry_with_its_ticket(yard: Yard) -> None:
 
 
 def test_a_ticket_for_two(yard: Yard) -> None:
-    """A ticket that may be meant for either of two files is used for neither."""
+    """A ticket that may belong to either of two files is used for neither."""
     yard.put("x.txt", "one")
     yard.put("x.md", "two")
     yard.put("x.yaml", "times: 2")
@@ -1459,8 +1457,8 @@ def test_a_ticket_for_two(yard: Yard) -> None:
 
 
 def test_paths_in_a_ticket(yard: Yard) -> None:
-    """A ticket that may set a file sets one in the watched folder; elsewhere it cannot reach, by no
-    spelling and by no link.
+    """A ticket may name a file in the watched folder, and nothing else, by no spelling and no
+    link.
     """
     graph = GRAPH.replace(
         '  word: ""', '  word: ""\n  second: {type: file, default: ./toys.py}'
@@ -1501,7 +1499,7 @@ def test_paths_in_a_ticket(yard: Yard) -> None:
 
 @pytest.mark.parametrize(("bytes_more", "words"), [(0, []), (1, ["64 KiB"])])
 def test_a_long_ticket(yard: Yard, bytes_more: int, words: list[str]) -> None:
-    """A ticket is read whole or not at all."""
+    """A ticket is read completely or not at all."""
     yard.drop(a="one")
     text = "times: 2\nword: '!'\n"
     yard.put("a.yaml", text + "#" * (MAX_BYTES - len(text) + bytes_more))
@@ -1513,7 +1511,7 @@ def test_a_long_ticket(yard: Yard, bytes_more: int, words: list[str]) -> None:
 
 @pytest.mark.parametrize("links", [False, True])
 def test_a_ticket_that_has_become_a_link(yard: Yard, links: bool) -> None:
-    """It is followed where the line follows links, also if it was a file a moment ago."""
+    """A ticket that became a link is followed if the line follows links."""
     (yard.root / "secret.yaml").write_text("times: 3")
     ticket = yard.root / "in/a.yaml"
     ticket.symlink_to(yard.root / "secret.yaml")
@@ -1535,8 +1533,8 @@ def journal_at(folder: Path, clock: list[float], **options: Any) -> Journal:
 
 
 def test_settling(tmp_path: Path) -> None:
-    """A file has settled once size and time have stood still for as long as the line says, by a
-    clock that nobody sets; each change begins anew.
+    """A file settles once its size and time have not changed for the configured time, by a
+    monotonic clock; each change restarts the wait.
     """
     now = [100.0]
     journal = journal_at(tmp_path / "j", now)
@@ -1575,8 +1573,8 @@ def test_settling(tmp_path: Path) -> None:
     "time_s", [-(2**31), -1, 0, 2**31, 2**33, 9_223_372_037, 15_032_385_535, 2**40]
 )
 def test_times_of_any_year(yard: Yard, time_s: int) -> None:
-    """A file is worked on whatever its time: before 1970, far ahead, or where nanoseconds do not
-    fit into 64 bits.
+    """A file is processed whatever its time: before 1970, far in the future, or beyond 64 bits of
+    nanoseconds.
     """
     for name in ("a", "b"):
         yard.drop(**{name: name})
@@ -1593,8 +1591,8 @@ def test_times_of_any_year(yard: Yard, time_s: int) -> None:
 
 
 def test_time_beyond_64_bits(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A time of the year 9999, which some file systems hold, stops neither the journal nor the
-    memory of digests.
+    """A time in the year 9999, which some file systems can store, breaks neither the journal nor
+    the cache of digests.
     """
     far = 253_370_764_800 * 10**9
 
@@ -1623,8 +1621,8 @@ def test_time_beyond_64_bits(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_placeholder(yard: Yard) -> None:
-    """An empty file is no finished file: one that is filled later is read then, and only one that
-    stays empty for `empty_s` is taken as it is. `--once` does not wait for it.
+    """An empty file is not complete: one that gets content later is read then, and only one that
+    stays empty for `empty_s` is processed as it is. `--once` does not wait for it.
     """
     yard.drop(a="", b="two")
     line = yard.work("settle_s: 0.05\n")
@@ -1649,9 +1647,7 @@ def test_placeholder(yard: Yard) -> None:
 
 
 def test_many_placeholders(tmp_path: Path) -> None:
-    """Files that wait to be filled hold up no other, and each has its patience from when it was
-    last changed.
-    """
+    """Empty files delay no others, and each waits from its own last change."""
     now = [100.0]
     journal = journal_at(tmp_path / "j", now)
     journal.record(
@@ -1680,7 +1676,7 @@ def test_many_placeholders(tmp_path: Path) -> None:
 
 
 def test_slow_copy(yard: Yard) -> None:
-    """A file that is copied in slowly is read when it is whole."""
+    """A file that is copied slowly is read when it is complete."""
     running = yard.start(yard.line("settle_s: 0.4\n"))
     with open(yard.root / "in/a.txt", "w") as stream:
         for part in ("one ", "two ", "three ", "four"):
@@ -1693,8 +1689,8 @@ def test_slow_copy(yard: Yard) -> None:
 
 
 def test_sentinel(yard: Yard) -> None:
-    """Where a sentinel is asked for a file waits for it however still it stands, goes at once when
-    it comes, and takes it along.
+    """With a sentinel, a file waits for it however long it is unchanged, is processed when it
+    arrives, and takes it along.
     """
     yard.drop(a="one", b="two")
     yard.put("a.txt.ready", "")
@@ -1708,8 +1704,8 @@ def test_sentinel(yard: Yard) -> None:
 
 
 def test_sentinel_by_any_name(yard: Yard) -> None:
-    """A sentinel counts in any case and either spelling of an accent; of two files that differ in
-    case alone, that with its own case is meant.
+    """A sentinel matches in any case and Unicode form; of two files that differ only in case, the
+    one with its own case is meant.
     """
     for name in ("A.TXT", "b.txt", "caf\u00e9.txt", "B.txt"):
         yard.put(name, name)
@@ -1732,8 +1728,8 @@ def gated(gate: Path) -> str:
 
 
 def test_replaced_while_running(yard: Yard) -> None:
-    """A file that is replaced while it is worked on gives the outputs of its last form, and only
-    that is put away.
+    """A file that is replaced while being processed gives the outputs of its last version, and only
+    that is archived.
     """
     gate = yard.root / "gate"
     yard.drop(a="one")
@@ -1748,7 +1744,7 @@ def test_replaced_while_running(yard: Yard) -> None:
 
 
 def test_taken_away_while_running(yard: Yard) -> None:
-    """A file that is taken away while it is worked on leaves nothing behind."""
+    """A file that is removed while being processed leaves nothing behind."""
     gate = yard.root / "gate"
     yard.drop(a="one")
     running = yard.start(yard.line(graph=gated(gate)))
@@ -1761,7 +1757,7 @@ def test_taken_away_while_running(yard: Yard) -> None:
 
 
 def test_many_at_once(yard: Yard) -> None:
-    """Files that come while the line runs, many at once and in new folders, are all found."""
+    """Files that arrive while the line runs, many at once and in new folders, are all found."""
     running = yard.start(yard.line("concurrency: 2\n"))
     for number in range(60):
         yard.put(f"{number % 7}/{number}.txt", str(number))
@@ -1773,8 +1769,8 @@ def test_many_at_once(yard: Yard) -> None:
 
 @pytest.mark.parametrize("poll", [False, True])
 def test_folder_that_vanishes(yard: Yard, poll: bool) -> None:
-    """When the folder goes the line waits; when it comes back, what lies in it is found, by events
-    or by polling.
+    """If the watched folder disappears, the line waits; when it is back, its files are found, by
+    events or by polling.
     """
     running = yard.start(yard.line(f"poll: {str(poll).lower()}\npoll_s: 0.1\n"))
     yard.drop(a="one")
@@ -1791,8 +1787,8 @@ def test_folder_that_vanishes(yard: Yard, poll: bool) -> None:
 
 
 def test_out_that_vanishes(yard: Yard) -> None:
-    """When the output folder goes no file fails: the line waits, and goes on when it is back.
-    It is not made anew, since it may be a share that is not mounted.
+    """If the output folder disappears, no file fails: the line waits, and continues when it is
+    back. It is not recreated, since it may be an unmounted share.
     """
     line = yard.line()
     running = yard.start(line)
@@ -1822,8 +1818,8 @@ def test_out_that_vanishes(yard: Yard) -> None:
     ],
 )
 def test_a_disk_that_fails(yard: Yard, where: str, number: int) -> None:
-    """While a folder of the line answers with an error of the disk, the line waits and says so, and
-    no original moves to `failed`; once it is mended, everything is done.
+    """While a folder of the line returns disk errors, the line waits and says so, and no original
+    moves to `failed`; afterwards everything is done.
     """
     running = yard.start(yard.line("retry: {backoff_s: 0}\nconcurrency: 2\npriority: name\n"))
     until(lambda: running._first_scan_done.is_set())
@@ -1851,9 +1847,7 @@ def test_a_disk_that_fails(yard: Yard, where: str, number: int) -> None:
 
 
 def test_a_bad_sector(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be read while others are fails by itself; while none can be read, the line
-    waits.
-    """
+    """A file that cannot be read while others can fails; while none can be read, the line waits."""
     broken = {"b.txt"}
     opened = os.open
 
@@ -1888,8 +1882,8 @@ def test_a_bad_sector(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_disk_that_fails_at_the_start(
     yard: Yard, where: str, number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line that an error of the disk keeps from starting ends with the code that asks for a
-    restart, and says why; with one that only a person can mend it ends with 1.
+    """If a disk error keeps a line from starting, it ends with the exit code that asks for a
+    restart and says why; if only a person can fix the error, it ends with 1.
     """
     line = yard.line()
     for folder in (line.journal, yard.root / "store"):
@@ -1915,7 +1909,7 @@ def test_a_disk_that_fails_at_the_start(
 
 
 def test_what_a_new_try_may_mend(tmp_path: Path) -> None:
-    """A full, read-only or busy database asks for a restart; one that is damaged or newer does not."""
+    """A full, read-only or busy database asks for a restart; a damaged or newer one does not."""
 
     def failing(*statements: str) -> JournalError:
         with contextlib.closing(
@@ -1948,8 +1942,8 @@ def test_what_a_new_try_may_mend(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["in", "out", "done", "failed"])
 def test_a_share_that_is_unmounted(yard: Yard, where: str) -> None:
-    """While what a folder lay on is not mounted, the line waits: the empty folder in its place is
-    neither written to nor taken for a folder from which files have gone.
+    """While a share is unmounted, the line waits: nothing is written to the empty folder in its
+    place, and its files do not count as gone.
     """
     (yard.root / "behind").mkdir()
     line = yard.line("retry: {backoff_s: 0}\n")
@@ -1990,8 +1984,8 @@ def test_a_share_that_is_unmounted(yard: Yard, where: str) -> None:
 
 
 def test_an_original_that_cannot_move(yard: Yard) -> None:
-    """An original whose place is blocked waits where it is, its outputs in place; the others go on,
-    and it is not worked on again once it can move.
+    """An original that cannot be moved waits with its outputs published; the others continue, and
+    it is not processed again once it can move.
     """
     (yard.root / "done").mkdir()
     (yard.root / "done/sub").write_text("in the way")
@@ -2022,7 +2016,7 @@ def test_an_original_that_cannot_move(yard: Yard) -> None:
 
 
 def test_two_workers(yard: Yard) -> None:
-    """Two workers share a line without doing an item twice."""
+    """Two workers share a line without processing an item twice."""
     for number in range(30):
         yard.put(f"{number}.txt", f"{number}")
     line = yard.line()
@@ -2035,8 +2029,8 @@ def test_two_workers(yard: Yard) -> None:
 
 
 def test_leases(tmp_path: Path) -> None:
-    """An item is its worker's for as long as that renews its lease; then it is anyone's, and
-    whoever had it finds its changes refused.
+    """An item belongs to its worker while it renews its lease; then others may take it, and changes
+    of the former owner are refused.
     """
     now = [100.0]
     one, two = (journal_at(tmp_path / "j", now, lease_s=10.0, boot="b") for _ in range(2))
@@ -2061,7 +2055,7 @@ def test_leases(tmp_path: Path) -> None:
 
 
 def test_a_long_item_keeps_its_lease(yard: Yard) -> None:
-    """A worker that is busy for longer than its lease renews it while there is still time."""
+    """A worker that is busy for longer than its lease renews it in time."""
     gate, now = yard.root / "gate", [1000.0]
     yard.drop(a="one")
     line = yard.line("lease_s: 30\n", graph=gated(gate))
@@ -2082,7 +2076,7 @@ def test_a_long_item_keeps_its_lease(yard: Yard) -> None:
 
 
 def test_what_no_event_told_of_is_found_by_a_look_at_the_folder(yard: Yard) -> None:
-    """Every minute the folder is looked through, whatever the system has said of it."""
+    """The folder is rescanned every minute, whatever events were reported."""
     now = [1000.0]
     yard.drop(a="one")
     running = yard.start(yard.line("poll: true\npoll_s: 86400\n"), clock=lambda: now[0])
@@ -2094,8 +2088,8 @@ def test_what_no_event_told_of_is_found_by_a_look_at_the_folder(yard: Yard) -> N
 
 
 def test_the_wait_for_a_trouble_to_pass_doubles_up_to_half_a_minute(yard: Yard) -> None:
-    """While the folder for outputs is gone the line tries again after ever longer waits; the next
-    trouble begins with the shortest.
+    """While the output folder is missing, the line retries with doubling waits; the next problem
+    starts with the shortest.
     """
     now, waits = [1000.0], [0.5, 1, 2, 4, 8, 16, 30, 30]
     running = yard.start(yard.line(), clock=lambda: now[0])
@@ -2115,8 +2109,8 @@ def test_the_wait_for_a_trouble_to_pass_doubles_up_to_half_a_minute(yard: Yard) 
 
 
 def test_what_a_worker_leaves_when_it_ends_is_anyones(tmp_path: Path) -> None:
-    """An item that it was still working on is begun again by the next to come, and nobody is
-    blamed for it.
+    """An item of a worker that ends is started again by the next one, and does not count as a
+    kill.
     """
     now = [100.0]
     one, two = (journal_at(tmp_path / "j", now, boot="b") for _ in range(2))
@@ -2133,8 +2127,8 @@ def test_what_a_worker_leaves_when_it_ends_is_anyones(tmp_path: Path) -> None:
 
 
 def test_what_waits_for_something_is_looked_at_when_a_line_starts(tmp_path: Path) -> None:
-    """What it waits for may be there by now, or the line may not ask for it any more: the line
-    does not end before it has looked.
+    """Waiting files are inspected when a line starts: what they wait for may have arrived, or may
+    no longer be required.
     """
     now, seen = [100.0], FoundFile("x", "[1,1,1]", 0)
     one, two = (journal_at(tmp_path / "j", now, boot="b") for _ in range(2))
@@ -2149,8 +2143,8 @@ def test_what_waits_for_something_is_looked_at_when_a_line_starts(tmp_path: Path
 
 
 def test_a_line_is_in_trouble_while_somebody_alive_says_so(yard: Yard) -> None:
-    """What a worker said that has ended is over; and as long as one of several is heard of, the
-    silence of another is no trouble of the line.
+    """A problem reported by a worker that has ended is over; as long as one of several workers
+    responds, the silence of another is not a problem of the line.
     """
     line = yard.line()
     yard.work()
@@ -2177,7 +2171,7 @@ def test_a_line_is_in_trouble_while_somebody_alive_says_so(yard: Yard) -> None:
 
 
 def test_a_ticket_that_comes_within_a_tick_of_the_clock_is_seen(yard: Yard) -> None:
-    """The names in a folder are looked up again as long as its time could hide a change."""
+    """A folder's names are listed again as long as its time could hide a change."""
     line = yard.line("ticket: sidecar\n")
     intake, inbox = Intake(line), yard.root / "in"
     yard.drop(a="one")
@@ -2189,8 +2183,8 @@ def test_a_ticket_that_comes_within_a_tick_of_the_clock_is_seen(yard: Yard) -> N
 
 
 def test_a_file_that_was_written_over_is_another(yard: Yard) -> None:
-    """It has the inode and the size, but not the time; a copy that has all but the inode is the
-    same if its content is.
+    """A file with the same inode and size but another time is a new version; a copy with another
+    inode is the same if its content is.
     """
     intake, place = Intake(yard.line()), yard.put("a.txt", "one")
     seen = intake.inspect("a.txt")
@@ -2208,7 +2202,9 @@ def test_a_file_that_was_written_over_is_another(yard: Yard) -> None:
 
 
 def test_an_original_that_another_worker_moves_is_no_orphan(yard: Yard) -> None:
-    """One is given back only if nobody is going to finish its move."""
+    """An original in the course of moving is restored only if no worker is going to finish the
+    move.
+    """
     line = yard.line()
     yard.work()
     journal = Journal(line.journal)
@@ -2224,7 +2220,9 @@ def test_an_original_that_another_worker_moves_is_no_orphan(yard: Yard) -> None:
 
 
 def test_two_items_do_not_take_one_name(tmp_path: Path) -> None:
-    """The second to be staged has to choose another, until the first has its output in place."""
+    """The second item with an output name has to choose another until the first has published its
+    output.
+    """
     journal = journal_at(tmp_path / "j", [100.0], boot="b")
     journal.register()
     journal.record([FoundFile(name, "[1,1,1]", 0) for name in "ab"], settled=True)
@@ -2238,7 +2236,9 @@ def test_two_items_do_not_take_one_name(tmp_path: Path) -> None:
 
 
 def test_a_file_that_can_never_be_read_is_to_blame_in_the_end(tmp_path: Path) -> None:
-    """At once where others are read meanwhile, after twenty tries where none is."""
+    """An unreadable file is at fault at once if others can be read meanwhile, and after twenty
+    attempts otherwise.
+    """
     journal = journal_at(tmp_path / "j", [100.0], boot="b")
     journal.register()
     journal.record([FoundFile("a", "[1,1,1]", 0)], settled=True)
@@ -2252,7 +2252,9 @@ def test_a_file_that_can_never_be_read_is_to_blame_in_the_end(tmp_path: Path) ->
 
 
 def test_what_a_process_died_of_is_worked_on_alone(tmp_path: Path) -> None:
-    """Not beside another, nor is anything begun that comes after it, so that no other is blamed."""
+    """An item that killed a process is processed alone, and no later item is started, so that no
+    other is blamed.
+    """
     now = [100.0]
     journal = journal_at(tmp_path / "j", now, boot="b")
     journal.record([FoundFile("a", "[1,1,1]", 0), FoundFile("b", "[1,1,1]", 1)], settled=True)
@@ -2266,7 +2268,7 @@ def test_what_a_process_died_of_is_worked_on_alone(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_another_begins_with_all_its_tries(tmp_path: Path) -> None:
-    """What was tried, and what a process died of, was the file that was there before."""
+    """A new version of a file starts without the retries and kills of the previous one."""
     journal = journal_at(tmp_path / "j", [100.0], boot="b")
     journal.register()
     seen = FoundFile("x", "[1,1,1]", 0)
@@ -2284,7 +2286,7 @@ def test_a_file_that_is_another_begins_with_all_its_tries(tmp_path: Path) -> Non
 
 
 def test_the_last_items_are_remembered_however_old(tmp_path: Path) -> None:
-    """Of what ended long ago, the last are not forgotten, nor is what failed or is under way."""
+    """Of the items that ended long ago, the newest are kept, as are failed and active ones."""
     journal = journal_at(tmp_path / "j", [100.0], boot="b")
     journal.register()
     journal.record([FoundFile(name, "[1,1,1]", 0) for name in "abcdef"], settled=True)
@@ -2301,7 +2303,7 @@ def test_the_last_items_are_remembered_however_old(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_another_was_not_put_in_place(tmp_path: Path) -> None:
-    """Whoever finds a renaming half done goes by what the file in its place holds."""
+    """Whether a rename was carried out is decided by the content of the target."""
     place = tmp_path / "out.txt"
     step = {
         "do": "put",
@@ -2317,8 +2319,8 @@ def test_an_output_that_is_another_was_not_put_in_place(tmp_path: Path) -> None:
 
 
 def test_a_change_while_a_file_is_looked_at_is_not_lost(tmp_path: Path) -> None:
-    """A file that is told to have changed between the look at it and the note that it has settled
-    has not.
+    """A file that changes between its inspection and the record that it has settled has not
+    settled.
     """
     now = [100.0]
     journal = journal_at(tmp_path / "j", now, boot="b")
@@ -2335,8 +2337,8 @@ def test_a_change_while_a_file_is_looked_at_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_restarted_host(tmp_path: Path) -> None:
-    """After a restart of the host, whose clock begins anew, nothing that was timed by the old one
-    still counts.
+    """After a restart of the host, whose clock starts again, times of the old clock have
+    expired.
     """
     now = [1_000_000.0]
     journal = journal_at(tmp_path / "j", now, boot="one")
@@ -2357,8 +2359,8 @@ def test_restarted_host(tmp_path: Path) -> None:
 
 
 def test_sweeping(tmp_path: Path) -> None:
-    """Temporary files of dead workers are removed; those of the living, those that a journal speaks
-    of, and those of strangers are not.
+    """Temporary files of dead workers are deleted; those of living workers, those in a journal, and
+    those of others are not.
     """
     journal, living = (journal_at(tmp_path / "j", [1.0], boot="b") for _ in range(2))
     for one in (journal, living):
@@ -2392,9 +2394,7 @@ def test_sweeping(tmp_path: Path) -> None:
 
 
 def test_free_names(tmp_path: Path) -> None:
-    """An original gets a name that takes nothing from anybody, cut between characters where it is
-    too long.
-    """
+    """An original gets a name that replaces nothing, cut between characters if it is too long."""
     for name in ("x.png", "y.png.failed.txt", "z.png"):
         (tmp_path / name).touch()
     names = [
@@ -2411,7 +2411,7 @@ def test_free_names(tmp_path: Path) -> None:
 
 
 def test_journal_places(tmp_path: Path) -> None:
-    """A journal that cannot be used says why, and how to mend it."""
+    """A journal that cannot be used says why, and how to fix it."""
     (tmp_path / "j").mkdir()
     (tmp_path / "j/journal.sqlite").write_bytes(
         b"no database at all, but long enough to be looked at" * 100
@@ -2430,7 +2430,7 @@ def test_journal_places(tmp_path: Path) -> None:
 
 
 def test_journal_is_durable(tmp_path: Path) -> None:
-    """The journal is kept as WAL, and every commit waits for the disk."""
+    """The journal uses WAL, and every commit is synced."""
     journal = Journal(tmp_path / "j")
     assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -2438,8 +2438,8 @@ def test_journal_is_durable(tmp_path: Path) -> None:
 
 
 def test_a_lost_journal(yard: Yard) -> None:
-    """Without its journal a line does again what is still in its folder, and an original that was
-    on its way comes back under a name that tells.
+    """Without its journal, a line processes again what is in its folder, and an original that was
+    being moved comes back under a name that says so.
     """
     yard.drop(a="one")
     (yard.root / "in/.imagen_flow-0123abcd-7.taken.txt").write_text("two")
@@ -2456,7 +2456,7 @@ def test_a_lost_journal(yard: Yard) -> None:
 
 
 def test_notify(yard: Yard) -> None:
-    """A command and an address are told of each end; a command that fails or hangs holds up
+    """A command and a URL are notified of each finished item; a command that fails or hangs delays
     nothing.
     """
     heard: list[dict[str, Any]] = []
@@ -2500,7 +2500,7 @@ def test_notify(yard: Yard) -> None:
 
 
 def test_log(yard: Yard) -> None:
-    """The log is a JSON object a line, and says of each item what became of it."""
+    """The log has one JSON object per line, with the result of each item."""
     yard.drop(a="one")
     line = yard.work()
     result = [json.loads(text) for text in line.log.read_text().splitlines()]
@@ -2540,8 +2540,8 @@ def working(yard: Yard, pid: int) -> bool:
 
 
 def test_term(yard: Yard) -> None:
-    """On SIGTERM a line gives back the item that it cannot finish in time, and ends with 0; the
-    next finishes it.
+    """On SIGTERM, a line returns the item that it cannot finish in time to the queue, and ends with
+    0; the next process finishes it.
     """
     gate = yard.root / "gate"
     yard.drop(a="one")
@@ -2561,8 +2561,8 @@ def test_term(yard: Yard) -> None:
 
 
 def test_a_worker_that_stands_still(yard: Yard) -> None:
-    """A worker that is silent for longer than its lease loses its item to another, finds that out
-    when it goes on, and changes nothing any more.
+    """A worker that does not respond for longer than its lease loses its item to another, notices
+    when it continues, and changes nothing.
     """
     gate = yard.root / "gate"
     reached = Path(f"{gate}.reached")
@@ -2594,8 +2594,8 @@ def test_a_worker_that_stands_still(yard: Yard) -> None:
 
 
 def test_lines_in_a_chain(yard: Yard) -> None:
-    """One process runs several lines, and what one gives another takes; sidecars and temporary
-    files are not taken.
+    """One process runs several lines, and the outputs of one are processed by another; provenance
+    and temporary files are not.
     """
     yard.line("out: ./between\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
     (yard.root / "between").mkdir()
@@ -2625,8 +2625,8 @@ def test_lines_in_a_chain(yard: Yard) -> None:
 
 
 def test_poison(yard: Yard) -> None:
-    """A file that kills the process three times is put aside with that as its reason; those beside
-    it are done.
+    """A file that kills the process three times is quarantined with that reason; the others are
+    done.
     """
     yard.drop(a="one", b="die", c="three")
     yard.line("priority: name\n")
@@ -2652,8 +2652,8 @@ def test_poison(yard: Yard) -> None:
 
 
 def test_again(yard: Yard) -> None:
-    """A line whose journal cannot be written any more ends with the code that asks for a restart;
-    no file is lost.
+    """If the journal cannot be written any more, the line ends with the exit code that asks for a
+    restart; no file is lost.
     """
     gate = yard.root / "gate"
     yard.drop(a="one")
@@ -2673,8 +2673,8 @@ def test_again(yard: Yard) -> None:
 
 
 def test_status_drain_and_retry(yard: Yard) -> None:
-    """`status` says how a line stands, `drain` lets its processes finish and stop, `retry` gives
-    failed files another try.
+    """`status` shows the state of a line, `drain` lets its processes finish and stop, `retry`
+    retries failed files.
     """
     yard.drop(a="one", bad="fail")
     line = yard.line("priority: name\n")
@@ -2722,7 +2722,7 @@ def test_status_drain_and_retry(yard: Yard) -> None:
 
 
 def test_drain_without_a_process(yard: Yard) -> None:
-    """`drain` works off the queue itself where no process does, and takes in nothing new."""
+    """`drain` processes the queue itself if no process runs the line, and accepts nothing new."""
     line = yard.line()
     journal = Journal(line.journal)
     place = yard.put("a.txt", "one")
@@ -2743,7 +2743,7 @@ def test_drain_without_a_process(yard: Yard) -> None:
 
 
 def test_light(yard: Yard) -> None:
-    """A line of trivial nodes imports no torch."""
+    """A line of trivial nodes does not import torch."""
     yard.drop(a="one")
     yard.line()
     code = f"""
@@ -2768,14 +2768,14 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "graphs/lines").glob("*.yaml")))
 def test_lines_that_come_along(yard: Yard, name: str) -> None:
-    """The lines that ship with the project fit their graphs."""
+    """The lines shipped with the project fit their graphs."""
     shutil.copytree(ROOT / "graphs", yard.root / "graphs")
     (yard.root / "graphs/lines/in").mkdir()
     make_recipe(read_line(yard.root / "graphs/lines" / name), yard.registry)
 
 
 def test_the_line_that_enlarges(yard: Yard) -> None:
-    """The line of the README enlarges a picture, and its ticket by as much as it says."""
+    """The line of the README enlarges a picture, by the factor in its ticket."""
     from PIL import Image
 
     shutil.copytree(ROOT / "graphs", yard.root / "graphs")
@@ -2811,8 +2811,8 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
 
 
 def test_what_an_image_is_built_from() -> None:
-    """The context of a container build holds what the wheel is made of, and neither the history,
-    nor an environment, nor outputs.
+    """The build context of the container has the sources of the wheel, and neither the history, nor
+    an environment, nor outputs.
     """
     from pathspec import GitIgnoreSpec
 
@@ -2853,8 +2853,8 @@ def test_what_an_image_is_built_from() -> None:
     "name", ["Containerfile", "imagen-flow-folder@.service", "imagen-flow-folder@.container"]
 )
 def test_commands_of_services(name: str) -> None:
-    """What a service or container calls is a command that there is, with options that it has; only
-    what another start may mend is started again.
+    """Services and containers call existing commands with existing options, and are restarted only
+    where that may help.
     """
     text = (ROOT / "docs/deploy" / name).read_text("utf-8")
     called = re.findall(
@@ -2872,7 +2872,7 @@ def test_commands_of_services(name: str) -> None:
 
 
 def test_the_line_of_the_service(yard: Yard) -> None:
-    """The line that the service file shows can be read, but for its folders."""
+    """The line in the service file can be read, except for its folders."""
     text = (ROOT / "docs/deploy/imagen-flow-folder@.service").read_text("utf-8")
     line = re.search(r"(#   imagen_flow_folder: 1\n(?:#   .*\n)+)", text)
     assert line is not None
@@ -2890,7 +2890,7 @@ def test_the_line_of_the_service(yard: Yard) -> None:
 
 
 def test_documents() -> None:
-    """The document names every key of a line, and the line in it can be read but for its folders."""
+    """The guide names every key of a line, and its example can be read, except for its folders."""
     text = (ROOT / "docs/hot-folders.md").read_text("utf-8")
     told = set(re.findall(r"`(\w+)`", text.partition("## Keys")[2].partition("## Names")[0])) | set(
         re.findall(r"^(\w+):", text, re.MULTILINE)

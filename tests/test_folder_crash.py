@@ -1,11 +1,10 @@
 """A power cut at any instant: what a line does to the disk is recorded, every state that a crash
-may leave is made, and a restart on it must end as if nothing had happened.
+may leave behind is constructed, and a restart from each must end as if nothing had happened.
 
-The model of the disk: bytes of a file are certain once it was synced, before that it may be whole,
-empty or torn; a name (made, renamed, removed) is certain once its folder was synced, a rename
-across folders once both were; before that any of the changes may be there or not, in whatever order
-they came. A commit of the journal is certain: it is synced. A kill is the state in which nothing is
-lost.
+The model of the disk: the bytes of a file are durable once it was synced; before that it may be
+complete, empty or torn. A name that was created, renamed or removed is durable once its folder was
+synced, a rename across folders once both were; before that, any of the changes may have happened or
+not, in any order. A commit of the journal is durable. A kill is the state in which nothing is lost.
 """
 
 from __future__ import annotations
@@ -471,8 +470,8 @@ def all_is_well(line: Crashes, *, seed: int, most: int) -> int:
 
 @pytest.mark.parametrize("apart", [(), ("in",)], ids=["one file system", "two file systems"])
 def test_power_loss(crashes: Callable[..., Crashes], apart: tuple[str, ...]) -> None:
-    """Whatever a power cut leaves, a restart ends with the very files that an undisturbed run
-    gives: no output is missing, twice, torn or left lying, and no original is.
+    """Whatever a power cut leaves behind, a restart ends with the files of an undisturbed run: no
+    output or original is missing, duplicated, incomplete or left over.
     """
     assert all_is_well(crashes(files=FILES, apart=apart), seed=1, most=8) > 50
 
@@ -487,8 +486,8 @@ def test_power_loss(crashes: Callable[..., Crashes], apart: tuple[str, ...]) -> 
 def test_power_loss_at_length(
     crashes: Callable[..., Crashes], apart: tuple[str, ...], seed: int
 ) -> None:
-    """The same with more files and outputs, and many more of the orders in which changes can be
-    lost; some outputs and originals take the place of older ones.
+    """The same with more files and outputs and many more orders in which changes can be lost; some
+    outputs and originals replace older ones.
     """
     line = crashes(
         graph=GRAPH.replace(", provenance: none", ""),
@@ -515,8 +514,8 @@ def test_power_loss_at_length(
 
 
 def test_power_loss_with_chance(crashes: Callable[..., Crashes]) -> None:
-    """A graph that never gives the same twice, in files named by what it gives, leaves one output
-    an item all the same.
+    """A nondeterministic graph whose output names depend on its results still leaves one output per
+    item.
     """
     line = crashes(graph=DICE, files={"in/a.txt": "a"})
     line.record()
@@ -531,8 +530,8 @@ def test_power_loss_with_chance(crashes: Callable[..., Crashes]) -> None:
 
 
 def test_power_loss_while_replacing(crashes: Callable[..., Crashes]) -> None:
-    """An output that takes the place of an older one is the old or the new one at any time, and the
-    new one in the end; an original of a name that is taken gets a number.
+    """An output that replaces an older one is either the old or the new one at any time, and the
+    new one in the end; an original whose name is taken gets a number.
     """
     line = crashes(
         graph=GRAPH.replace(
@@ -557,7 +556,7 @@ def test_power_loss_while_replacing(crashes: Callable[..., Crashes]) -> None:
 
 
 def test_power_loss_with_a_ticket(crashes: Callable[..., Crashes]) -> None:
-    """A ticket stays with its original, wherever the power is cut."""
+    """A ticket stays with its original wherever the power is cut."""
     line = crashes(
         line=LINE + "ticket: required\n",
         files={"in/a.txt": "ab", "in/a.yaml": "suffix: '?'"},
@@ -610,8 +609,8 @@ class Full(Quick):
 
 
 def test_full_disk(crashes: Callable[..., Crashes]) -> None:
-    """A disk that is full costs no item: the line waits, and what it does once there is room ends
-    as ever. Nothing half-written is left lying meanwhile.
+    """A full disk fails no item: the line waits, and ends as usual once there is room. Meanwhile,
+    no incomplete file is left behind.
     """
     line = crashes(files=FILES)
     work_off(line.recipe, line.store, Quick())

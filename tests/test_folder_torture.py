@@ -1,4 +1,4 @@
-"""Hot folders survive: the torture of `folder_torture`, in a size for every day."""
+"""Hot folders survive: `folder_torture` in a size for every day."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def harness() -> ModuleType:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_torture(tmp_path: Path, workers: int) -> None:
-    """After some kills at random instants every file that was dropped is accounted for exactly
-    once, with outputs whole and right.
+    """After kills at random instants, every file that was delivered is accounted for exactly once,
+    with complete and correct outputs.
     """
     harness().Torture(
         tmp_path / "line", seed=20 + workers, kills=12, files=40, workers=workers, settle_s=0.2
@@ -37,7 +37,7 @@ def test_torture(tmp_path: Path, workers: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_torture_at_length(tmp_path: Path, workers: int) -> None:
-    """The same with two hundred kills, of a seed of its own each time: it is printed."""
+    """The same with two hundred kills and a random seed, which is printed."""
     seed = int(os.environ.get("TORTURE_SEED", random.SystemRandom().randrange(10_000)))
     sys.stdout.write(f"TORTURE_SEED={seed}\n")
     harness().Torture(tmp_path / "line", seed=seed, kills=200, files=400, workers=workers).run()
@@ -45,7 +45,7 @@ def test_torture_at_length(tmp_path: Path, workers: int) -> None:
 
 @pytest.mark.slow
 def test_torture_with_models(tmp_path: Path) -> None:
-    """Photographs through the embedded models: each is described and edited once, however often the
+    """Photographs are described and edited by the embedded models, each once, however often the
     process is killed.
     """
     harness().Torture(tmp_path / "line", seed=3, kills=3, files=4, workers=1, embedded=True).run()

@@ -1,5 +1,5 @@
-"""A note is a warning that stays: part of a step's result, kept with it, and said again wherever
-the result is shown.
+"""A note is a lasting warning: part of a step's result, stored with it, and repeated wherever the
+result is shown.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def notes(outputs: Any) -> list[str]:
 
 
 def test_notes_come_with_the_outputs_and_again_with_what_the_store_holds(graph: Path) -> None:
-    """Each once, in the order in which the node yields them; what is returned is a dict all the
-    same.
+    """Each note comes once, in the order in which the node yields them; the returned outputs are
+    still a dict.
     """
     first, again = (flow.run(graph, plugins="nodes.py") for _ in range(2))
     assert first == again == {"o": "A"}
@@ -77,8 +77,8 @@ def test_notes_come_with_the_outputs_and_again_with_what_the_store_holds(graph: 
 
 
 def test_notes_are_said_again_though_only_what_lies_below_is_needed(graph: Path) -> None:
-    """A step whose result is in the store is not computed again for its notes, nor are they lost
-    when its result is not read.
+    """A cached step is not computed again for its notes, nor are they lost if its result is not
+    read.
     """
     flow.run(graph, plugins="nodes.py")
     said: list[Any] = []
@@ -91,7 +91,7 @@ def test_notes_are_said_again_though_only_what_lies_below_is_needed(graph: Path)
 
 
 def test_steps_of_equal_key_have_equal_notes(graph: Path) -> None:
-    """Each says them of itself, whichever was computed."""
+    """Steps with equal keys each have the notes, whichever was computed."""
     graph.write_text(
         'imagen_flow: 1\nnodes: {m: {type: my.many}, x: {type: my.note, text: a, notes: [w]}, y: {type: my.note, text: a, notes: [w]}}\noutputs: {x: "${x}", y: "${y}"}\n'
     )
@@ -99,7 +99,7 @@ def test_steps_of_equal_key_have_equal_notes(graph: Path) -> None:
 
 
 def test_a_step_that_fails_has_said_its_notes(graph: Path) -> None:
-    """They may tell why."""
+    """Notes of a failing step are reported: they may explain the failure."""
     graph.write_text(
         'imagen_flow: 1\nnodes: {n: {type: my.note, text: a, fail: true, retry: {times: 2}}}\noutputs: {o: "${n}"}\n'
     )
@@ -112,7 +112,7 @@ def test_a_step_that_fails_has_said_its_notes(graph: Path) -> None:
 
 
 def test_notes_are_bounded(graph: Path) -> None:
-    """A node may say what it likes; twenty notes of a thousand characters are kept."""
+    """At most twenty notes of a thousand characters are kept."""
     graph.write_text(
         'imagen_flow: 1\ninputs: {notes: {type: "list[text]"}}\nnodes: {n: {type: my.note, text: a, notes: "${notes}"}}\noutputs: {o: "${n}"}\n'
     )
@@ -121,7 +121,7 @@ def test_notes_are_bounded(graph: Path) -> None:
 
 
 def test_a_note_is_one_line(graph: Path) -> None:
-    """Whatever white space it is given with."""
+    """A note is one line, whatever white space it contains."""
     graph.write_text(
         'imagen_flow: 1\ninputs: {notes: {type: "list[text]"}}\nnodes: {n: {type: my.note, text: a, notes: "${notes}"}}\noutputs: {o: "${n}"}\n'
     )
@@ -130,7 +130,7 @@ def test_a_note_is_one_line(graph: Path) -> None:
 
 @pytest.mark.parametrize("rubbish", [None, 3, "text", {"a": 1}, [1, None, {"a": 1}], ["kept", 5]])
 def test_any_record_is_read(tmp_path: Path, rubbish: Any) -> None:
-    """What stands in the place of notes may be anything: what is no text is passed over."""
+    """Invalid records in place of notes are skipped."""
     from imagen_flow._types.codec import Codecs
 
     with Store.open(tmp_path / "store", Codecs()) as store:
@@ -144,7 +144,7 @@ def test_any_record_is_read(tmp_path: Path, rubbish: Any) -> None:
 def test_provenance_holds_the_notes_of_each_step(
     graph: Path, level: str, found: list[str] | None
 ) -> None:
-    """But not where only keys are told: they may quote a prompt."""
+    """Provenance has the notes of each step, except with `keys` only: they may quote a prompt."""
     graph.write_text(GRAPH.replace("path: o.txt", f"path: o.txt, provenance: {level}"))
     flow.run(graph, plugins="nodes.py", out="out")
     label = try_read_embedded(Path("out/o.txt"))
@@ -156,7 +156,9 @@ def test_provenance_holds_the_notes_of_each_step(
 def test_notes_stay_on_terminals_and_in_pipes(
     graph: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    """On the first run and on a hit of the store; not with --quiet, as other warnings."""
+    """Notes are shown on the first run and on a store hit; not with --quiet, like other
+    warnings.
+    """
     for _ in range(2):
         _, err = call(monkeypatch, "run", "g.yaml", "--plugin", "nodes.py", terminal=terminal)
         assert ("! n: unknown word\n" in err, "! n: cut\n" in err) == (True, True), err
@@ -172,7 +174,7 @@ def test_notes_stay_on_terminals_and_in_pipes(
 def test_a_note_of_many_elements_is_shown_once_and_counted(
     graph: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    """Two hundred pictures of one prompt have one thing to say."""
+    """A note that many elements have in common is shown once, with a count."""
     graph.write_text(
         'imagen_flow: 1\nnodes: {m: {type: my.many}, n: {type: my.note, notes: [w], each: {text: "${m}"}}}\noutputs: {o: "${n}"}\n'
     )
@@ -184,7 +186,7 @@ def test_a_note_of_many_elements_is_shown_once_and_counted(
 
 
 def test_notes_are_events_in_json(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For other programs."""
+    """Notes are JSON events for other programs."""
     out, _ = call(monkeypatch, "run", "g.yaml", "--plugin", "nodes.py", "--json-events")
     assert [
         (e["node"], e["message"])
@@ -195,7 +197,9 @@ def test_notes_are_events_in_json(graph: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("fail", [False, True])
 def test_a_hot_folder_tells_notes(graph: Path, monkeypatch: pytest.MonkeyPatch, fail: bool) -> None:
-    """In its log and on the screen with what is done, and in the text beside what failed."""
+    """Notes are in a hot folder's log and on the screen with finished items, and in the text beside
+    a failed file.
+    """
     graph.write_text(
         f'imagen_flow: 1\ninputs: {{file: {{type: file}}}}\nnodes: {{n: {{type: my.note, text: a, fail: {str(fail).lower()}}}}}\noutputs: {{o: {{from: "${{n}}", path: "{{item}}.txt"}}}}\n'
     )

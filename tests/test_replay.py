@@ -143,7 +143,7 @@ SIMPLE = 'imagen_flow: 1\ninputs: {seed: {type: seed, default: 3}, text: hello}\
 
 
 def test_a_picture_runs_again_from_itself_alone(tmp_path: Path, make: Make) -> None:
-    """With the graph gone and no store, the same picture comes out, bit for bit."""
+    """Without the graph file and without a store, the same picture comes out, bit for bit."""
     picture = make(SIMPLE, seed=9)
     found = again(picture, tmp_path / "again")
     assert found.replay.describe() == ["o.png: output 'o' of main.yaml, made by imagen_flow 0.1.0"]
@@ -153,7 +153,9 @@ def test_a_picture_runs_again_from_itself_alone(tmp_path: Path, make: Make) -> N
 
 
 def test_what_the_store_holds_is_not_computed_again_unless_asked(make: Make, store: Store) -> None:
-    """Replaying with the store runs nothing; afresh it runs all, so that comparing means something."""
+    """Replaying with the store runs nothing; with `fresh` everything runs, so that a comparison
+    means something.
+    """
     picture = make(SIMPLE)
     assert again(picture, store=store).verify().identical
     assert RUNS == []
@@ -162,7 +164,7 @@ def test_what_the_store_holds_is_not_computed_again_unless_asked(make: Make, sto
 
 
 def test_inputs_may_be_set(make: Make) -> None:
-    """--set changes an input; what changed is the first drift that is named."""
+    """--set changes an input, which is then the first difference."""
     found = again(make(SIMPLE, seed=9), values={"text": "bye"})
     assert found.plan.inputs == {"seed": 9, "text": "bye"}
     assert (
@@ -175,7 +177,7 @@ def test_inputs_may_be_set(make: Make) -> None:
 
 
 def test_a_pictures_graph_replaces_nothing_that_no_run_wrote(tmp_path: Path, make: Make) -> None:
-    """Whatever it says, unless the user asks for it."""
+    """A picture's graph overwrites foreign files only if the user allows it."""
     picture = make(SIMPLE.replace("path: o.png", "path: o.png, exists: replace"))
     mine = tmp_path / "again/o.png"
     mine.parent.mkdir()
@@ -193,7 +195,7 @@ def test_a_pictures_graph_replaces_nothing_that_no_run_wrote(tmp_path: Path, mak
 
 
 def test_an_unknown_or_wrong_value_is_a_problem(make: Make) -> None:
-    """A name that is no input, and a value that does not fit, are said together."""
+    """An unknown name and a value that does not fit are reported together."""
     picture = make(SIMPLE)
     with pytest.raises(GraphError) as refused:
         replay.prepare(picture, registry=registry(), values={"txet": "x", "seed": "one"})
@@ -202,7 +204,7 @@ def test_an_unknown_or_wrong_value_is_a_problem(make: Make) -> None:
 
 
 def test_seeds_that_were_drawn_are_drawn_no_more(make: Make) -> None:
-    """A random seed, also one that an included graph drew for itself, is the recorded one."""
+    """A random seed, also one of an included graph, is the recorded one."""
     inner = 'imagen_flow: 1\ninputs: {seed: {type: seed, default: random}}\nnodes: {a: {type: toy.paint, seed: "${seed}"}}\noutputs: {o: "${a}"}\n'
     main = """\
 imagen_flow: 1
@@ -220,7 +222,7 @@ outputs: {o: {from: "${deep}", path: o.png}}
 
 
 def test_an_element_of_a_list_is_compared_with_that_element(tmp_path: Path, store: Store) -> None:
-    """A picture out of a list replays the list, and is compared with its own place in it."""
+    """A picture from a list replays the list, and is compared with its own element."""
     graph = resolve(
         spec.parse(
             'imagen_flow: 1\nnodes: {a: {type: toy.paint, seed: 1, each: {add: [1, 2, 3]}}}\noutputs: {o: {from: "${a}", path: "{index}.png"}}',
@@ -243,7 +245,7 @@ def test_other_formats_replay_from_their_sidecar(tmp_path: Path) -> None:
 
 
 def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) -> None:
-    """As long as the pixels and the words are the same, the seal holds too."""
+    """The seal holds as long as the pixels and the text are the same."""
     picture = make(SIMPLE)
     data = picture.read_bytes()
     at = data.index(b"iTXt") - 4
@@ -275,8 +277,8 @@ def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) ->
 def test_provenance_in_another_form_is_not_said_to_be_absent(
     tmp_path: Path, make: Make, text: bytes, words: str
 ) -> None:
-    """Text of ours that is mangled, or copied to where it is not read (Exif, XMP), is named as what
-    it is.
+    """Mangled provenance, or provenance copied to where it is not read (Exif, XMP), is named as
+    such.
     """
     picture = make(SIMPLE)
     document = try_read_embedded(picture)
@@ -302,7 +304,7 @@ def test_provenance_in_another_form_is_not_said_to_be_absent(
 
 
 def test_a_picture_that_was_changed_says_so(make: Make) -> None:
-    """Provenance of a retouched picture can be run, with a note."""
+    """Provenance of an edited picture can be run, with a note."""
     picture = make(SIMPLE)
     picture.write_bytes(picture.read_bytes() + b"more")
     assert (
@@ -312,7 +314,7 @@ def test_a_picture_that_was_changed_says_so(make: Make) -> None:
 
 
 def test_keys_alone_cannot_run(make: Make) -> None:
-    """A picture that carries keys only says why it cannot be run again."""
+    """A picture that carries only keys says why it cannot be run again."""
     with pytest.raises(
         ProvenanceError, match=r"cannot be run again\n  = why: it carries keys only"
     ):
@@ -323,7 +325,7 @@ def test_keys_alone_cannot_run(make: Make) -> None:
 
 
 def test_an_unknown_device_gives_way_to_auto_with_a_note(make: Make) -> None:
-    """What was made on a device that is not here is planned for what is here."""
+    """A picture made on a device that does not exist here is planned for what exists here."""
     picture = make(SIMPLE)
     forge(picture, '"device":"cpu"', '"device":"cuda:63"')
     found = again(picture)
@@ -350,7 +352,7 @@ FILES = {"notes.txt": "n", "notes/b.txt": "b", "notes/c.txt": "c", "photo.txt": 
 def test_files_are_not_needed_while_the_store_holds_what_was_made_of_them(
     make: Make, store: Store
 ) -> None:
-    """All files are gone; with the store the picture replays all the same."""
+    """If all files are gone, the picture still replays with the store."""
     picture = make(WITH_FILES, files=FILES, photo="photo.txt")
     found = again(picture, store=store)
     assert (found.replay.missing, found.plan.counts, str(found.verify())) == (
@@ -361,8 +363,8 @@ def test_files_are_not_needed_while_the_store_holds_what_was_made_of_them(
 
 
 def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None:
-    """Without the store each file is named with the words that give it; given so, the picture comes
-    out again.
+    """Without the store, each missing file is named with the option that provides it; with these,
+    the picture comes out again.
     """
     picture = make(WITH_FILES, files=FILES, photo="photo.txt", keep=True)
     found = replay.prepare(picture, registry=registry())
@@ -392,7 +394,7 @@ def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None
 def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(
     tmp_path: Path, make: Make, store: Store
 ) -> None:
-    """The store gives a file's content by its digest, wherever it was called what."""
+    """The store finds a file by its digest, whatever its name."""
     picture = make(
         SIMPLE.replace("text: hello}", "text: hello, photo: {type: file}}")
         .replace('text: "${text}"', 'text: "${r}"')
@@ -444,7 +446,9 @@ def touched(path: Path, act: Callable[[], Any]) -> bool:
 
 
 def test_a_forged_picture_whose_graphs_multiply_is_refused_at_once(make: Make) -> None:
-    """Before a question is asked, and before its steps are listed."""
+    """A picture with too many steps is refused before a question is asked and before its steps are
+    listed.
+    """
     again_ = 'imagen_flow: 1\nnodes: {{a: {{type: ./g{}.yaml, repeat: {{times: 1, keep: {{best: s}}}}}}}}\noutputs: {{o: "${{a.o}}", s: "${{a.s}}"}}\n'
     files = {f"g{i}.yaml": again_.format(i + 1) for i in range(25)}
     files["g25.yaml"] = (
@@ -465,8 +469,8 @@ def test_a_forged_picture_whose_graphs_multiply_is_refused_at_once(make: Make) -
 def test_a_forged_picture_opens_no_local_file(
     tmp_path: Path, make: Make, store: Store, written: str
 ) -> None:
-    """A picture whose graph names a file of this machine gets it asked for and not opened, though
-    it is there.
+    """If a picture's graph names a file of this machine, it is asked for and not opened, even if it
+    exists.
     """
     secret = (tmp_path / "secret.txt").resolve()
     secret.write_text("secret")
@@ -491,13 +495,13 @@ def test_a_forged_picture_opens_no_local_file(
 
 
 def test_the_check_above_can_fail(tmp_path: Path) -> None:
-    """The watch sees a file that is opened."""
+    """The check detects a file that is opened."""
     (tmp_path / "a").write_text("a")
     assert touched((tmp_path / "a").resolve(), (tmp_path / "a").read_text)
 
 
 def test_a_forged_picture_includes_no_local_graph(tmp_path: Path, make: Make) -> None:
-    """A graph that the picture does not carry is not looked for on the disk."""
+    """A graph that the picture does not contain is not read from the disk."""
     inner = 'imagen_flow: 1\nnodes: {a: {type: toy.paint, seed: 1}}\noutputs: {o: "${a}"}\n'
     picture = make(
         'imagen_flow: 1\nnodes: {x: {type: ./inner.yaml}}\noutputs: {o: {from: "${x}", path: o.png}}\n',
@@ -536,8 +540,8 @@ def draw_records(drawn: List[Drawn], *, seed: Seed) -> Image:
 
 
 def test_a_picture_drawn_with_records_is_replayed(tmp_path: Path, make: Make, store: Store) -> None:
-    """Files and models in fields are found in the store or asked for, whether a literal, a bare
-    value or an input names them; a place that an input names is not opened.
+    """Files and models in record fields are found in the store or asked for, whether a literal, a
+    bare value or an input names them; a path named by an input is not opened.
     """
     graph = """\
 imagen_flow: 1
@@ -568,7 +572,7 @@ outputs: {o: {from: "${p}", path: o.png}}
 
 def test_models_on_this_machine_are_asked_for_too(tmp_path: Path, make: Make, store: Store) -> None:
     """A model that is a path is not opened by that path, whether the graph or an input names it;
-    with the store, or given, the picture replays.
+    with the store, or if given, the picture replays.
     """
     graph = """\
 imagen_flow: 1
@@ -609,7 +613,7 @@ outputs: {o: {from: "${p}", path: o.png}}
     ],
 )
 def test_a_forged_document_is_refused_in_words(make: Make, old: str, new: str, words: str) -> None:
-    """Whatever somebody wrote into a picture is answered by a clear refusal."""
+    """Whatever was forged in a picture is refused with a clear message."""
     picture = make(SIMPLE)
     forge(picture, old, new)
     with pytest.raises((ProvenanceError, GraphError)) as refused:
@@ -621,7 +625,7 @@ def test_a_forged_document_is_refused_in_words(make: Make, old: str, new: str, w
 
 
 def test_a_newer_node_type_is_named(make: Make) -> None:
-    """A picture that comes out otherwise because its plugin changed says so first."""
+    """A picture that comes out differently because its plugin changed says so first."""
     picture = make(SIMPLE)
 
     @node("toy.paint", version=2)
@@ -638,8 +642,8 @@ def test_a_newer_node_type_is_named(make: Make) -> None:
 
 
 def test_a_node_that_never_gives_the_same_is_named(tmp_path: Path) -> None:
-    """Where all ingredients are the same, the node whose result differs is named, and not those
-    after it.
+    """If all ingredients are the same, the node whose result differs is named, and not those after
+    it.
     """
     dice = np.random.default_rng()
 
@@ -697,7 +701,7 @@ def documents(picture: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_each_ingredient_has_its_words(
     make: Make, change: Callable[[dict[str, Any]], None], ingredient: str, words: str
 ) -> None:
-    """Plugin, library, device and model are told apart."""
+    """Differences of plugin, library, device and model are distinguished."""
     then, now = documents(make(SIMPLE))
     then["models"] = [{"reference": "embedded/x", "fingerprint": "old" * 5}]
     change(now)
@@ -707,13 +711,13 @@ def test_each_ingredient_has_its_words(
 
 
 def test_a_written_picture_looks_as_it_was_made(make: Make) -> None:
-    """The file opens in an ordinary reader with the pixels that the node gave."""
+    """The file opens in another reader with the pixels that the node returned."""
     with PIL.Image.open(make(SIMPLE)) as picture:
         assert np.array_equal(np.array(picture), paint(seed=3, text="hello").pixels)
 
 
 def test_provenance_above_a_megabyte_replays_from_beside_the_picture(tmp_path: Path) -> None:
-    """A prompt of a megabyte makes a long document, which lies in a sidecar, and replays."""
+    """A prompt of a megabyte makes a long document, which is in a sidecar, and replays."""
     graph = resolve(spec.parse(SIMPLE, name="g.yaml"), registry())
     list(
         execute(

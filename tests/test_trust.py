@@ -435,7 +435,7 @@ def test_a_link_that_is_put_in_the_place_of_the_output_folder_is_not_followed(
         folder.mkdir()
     (project / "imagen-flow.toml").write_text(result)
     monkeypatch.chdir(project)
-    writer = OutputWriter(config.out_place(None, config.load(project)))
+    writer = OutputWriter(config.outputs_folder(None, config.load(project)))
     (project / ("pictures" if result else "out")).symlink_to(outside)
     with pytest.raises(OutputError, match="symbolic link"):
         writer.write("a.png", RED, output="a", provenance=None, digest=digest_value(RED))

@@ -1,4 +1,4 @@
-"""Watching graphs: what starts a run, what it computes, and what becomes of a run in progress."""
+"""Watching graphs: what starts a run, what is computed, and what happens to the current run."""
 
 from __future__ import annotations
 
@@ -182,7 +182,9 @@ TWO = graph(
 
 
 def test_only_what_a_change_touches_is_computed(tmp_path: Path, watch: Any) -> None:
-    """The first run computes all; after a save only the changed node and what depends on it."""
+    """The first run computes everything; after a save, only the changed node and what depends on
+    it.
+    """
     save("g.yaml", TWO)
     watching = watch("g.yaml", out="out")
     said = watching.rest()
@@ -202,7 +204,7 @@ def test_only_what_a_change_touches_is_computed(tmp_path: Path, watch: Any) -> N
 
 
 def test_a_graph_that_is_included_counts(watch: Any) -> None:
-    """An included graph starts a run, also one that is included only since a save, and one that was
+    """A change of an included graph starts a run, also if it is included only since a save, or was
     missing.
     """
     save(
@@ -244,8 +246,8 @@ def test_a_graph_that_is_included_counts(watch: Any) -> None:
 
 
 def test_files_that_are_read_count(tmp_path: Path, watch: Any) -> None:
-    """Files named in the graph, by the default of an input, and given to an input start a run; a
-    file of equal content computes nothing.
+    """Files named in the graph, by an input's default, or passed to an input start a run; a file
+    with equal content computes nothing.
     """
     for name in ("named", "default", "given"):
         save(name, "1")
@@ -281,7 +283,7 @@ def test_files_that_are_read_count(tmp_path: Path, watch: Any) -> None:
 
 
 def test_a_missing_file_is_waited_for(watch: Any) -> None:
-    """While a file that is read is not there the graph is refused; when it comes the graph runs."""
+    """While an input file is missing the graph is refused; when it is created the graph runs."""
     save("words", "here")
     save("g.yaml", graph("a: {type: toy.read, file: ./words}", 'words: "${a}"'))
     watching = watch("g.yaml")
@@ -299,7 +301,7 @@ def test_a_missing_file_is_waited_for(watch: Any) -> None:
 
 
 def test_a_folder_that_is_read_counts(tmp_path: Path, watch: Any) -> None:
-    """500 files that appear together in a folder that is read are one run; one that vanishes is
+    """500 files that appear together in an input folder are one run; one that disappears is
     another.
     """
     (tmp_path / "in").mkdir()
@@ -316,8 +318,8 @@ def test_a_folder_that_is_read_counts(tmp_path: Path, watch: Any) -> None:
 
 
 def test_a_broken_graph_is_waited_out(tmp_path: Path, watch: Any) -> None:
-    """A graph with problems is not run; its problems are said, its outputs stay, and once it is
-    mended it runs.
+    """A graph with errors is not run; its problems are reported, its outputs stay, and once it is
+    fixed it runs.
     """
     save("g.yaml", TWO)
     watching = watch("g.yaml", out="out")
@@ -371,7 +373,9 @@ def working(said: Any) -> bool:
 
 
 def test_a_change_stops_a_run_that_is_no_longer_wanted(tmp_path: Path, watch: Any) -> None:
-    """With `restart`, a run that works on what has changed is cancelled, and the newest form runs."""
+    """With `restart`, a run that works on something changed is cancelled, and the newest version
+    runs.
+    """
     save("g.yaml", SLOW % "never")
     watching = watch("g.yaml")
     watching.until(working)
@@ -389,8 +393,8 @@ def test_a_change_stops_a_run_that_is_no_longer_wanted(tmp_path: Path, watch: An
 
 
 def test_outputs_beside_the_graph_make_no_difference(tmp_path: Path, watch: Any) -> None:
-    """Where outputs go to the folder that the graph lies in, a change of the graph still stops its
-    run at once.
+    """If outputs go to the folder of the graph, a change of the graph still stops its run at
+    once.
     """
     save("g.yaml", SLOW % "never")
     watching = watch("g.yaml", out=".")
@@ -401,8 +405,8 @@ def test_outputs_beside_the_graph_make_no_difference(tmp_path: Path, watch: Any)
 
 
 def test_what_a_run_works_on_is_let_finish_while_it_is_wanted(tmp_path: Path, watch: Any) -> None:
-    """A change that leaves the step in progress as it is does not stop it: its result serves the
-    newest form.
+    """A change that does not affect the running step does not stop it: its result is used by the
+    newest version.
     """
     save("g.yaml", SLOW % "go")
     watching = watch("g.yaml")
@@ -416,8 +420,8 @@ def test_what_a_run_works_on_is_let_finish_while_it_is_wanted(tmp_path: Path, wa
 
 
 def test_a_broken_change_leaves_a_run_alone(tmp_path: Path, watch: Any) -> None:
-    """A graph that is broken while it runs says so at once; what runs is the last good form, and it
-    ends.
+    """A graph that is broken during its run is reported at once; the last good version runs to its
+    end.
     """
     save("g.yaml", SLOW % "go")
     watching = watch("g.yaml")
@@ -430,7 +434,7 @@ def test_a_broken_change_leaves_a_run_alone(tmp_path: Path, watch: Any) -> None:
 
 
 def test_queue_lets_a_run_end(tmp_path: Path, watch: Any) -> None:
-    """With `queue`, a run ends whatever changes, and of several changes the newest runs next."""
+    """With `queue`, a run ends whatever changes, and the newest of several changes runs next."""
     save("g.yaml", SLOW % "go")
     watching = watch("g.yaml", on_change="queue")
     watching.until(working)
@@ -444,7 +448,7 @@ def test_queue_lets_a_run_end(tmp_path: Path, watch: Any) -> None:
 
 
 def test_cancel_ends_a_run(tmp_path: Path, watch: Any) -> None:
-    """Setting `cancel` stops the run in progress and ends the iteration; no thread is left."""
+    """Setting `cancel` stops the current run and ends the iteration; no thread remains."""
     before = set(threading.enumerate())
     save("g.yaml", SLOW % "never")
     watching = watch("g.yaml")
@@ -459,7 +463,7 @@ def test_cancel_ends_a_run(tmp_path: Path, watch: Any) -> None:
 
 
 def test_whoever_stops_iterating_stops_it(tmp_path: Path, watch: Any) -> None:
-    """Closing the iterator in the middle of a run stops the run and leaves no thread."""
+    """Closing the iterator during a run stops the run; no thread remains."""
     before = set(threading.enumerate())
     save("nodes.py", NODES)
     save("g.yaml", SLOW % "never")
@@ -506,7 +510,7 @@ def test_graphs_that_share_an_input(tmp_path: Path, watch: Any) -> None:
 def test_a_change_of_another_graph_waits_for_the_run_in_progress(
     tmp_path: Path, watch: Any
 ) -> None:
-    """What changes for one graph while another runs does not stop that run, and is run after it."""
+    """A change for one graph does not stop the run of another, and is run after it."""
     save("a.yaml", SLOW % "go")
     save("b.yaml", TWO)
     watching = watch("b.yaml", "a.yaml")
@@ -520,7 +524,7 @@ def test_a_change_of_another_graph_waits_for_the_run_in_progress(
 
 
 def test_a_graph_that_reads_what_another_writes_follows_it(tmp_path: Path, watch: Any) -> None:
-    """What one graph writes starts the other that reads it."""
+    """Outputs of one graph start another that reads them."""
     save("source", "1")
     (tmp_path / "out").mkdir()
     save("out/a.txt", "old")
@@ -542,8 +546,8 @@ def test_a_graph_that_reads_what_another_writes_follows_it(tmp_path: Path, watch
 
 
 def test_own_outputs_start_no_run(tmp_path: Path, watch: Any) -> None:
-    """A graph that writes into the folder that it reads runs once for each change of others, and
-    says that it reads its own output.
+    """A graph that writes into a folder that it reads runs once for each foreign change, and warns
+    that it reads its own output.
     """
     (tmp_path / "in").mkdir()
     save("in/x", "1")
@@ -570,7 +574,9 @@ def test_own_outputs_start_no_run(tmp_path: Path, watch: Any) -> None:
 
 
 def test_an_output_folder_made_by_a_run_starts_none(tmp_path: Path, watch: Any) -> None:
-    """Folders that a run makes for its outputs, in a folder that the graph reads, start nothing."""
+    """Folders that a run creates for its outputs, in a folder that the graph reads, start no
+    run.
+    """
     (tmp_path / "in").mkdir()
     save("in/x", "1")
     save(
@@ -584,7 +590,7 @@ def test_an_output_folder_made_by_a_run_starts_none(tmp_path: Path, watch: Any) 
 
 
 def test_the_store_starts_no_run(tmp_path: Path, watch: Any) -> None:
-    """A store in a folder that is read is warned of, and what is kept there starts nothing."""
+    """A store in an input folder causes a warning, and its files start no run."""
     (tmp_path / "in").mkdir()
     save("in/x", "1")
     save("g.yaml", graph("a: {type: toy.list, folder: ./in}", 'words: "${a}"'))
@@ -598,7 +604,7 @@ def test_the_store_starts_no_run(tmp_path: Path, watch: Any) -> None:
 
 
 def test_a_seed_is_drawn_once(watch: Any) -> None:
-    """A random seed is the same in every run, until the graph says another."""
+    """A random seed is the same in every run until the graph names another."""
     text = graph(
         'a: {type: toy.join, first: "seed ${seed}", second: "1"}',
         'words: "${a}"',
@@ -626,8 +632,8 @@ def greet(name: Text) -> Text:
 
 
 def test_the_code_of_a_local_plugin_counts(tmp_path: Path, watch: Any) -> None:
-    """A changed plugin file, and a changed helper module, are imported anew; other plugins' steps
-    are not computed again.
+    """A changed plugin file and a changed helper module are reloaded; steps of other plugins are
+    not computed again.
     """
     save("greet.py", GREET)
     save("greeting.py", "WORD = 'hello'\n")
@@ -652,8 +658,8 @@ def test_the_code_of_a_local_plugin_counts(tmp_path: Path, watch: Any) -> None:
 
 
 def test_what_a_local_plugin_reads_from_its_folder_counts(tmp_path: Path, watch: Any) -> None:
-    """Modules of a package without __init__.py, data in a package, and data that the plugin names:
-    each starts a run with what it now is.
+    """Modules of a package without __init__.py, data in a package, and data that the plugin names
+    each start a run with their new content.
     """
     for name, text in (
         ("loose_w/word.py", "WORD = 'hello'\n"),
@@ -681,8 +687,8 @@ def test_what_a_local_plugin_reads_from_its_folder_counts(tmp_path: Path, watch:
 
 
 def test_a_plugin_that_breaks_leaves_its_code_in_use(tmp_path: Path, watch: Any) -> None:
-    """If a plugin cannot be imported anew, that is said, and the graph goes on with what was;
-    mended, it is taken.
+    """If a plugin cannot be reloaded, that is reported and its previous code stays in use; once
+    fixed, it is reloaded.
     """
     save("greet.py", GREET)
     save("greeting.py", "WORD = 'hello'\n")
@@ -706,7 +712,7 @@ def test_a_plugin_that_breaks_leaves_its_code_in_use(tmp_path: Path, watch: Any)
 
 
 def test_a_plugin_that_is_broken_at_first_is_waited_for(tmp_path: Path, watch: Any) -> None:
-    """A plugin whose helper is missing is taken once the helper is there."""
+    """A plugin whose helper is missing is loaded once the helper exists."""
     save("greet.py", GREET)
     save("g.yaml", graph('g: {type: my.greet, name: "you"}', 'words: "${g}"'))
     watching = watch("g.yaml", plugins=["greet.py"])
@@ -718,9 +724,7 @@ def test_a_plugin_that_is_broken_at_first_is_waited_for(tmp_path: Path, watch: A
 def test_a_plugin_that_is_installed_as_editable_counts(
     tmp_path: Path, watch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All modules of a package that is installed as editable are imported anew when one of them
-    changes.
-    """
+    """All modules of an editable package are reloaded when one of them changes."""
     site, source = tmp_path / "site", tmp_path / "source"
     package = source / "watched_pkg"
     info = site / "watched_dist-1.dist-info"
@@ -767,8 +771,8 @@ def test_a_plugin_that_is_installed_as_editable_counts(
 
 
 def test_a_plugin_that_no_graph_uses_starts_no_run(tmp_path: Path, watch: Any) -> None:
-    """The code of a plugin that the graph does not use may change; once it is used it is as it is
-    then.
+    """A change in a plugin that the graph does not use starts no run; once it is used, its current
+    code is used.
     """
     save("greeting.py", "WORD = 'hello'\n")
     save("greet.py", GREET)
@@ -801,8 +805,8 @@ def use(model: Model[Weights], word: Text) -> Text:
 
 
 def test_models_stay_loaded_until_their_loader_changes(tmp_path: Path, watch: Any) -> None:
-    """A model is loaded once for many runs; it is loaded again when its files change, and when the
-    code of its loader does.
+    """A model is loaded once for many runs, and again when its files or the code of its loader
+    change.
     """
     save("loader.py", LOADER.replace("VERSION", "v1"))
     safetensors.numpy.save_file({"w": np.zeros(2, "float32")}, tmp_path / "model.safetensors")
@@ -829,8 +833,8 @@ def test_models_stay_loaded_until_their_loader_changes(tmp_path: Path, watch: An
 
 
 def test_settings_count(tmp_path: Path, watch: Any) -> None:
-    """imagen-flow.toml counts, also one that appears later; its problems are said and what was
-    stays.
+    """Changes of imagen-flow.toml count, also if it is created later; its problems are reported and
+    the previous settings stay.
     """
     save("g.yaml", TWO)
     watching = watch("g.yaml", default_out=Path("out"))
@@ -850,7 +854,9 @@ def test_settings_count(tmp_path: Path, watch: Any) -> None:
 
 
 def test_settings_that_are_broken_at_first_are_waited_for(tmp_path: Path, watch: Any) -> None:
-    """A settings file in a folder above, with problems from the beginning, is said and waited out."""
+    """A settings file in a parent folder that is broken from the beginning is reported, and the
+    watcher waits for a fix.
+    """
     (tmp_path / "graphs").mkdir()
     save("imagen-flow.toml", "owt = 1\n")
     save("graphs/g.yaml", TWO)
@@ -863,7 +869,7 @@ def test_settings_that_are_broken_at_first_are_waited_for(tmp_path: Path, watch:
 
 
 def test_a_store_that_cannot_be_opened_ends_it(tmp_path: Path, watch: Any) -> None:
-    """What no change of a file can mend is an error at once."""
+    """What no change of a watched file can fix is an error at once."""
     save("g.yaml", TWO)
     save("file", "")
     with pytest.raises(flow.StoreError, match="it is a file"):
@@ -873,7 +879,7 @@ def test_a_store_that_cannot_be_opened_ends_it(tmp_path: Path, watch: Any) -> No
 def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(
     tmp_path: Path, watch: Any
 ) -> None:
-    """A trusted plugin that changes stays in use as it was until it is trusted anew."""
+    """A trusted plugin that changes stays in use in its previous form until it is trusted again."""
     folder = tmp_path / "project"
     folder.mkdir()
     plugin = folder / "mine.py"
@@ -904,7 +910,7 @@ def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(
 
 
 def test_a_graph_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
-    """Watching begins with graphs that exist."""
+    """Watching starts only with graphs that exist."""
     with pytest.raises(flow.GraphError, match="does not exist"):
         flow.watch(tmp_path / "no.yaml")
     with pytest.raises(flow.GraphError, match="is a folder"):
@@ -914,7 +920,7 @@ def test_a_graph_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_all_that_is_said_is_json(tmp_path: Path, watch: Any) -> None:
-    """Whatever is said has a form as JSON that names it."""
+    """Every event has a JSON form with its name."""
     save("g.yaml", TWO)
     watching = watch("g.yaml")
     said = watching.rest()
@@ -943,8 +949,8 @@ def test_all_that_is_said_is_json(tmp_path: Path, watch: Any) -> None:
 def test_after_any_changes_the_result_is_true(
     tmp_path: Path, watch: Any, seed: int, on_change: str
 ) -> None:
-    """Whatever is changed, in whatever haste, of graph, included graph, file, folder and plugin: in
-    the end the output is what a run by hand gives.
+    """Whatever changes, and however quickly, in graph, included graph, file, folder and plugin: in
+    the end the output is that of a manual run.
     """
     dice = random.Random(seed)
     (tmp_path / "in").mkdir()
@@ -1020,7 +1026,7 @@ def test_a_graph_reached_by_a_link(tmp_path: Path, watch: Any) -> None:
 
 
 def test_a_folder_may_vanish_and_come_back(tmp_path: Path, watch: Any) -> None:
-    """A folder that is read may be moved away and back."""
+    """An input folder may be moved away and back."""
     (tmp_path / "in").mkdir()
     save("in/x", "1")
     save("g.yaml", graph("a: {type: toy.list, folder: ./in}", 'words: "${a}"'))

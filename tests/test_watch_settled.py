@@ -1,4 +1,4 @@
-"""Settled changes: what is told, what is not, and what happens when the observer fails."""
+"""Settled changes: what is reported, what is not, and what happens when the observer fails."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def save(path: Path, text: str) -> None:
 
 
 def test_what_happens_in_a_folder_is_told(tmp_path: Path, watch: Watch) -> None:
-    """Files that appear, change, move and vanish are told, in folders that appear too."""
+    """Files that are created, changed, moved and deleted are reported, also in new folders."""
     old = tmp_path / "old"
     old.write_text("1")
     watched = watch(tmp_path)
@@ -124,7 +124,7 @@ def test_what_happens_in_a_folder_is_told(tmp_path: Path, watch: Watch) -> None:
 def test_paths_are_spelt_as_the_place_was_given(
     tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relative place gives relative paths, and a place that is a link gives paths below the link."""
+    """A relative watched path gives relative paths, and a link gives paths below the link."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Path("link").symlink_to("in")
@@ -134,7 +134,7 @@ def test_paths_are_spelt_as_the_place_was_given(
 
 
 def test_reading_is_no_change(tmp_path: Path, watch: Watch) -> None:
-    """Opening, reading and listing tell nothing."""
+    """Opening, reading and listing report nothing."""
     (tmp_path / "sub").mkdir()
     for name in ("x", "sub/y"):
         (tmp_path / name).write_text("1")
@@ -148,9 +148,7 @@ def test_reading_is_no_change(tmp_path: Path, watch: Watch) -> None:
 
 
 def test_an_atomic_save_is_the_file_alone(tmp_path: Path, watch: Watch) -> None:
-    """A file saved aside and renamed into place is told under its own name, and its neighbours not
-    at all.
-    """
+    """A file that is saved under another name and renamed is reported under its own name only."""
     graph, other = tmp_path / "graph.yaml", tmp_path / "other"
     graph.write_text("1")
     watched = watch(graph)
@@ -163,9 +161,7 @@ def test_an_atomic_save_is_the_file_alone(tmp_path: Path, watch: Watch) -> None:
 
 
 def test_editors_leave_no_trace(tmp_path: Path, watch_by_events: Watch) -> None:
-    """What editors write on the way to a save is not told: swap files, backups, trials of the
-    folder.
-    """
+    """Temporary files of editors are not reported: swap files, backups, write tests."""
     text = tmp_path / "text"
     text.write_text("1")
     watched = watch_by_events(tmp_path)
@@ -188,7 +184,7 @@ def test_editors_leave_no_trace(tmp_path: Path, watch_by_events: Watch) -> None:
 
 
 def test_a_file_that_is_named_counts_whatever_it_is_called(tmp_path: Path, watch: Watch) -> None:
-    """A place that is a file counts even if it is hidden or has the name of a temporary file."""
+    """A watched path that is a file counts even if it is hidden or has a temporary name."""
     hidden = tmp_path / ".settings.tmp"
     assert is_temporary(hidden.name)
     watched = watch(hidden)
@@ -197,7 +193,7 @@ def test_a_file_that_is_named_counts_whatever_it_is_called(tmp_path: Path, watch
 
 
 def test_what_changes_together_is_told_together(tmp_path: Path, watch_by_events: Watch) -> None:
-    """500 files written in one go, as by a checkout, are one set."""
+    """500 files written at once, as by a checkout, are one set."""
     watched = watch_by_events(tmp_path, settle_s=2.0)
     files = {tmp_path / f"f{i}" for i in range(500)}
     for file in files:
@@ -208,8 +204,8 @@ def test_what_changes_together_is_told_together(tmp_path: Path, watch_by_events:
 def test_a_file_without_rest_holds_up_no_other(
     tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one file is written to without end, the others are told; it itself is told once it
-    rests.
+    """While a file is written continuously, others are reported; the file itself is reported once
+    it settles.
     """
     monkeypatch.setattr(settled, "_MAX_SETTLE_S", 0.5)
     busy, quiet = tmp_path / "busy", tmp_path / "quiet"
@@ -235,7 +231,7 @@ def test_a_file_without_rest_holds_up_no_other(
 
 
 def test_a_place_may_come_and_go(tmp_path: Path, watch: Watch) -> None:
-    """A place that is not there yet, that vanishes and comes back, is told each time, and watched
+    """A watched path that is missing, deleted or created again is reported each time, and watched
     again.
     """
     folder, file = tmp_path / "not/yet", tmp_path / "later/file"
@@ -256,7 +252,7 @@ def test_a_place_may_come_and_go(tmp_path: Path, watch: Watch) -> None:
 
 
 def test_a_folder_that_is_replaced_is_watched_anew(tmp_path: Path, watch: Watch) -> None:
-    """A folder put in the place of another is the one that is watched from then on."""
+    """A folder that replaces another is watched from then on."""
     folder = tmp_path / "in"
     for name in ("in", "other"):
         (tmp_path / name).mkdir()
@@ -296,8 +292,8 @@ def mount() -> Iterator[Callable[[Path], None]]:
 def test_what_is_mounted_again_at_once_is_watched_anew(
     tmp_path: Path, watch_by_events: Watch, mount: Callable[[Path], None], where: str
 ) -> None:
-    """A file system that is unmounted and mounted again between two looks has the same device and
-    inodes, and none of the watches: it is watched anew.
+    """A file system that is unmounted and mounted again between two checks has the same device and
+    inodes but no watches: it is watched again.
     """
     top = tmp_path / "top"
     place = top / "place"
@@ -318,7 +314,7 @@ def test_what_is_mounted_again_at_once_is_watched_anew(
 
 
 def test_what_lies_on_the_root_is_not_watched_anew() -> None:
-    """A change of the mounts touches what lies on a mount of its own, or has one in it."""
+    """A change of the mounts affects only paths on a mount of their own, or above one."""
     points = ["/proc", "/mnt/card"]
     assert [
         settled._is_affected_by_mounts(folder, points, deep=deep)
@@ -343,7 +339,7 @@ def test_what_lies_on_the_root_is_not_watched_anew() -> None:
 
 
 def test_links_are_followed_to_a_place(tmp_path: Path, watch: Watch) -> None:
-    """A file reached by links is told when its content changes, and when any of the links leads
+    """A file behind links is reported when its content changes and when any of the links leads
     elsewhere.
     """
     for release in ("one", "two"):
@@ -375,7 +371,7 @@ def test_links_that_lead_upwards_are_not_followed(tmp_path: Path, watch: Watch) 
 
 
 def test_folders_within_may_be_left_out(tmp_path: Path, watch: Watch) -> None:
-    """Without `recursive` what lies deeper tells nothing, and what is ignored tells nothing."""
+    """Without `recursive`, sub-folders report nothing; ignored paths report nothing."""
     (tmp_path / "sub").mkdir()
     watched = watch(tmp_path, recursive=False, ignore=lambda path: path.name == "own")
     (tmp_path / "sub/x").write_text("1")
@@ -385,7 +381,7 @@ def test_folders_within_may_be_left_out(tmp_path: Path, watch: Watch) -> None:
 
 
 def test_a_file_that_becomes_readable_is_told(tmp_path: Path, watch: Watch) -> None:
-    """Rights are part of what a file is."""
+    """A change of permissions is reported."""
     file = tmp_path / "x"
     file.write_text("1")
     file.chmod(0)
@@ -395,7 +391,7 @@ def test_a_file_that_becomes_readable_is_told(tmp_path: Path, watch: Watch) -> N
 
 
 def test_folders_made_in_haste_are_watched_in_full(tmp_path: Path, watch_by_events: Watch) -> None:
-    """Of a tree that is written while its folders come to be, no file is missed."""
+    """No file is missed in a tree that is written while its folders are created."""
     watched = watch_by_events(tmp_path)
     files = []
     for i in range(60):
@@ -409,8 +405,8 @@ def test_folders_made_in_haste_are_watched_in_full(tmp_path: Path, watch_by_even
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_is_told(tmp_path: Path, watch: Watch, seed: int) -> None:
-    """After any mix of writing, moving and removing files and folders, all that is not as it was
-    has been told: itself or a folder above it.
+    """After any mix of writing, moving and deleting files and folders, everything that differs was
+    reported: itself or a folder above it.
     """
     dice = random.Random(seed)
     place = tmp_path / "in"
@@ -487,7 +483,7 @@ def threads(name: str) -> list[Any]:
 
 @only_linux
 def test_a_dead_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch) -> None:
-    """If the observer's thread dies, all is looked at again and watching goes on."""
+    """If the observer's thread dies, everything is inspected again and watching continues."""
     watched = watch_by_events(tmp_path)
     (tmp_path / "x").write_text("1")
     watched.until(tmp_path / "x")
@@ -503,8 +499,8 @@ def test_a_dead_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch) -
 def test_a_silent_observer_is_begun_anew(
     tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If only the thread that reads the kernel's events dies, which nothing says, the missing
-    heartbeat tells.
+    """If only the thread that reads the kernel's events dies, which nothing reports, the missing
+    heartbeat reveals it.
     """
     monkeypatch.setattr(settled, "_BEAT_S", 0.2)
     monkeypatch.setattr(settled, "_BEAT_LOST_S", 5.0)
@@ -519,8 +515,8 @@ def test_a_silent_observer_is_begun_anew(
 def test_whoever_takes_long_over_a_set_is_no_sign_of_death(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While nobody asks for the next set no heartbeat is heard, and nothing is made of that; what
-    happened meanwhile is told.
+    """While the iterating thread is busy, a missing heartbeat is not taken for a death; changes
+    meanwhile are reported.
     """
     monkeypatch.setattr(settled, "_BEAT_S", 0.1)
     monkeypatch.setattr(settled, "_BEAT_LOST_S", 1.5)
@@ -539,7 +535,7 @@ def test_whoever_takes_long_over_a_set_is_no_sign_of_death(
 def test_an_observer_that_keeps_dying_gives_way_to_polling(
     tmp_path: Path, watch_by_events: Watch
 ) -> None:
-    """After three deaths in a short time polling takes over."""
+    """After three deaths in a short time, polling takes over."""
     watched = watch_by_events(tmp_path)
     for _ in range(3):
         observer = next(
@@ -559,8 +555,8 @@ def test_an_observer_that_keeps_dying_gives_way_to_polling(
 def test_lost_events_are_made_up_for(
     tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the kernel's queue runs over, all is to be looked at again, and new changes are told;
-    also in a program that has switched logging off.
+    """If the kernel's queue overflows, everything has to be inspected again, and new changes are
+    reported; also in a program that has disabled logging.
     """
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 100_000:
@@ -588,8 +584,8 @@ def test_lost_events_are_made_up_for(
 def test_at_the_limit_of_watches_polling_takes_over(
     tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    """When the kernel allows no more watches, for the place or for folders in it, polling takes
-    over and says which limit it was.
+    """If the kernel's limit of watches is reached, for a watched path or its sub-folders, polling
+    takes over and names the limit.
     """
     from watchdog.observers import inotify_c
 
@@ -622,7 +618,7 @@ def test_at_the_limit_of_watches_polling_takes_over(
 def test_without_an_inotify_instance_polling_takes_over(
     tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the kernel gives no inotify instance, polling takes over at once."""
+    """If the kernel provides no inotify instance, polling takes over at once."""
     from watchdog.observers import inotify_c
 
     def none() -> int:
@@ -642,7 +638,7 @@ def test_without_an_inotify_instance_polling_takes_over(
 def test_on_a_network_file_system_polling_takes_over(
     tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A share of the network sends no events for what others write: it is polled."""
+    """A network share sends no events for changes of others, so it is polled."""
     share = tmp_path / "share"
     share.mkdir()
     mounts = tmp_path / "mounts"
@@ -661,8 +657,8 @@ def test_on_a_network_file_system_polling_takes_over(
 
 
 def test_places_may_change_on_the_way(tmp_path: Path) -> None:
-    """What is followed from now on is watched when `follow` returns, and is not given for that;
-    what is left out is not told any more.
+    """Paths that are followed from now on are watched when `follow` returns, and not reported for
+    that; others are no longer reported.
     """
     with settled.Changes(settle_s=0.0) as following:
         told: Queue[frozenset[Path]] = Queue()
