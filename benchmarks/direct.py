@@ -2,9 +2,8 @@
 interleaved pairs.
 
 The graph draws with `diffusion.base` and keeps the picture in a store; by hand the same picture is
-drawn with diffusers' UNet and sampler in a plain loop. Both are
-given the states of one text. Every pair checks that the pixels are equal, so that it is the same
-work that is compared.
+drawn with diffusers' UNet and sampler in a plain loop. Both are given the states of one text. Every
+pair checks that the pixels are equal, so that it is the same work that is compared.
 
 Twice: each way in a process of its own, as a program uses one or the other; and both in one
     process, as in a notebook. There two threads compute (a run has one of its own),

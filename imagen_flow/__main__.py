@@ -8,7 +8,7 @@ from typing import NoReturn
 
 __all__ = ["main"]
 
-# : Libraries that nodes use, whose warnings are about their own insides: what of them matters to a
+#: Libraries that nodes use, whose warnings are about their own insides: what of them matters to a
 # user, a node says in a note.
 _CHATTY = (
     "accelerate",

@@ -460,8 +460,7 @@ def test_the_provenance_of_the_best_tells_of_all_scores(
         ]
 
 
-# -- what a plan says
-# ----------------------------------------------------------------------------------------------------------------
+# -- what a plan says ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -673,8 +672,7 @@ def test_bounds_hold_also_while_another_input_is_not_known(run: Run) -> None:
     ] * 2
 
 
-# -- equal steps
-# ---------------------------------------------------------------------------------------------------------------------
+# -- equal steps -----------------------------------------------------------------------------------
 
 
 def test_equal_forced_steps_are_one(run: Run) -> None:
@@ -735,8 +733,7 @@ def test_tries_of_equal_steps_are_counted_together(run: Run) -> None:
     assert len(ran.calls) == 3
 
 
-# -- what is refused
-# -----------------------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 def test_lists_of_unequal_length_are_refused_where_no_node_gives_them(run: Run) -> None:
@@ -910,8 +907,7 @@ def test_what_is_absent_for_one_reason_still_asks_for_what_else_it_reads(run: Ru
     assert found.calls == ["maybe|n=3", "int|value=7"]
 
 
-# -- a plan is a value
-# ---------------------------------------------------------------------------------------------------------------
+# -- a plan is a value -----------------------------------------------------------------------------
 
 
 def wide(registry: Registry) -> flow.Graph:

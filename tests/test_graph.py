@@ -396,8 +396,7 @@ def test_all_problems_are_said_at_once_in_file_order() -> None:
     ]
 
 
-# -- order
-# ---------------------------------------------------------------------------------------------------------------------------
+# -- order -----------------------------------------------------------------------------------------
 
 
 def test_nodes_keep_the_order_in_which_they_are_written_where_they_may() -> None:
@@ -474,8 +473,7 @@ def test_a_cycle_begins_with_the_node_that_is_written_first() -> None:
     assert said.endswith("nodes wait for each other: b -> c -> b")
 
 
-# -- graphs in graphs
-# ----------------------------------------------------------------------------------------------------------------
+# -- graphs in graphs ------------------------------------------------------------------------------
 
 
 def test_inputs_of_an_included_graph_are_ports_and_its_outputs_are_outputs(tmp_path: Path) -> None:

@@ -49,8 +49,7 @@ def with_chunk(png: bytes, kind: bytes, body: bytes, *, crc: int | None = None) 
     return png[:33] + made + png[33:]
 
 
-# -- encoding
-# ------------------------------------------------------------------------------------------------------------------------
+# -- encoding --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -160,8 +159,7 @@ def test_a_format_that_is_too_small_says_so(ending: str, side: int) -> None:
         pictures.encode(np.zeros((1, side, 3), "uint8"), ending)
 
 
-# -- provenance in a PNG
-# -------------------------------------------------------------------------------------------------------------
+# -- provenance in a PNG ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

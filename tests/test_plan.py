@@ -184,8 +184,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-# -- keys
-# ----------------------------------------------------------------------------------------------------------------------------
+# -- keys ------------------------------------------------------------------------------------------
 
 
 def test_the_key_format_is_pinned() -> None:
@@ -363,8 +362,7 @@ def test_a_model_enters_keys_by_its_files(tmp_path: Path) -> None:
     assert found[0] == found[1] != found[2]
 
 
-# -- models of nodes that wait
-# -------------------------------------------------------------------------------------------------------
+# -- models of nodes that wait ---------------------------------------------------------------------
 
 
 @node("t.several", version=1)
@@ -444,8 +442,7 @@ def test_a_model_that_is_missing_after_all_is_named_when_its_step_fails() -> Non
     assert failed.message == f"{MISSING}; run `imagen-flow models pull hf:a/b@v1`"
 
 
-# -- what is known and what waits
-# ----------------------------------------------------------------------------------------------------
+# -- what is known and what waits ------------------------------------------------------------------
 
 
 def test_a_plan_walks_as_far_as_values_are_known(store: Store) -> None:
@@ -671,8 +668,7 @@ def test_a_plan_is_plain_data_too(store: Store) -> None:
     )
 
 
-# -- inputs
-# --------------------------------------------------------------------------------------------------------------------------
+# -- inputs ----------------------------------------------------------------------------------------
 
 
 def test_all_problems_of_values_are_said_at_once() -> None:

@@ -238,8 +238,7 @@ def test_a_function_can_be_added_directly() -> None:
     assert (found.plugin, len(found.source_digest), registry.names()) == ("local", 40, ["here.one"])
 
 
-# -- local files
-# ---------------------------------------------------------------------------------------------------------------------
+# -- local files -----------------------------------------------------------------------------------
 
 LOCAL = """
 import {helper}
@@ -428,8 +427,7 @@ def test_a_local_file_that_cannot_be_used_is_reported(
     assert "pgood.one" in registry.names()
 
 
-# -- what counts as source
-# -----------------------------------------------------------------------------------------------------------
+# -- what counts as source -------------------------------------------------------------------------
 
 HEAD = "from imagen_flow import node\n"
 

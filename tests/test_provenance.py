@@ -102,8 +102,7 @@ def said(tmp_path: Path, name: str) -> Provenance:
     return read(tmp_path / "out" / name)[0]
 
 
-# -- what a run says
-# -----------------------------------------------------------------------------------------------------------------
+# -- what a run says -------------------------------------------------------------------------------
 
 
 def test_a_picture_carries_its_graph_inputs_and_steps(tmp_path: Path, ran: Run) -> None:
@@ -257,8 +256,7 @@ def test_the_documents_of_a_long_chain_need_no_deep_stack(
     assert [s.node for s in said(tmp_path, "o.json").steps] == [f"n{i}" for i in range(1200)]
 
 
-# -- reading what nobody vouches for
-# -------------------------------------------------------------------------------------------------
+# -- reading what nobody vouches for ---------------------------------------------------------------
 
 
 DIGEST = "ab" * 20
@@ -355,8 +353,7 @@ def test_no_json_makes_the_reader_fail_otherwise(noise: Any) -> None:
             pass
 
 
-# -- labels
-# --------------------------------------------------------------------------------------------------------------------------
+# -- labels ----------------------------------------------------------------------------------------
 
 
 def test_a_file_without_provenance_says_what_was_looked_for(tmp_path: Path) -> None:

@@ -211,8 +211,7 @@ CHAIN = """
     """
 
 
-# -- what runs
-# -----------------------------------------------------------------------------------------------------------------------
+# -- what runs -------------------------------------------------------------------------------------
 
 
 def test_a_run_says_what_happens_in_order(toys: Toys) -> None:
@@ -576,8 +575,7 @@ def test_a_long_chain_and_a_wide_fan_run(toys: Toys) -> None:
     assert given(carry_out(graph)) == {"end": 2999}
 
 
-# -- damage
-# --------------------------------------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------
 
 
 def objects(store: Store) -> list[Path]:
@@ -902,8 +900,7 @@ outputs: {b: "${b}"}
     )
 
 
-# -- failures
-# ------------------------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 FAILING = """
     nodes:
@@ -1404,8 +1401,7 @@ def test_a_plan_whose_store_was_closed_is_refused(
         make_plan(graph, store=store)
 
 
-# -- cancelling, progress and whoever reads
-# ------------------------------------------------------------------------------------------
+# -- cancelling, progress and whoever reads --------------------------------------------------------
 
 
 def test_cancelling_stops_at_the_next_yield(toys: Toys, store: Store) -> None:
@@ -1567,8 +1563,7 @@ def test_progress_goes_on_however_reading_and_writing_meet(toys: Toys) -> None:
     assert last == {f"[{i}]": 200 for i in range(5)}
 
 
-# -- files and scratch
-# ---------------------------------------------------------------------------------------------------------------
+# -- files and scratch -----------------------------------------------------------------------------
 
 
 @node("toy.read", version=1)
@@ -1729,8 +1724,7 @@ def test_scratch_is_kept_across_a_killed_process(tmp_path: Path) -> None:
     assert list((tmp_path / "store/scratch").iterdir()) == []
 
 
-# -- absence
-# -------------------------------------------------------------------------------------------------------------------------
+# -- absence ---------------------------------------------------------------------------------------
 
 
 def test_a_node_may_give_an_absent_output(toys: Toys, store: Store) -> None:
@@ -1806,8 +1800,7 @@ def test_absence_goes_through_included_graphs(toys: Toys, tmp_path: Path) -> Non
     ]
 
 
-# -- graphs as nodes
-# -----------------------------------------------------------------------------------------------------------------
+# -- graphs as nodes -------------------------------------------------------------------------------
 
 
 def test_of_an_included_graph_only_what_is_asked_for_runs(toys: Toys, tmp_path: Path) -> None:
@@ -1961,8 +1954,7 @@ def test_a_node_found_below_while_running_is_said_to_be_cached(
     ]
 
 
-# -- outputs
-# -------------------------------------------------------------------------------------------------------------------------
+# -- outputs ---------------------------------------------------------------------------------------
 
 
 def test_outputs_are_written_also_when_cached_and_left_alone_when_equal(
@@ -2054,8 +2046,7 @@ def test_many_equal_steps_cost_no_wait(toys: Toys, store: Store) -> None:
     assert sum(waited) == 0
 
 
-# -- only what must run runs
-# ---------------------------------------------------------------------------------------------------------
+# -- only what must run runs -----------------------------------------------------------------------
 
 # A graph by itself, apart from the engine: each node is (constant, the nodes it reads), and its
 # value is their sum modulo 4, so that values often come out the same.
@@ -2202,8 +2193,7 @@ def test_a_list_of_models_is_leased_one_by_one(tmp_path: Path) -> None:
     ]
 
 
-# -- lanes, and models ahead
-# ---------------------------------------------------------------------------------------------------------
+# -- lanes, and models ahead -----------------------------------------------------------------------
 
 
 def threads_of(toys: Toys) -> list[threading.Thread]:
@@ -2451,8 +2441,7 @@ def test_models_of_graphs_that_become_known_while_running_are_planned_ahead(
     assert loaded == ["c", "a", "b", "a", "c"]
 
 
-# -- without a store
-# -----------------------------------------------------------------------------------------------------------------
+# -- without a store -------------------------------------------------------------------------------
 
 
 def test_files_that_a_run_without_a_store_gives_are_there_until_the_program_ends() -> None:

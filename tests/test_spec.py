@@ -103,8 +103,7 @@ def codes(spec: GraphSpec) -> list[str]:
     return [p.code for p in spec.problems]
 
 
-# -- what is understood
-# --------------------------------------------------------------------------------------------------------------
+# -- what is understood ----------------------------------------------------------------------------
 
 
 def test_a_graph_is_read_as_written() -> None:
@@ -263,8 +262,7 @@ def test_a_prompt_of_a_megabyte_is_read() -> None:
     assert plainly(spec)["inputs"]["prompt"] == (True, None, {"default": prompt})
 
 
-# -- where it stands
-# -----------------------------------------------------------------------------------------------------------------
+# -- where it stands -------------------------------------------------------------------------------
 
 
 def test_every_word_has_a_mark() -> None:
@@ -327,8 +325,7 @@ def test_a_reference_is_found_after_emoji_escapes_and_line_ends(text: str) -> No
     assert (line[mark.column - 1 :][: mark.width], mark.column) == ("${a}", line.rindex("${a}") + 1)
 
 
-# -- what goes wrong
-# -----------------------------------------------------------------------------------------------------------------
+# -- what goes wrong -------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_read_is_marked_so_that_nobody_complains_twice() -> None:
@@ -530,8 +527,7 @@ def test_a_graph_in_python_may_hold_paths_but_nothing_else_that_is_not_json() ->
         parse_mapping({"a": circle})
 
 
-# -- any text
-# ------------------------------------------------------------------------------------------------------------------------
+# -- any text --------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none()

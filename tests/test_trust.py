@@ -100,8 +100,7 @@ def write(folder: Path | OutFolder, relative: str, value: Any = RED, **how: Any)
     )
 
 
-# -- where a settings file leads
-# -----------------------------------------------------------------------------------------------------
+# -- where a settings file leads -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,8 +213,7 @@ def test_a_strangers_settings_are_ignored_in_words(
     assert not config.trusted_path().exists()
 
 
-# -- names
-# ---------------------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,8 +291,7 @@ def test_a_hidden_folder_that_settings_name_takes_pictures_only(tmp_path: Path) 
     assert write(hidden, "x.png").is_file()
 
 
-# -- what is not ours
-# ----------------------------------------------------------------------------------------------------------------
+# -- what is not ours ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "hard link", "folder"])
@@ -357,8 +354,7 @@ def test_what_a_run_wrote_gives_way_as_before(fetched: Path, call: Call) -> None
     assert (fetched / "out/x.bin").read_text() == "newer"
 
 
-# -- while it runs
-# -------------------------------------------------------------------------------------------------------------------
+# -- while it runs ---------------------------------------------------------------------------------
 
 
 class Swapping(ImmediateChanges):
@@ -454,8 +450,7 @@ def test_the_output_folder_stays_where_it_was_when_the_run_began(tmp_path: Path)
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-# -- what is imported
-# ----------------------------------------------------------------------------------------------------------------
+# -- what is imported ------------------------------------------------------------------------------
 
 NODES = """
 from imagen_flow import Text, node
@@ -752,8 +747,7 @@ def test_modules_with_the_names_of_pythons_own_are_not_taken(plugin: Path) -> No
     assert not Path("owned").exists()
 
 
-# -- what is no file
-# -----------------------------------------------------------------------------------------------------------------
+# -- what is no file -------------------------------------------------------------------------------
 
 
 def make_fifo(place: Path) -> None:

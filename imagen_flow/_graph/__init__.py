@@ -2,10 +2,9 @@
 checked. If it exists, it fits.
 
 All problems of a file and of the graphs it includes are gathered and raised together as one
-GraphError. Nodes come out in topological order, and
-among equals in the order in which they were written; networkx orders and finds cycles. Edges are
-the bindings of the ports: a `DiGraph` would merge two
-edges between the same nodes.
+GraphError. Nodes come out in topological order, and among equals in the order in which they were
+written; networkx orders and finds cycles. Edges are the bindings of the ports: a `DiGraph` would
+merge two edges between the same nodes.
 
 The modules, from the ground up: `bindings` (what a port may be given) and `graph` (what a resolved
 graph is made of) are values; `suggestions` words what might be meant instead of what was written;

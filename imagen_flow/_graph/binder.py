@@ -59,7 +59,7 @@ class Binder:
         self.folder = spec.path.parent if spec.path else Path()
         self.problems = problems
         self.inputs: dict[str, Input] = {}
-        # : Node types by node; None where it is not known: then it says nothing about its outputs,
+        #: Node types by node; None where it is not known: then it says nothing about its outputs,
         # and references to it are not judged.
         self.types: dict[str, NodeType | Graph | None] = {}
         self.used_inputs: set[str] = set()

@@ -10,7 +10,7 @@ from .graph import Graph, Node
 
 __all__ = ["STEPS", "expanded_too_far"]
 
-# : How many steps a graph may come to. Beyond it lies a mistake or an attack (graphs that include
+#: How many steps a graph may come to. Beyond it lies a mistake or an attack (graphs that include
 # each other several times, thirty deep), which would fill the memory before any problem is reported.
 STEPS = 200_000
 

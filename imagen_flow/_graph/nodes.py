@@ -34,7 +34,7 @@ _OF_STEPS = frozenset({"retry", "timeout", "cache", "device", "settings"})
 
 DTYPE = PortType("text", choices=("auto", *DTYPES))
 
-# : Settings of a graph or a node that say how models are loaded, and how far down the memory ladder
+#: Settings of a graph or a node that say how models are loaded, and how far down the memory ladder
 # a step may go.
 LOADING = {
     "quantization": PortType("text", choices=QUANTIZATIONS),

@@ -91,7 +91,7 @@ def unneeded(nodes: dict[str, Node], outputs: dict[str, Output]) -> frozenset[st
     return frozenset(nodes.keys() - needed)
 
 
-# : How many forms of included graphs are made for the outputs that are asked for; beyond that they
+#: How many forms of included graphs are made for the outputs that are asked for; beyond that they
 # are taken whole, which only makes plans longer.
 NARROWED = 1000
 

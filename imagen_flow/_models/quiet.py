@@ -15,7 +15,7 @@ __all__ = ["quiet_libraries"]
 
 _LIBRARIES = ("diffusers.utils.logging", "transformers.utils.logging")
 
-# : What tells, when libraries are first imported and at each model, of what nobody asked for:
+#: What tells, when libraries are first imported and at each model, of what nobody asked for:
 # kernels and torchvision that are not here. (That int8 wants bfloat16 no longer holds.)
 _TELLTALES = (
     "bitsandbytes",

@@ -46,10 +46,10 @@ class Keying:
         self.values = values
         self.keys = keys
         self.force = frozenset(force)
-        # : Values that the store did not have although it said so: records that name them are not
+        #: Values that the store did not have although it said so: records that name them are not
         # believed.
         self.lost: set[str] = set()
-        # : Keys of forced steps that run: others that have them are the same step, so they are
+        #: Keys of forced steps that run: others that have them are the same step, so they are
         # forced too.
         self.forced: set[str] = set()
 
@@ -213,8 +213,7 @@ class Keying:
             or name in self.force
         )
 
-    # -- models
-    # ------------------------------------------------------------------------------------------------------------------
+    # -- models ------------------------------------------------------------------------------------
 
     def _unusable(self, node: Node, type_: NodeType, slots: Mapping[str, Artifact]) -> str:
         """Say why a step cannot run with its models; nothing if it can."""

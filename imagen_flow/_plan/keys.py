@@ -19,12 +19,12 @@ from .values import Values
 
 __all__ = ["KEY_FORMAT", "Keys"]
 
-# : The version of what enters a key. Raise it when that changes: every stored step is then computed
+#: The version of what enters a key. Raise it when that changes: every stored step is then computed
 # anew.
 #:
-# : key = H(KEY_FORMAT, node type, node version, digest of the plugin's source, versions of the
+#: key = H(KEY_FORMAT, node type, node version, digest of the plugin's source, versions of the
 # libraries in `uses`, determinism class) followed by
-# : (port, value digest) for every input port in alphabetical order: literals, defaults, references
+#: (port, value digest) for every input port in alphabetical order: literals, defaults, references
 # and models alike. So it makes no difference how a value came to a port.
 KEY_FORMAT = 1
 

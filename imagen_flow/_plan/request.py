@@ -2,8 +2,7 @@
 
 Every way in (a command, a watch, a hot folder, a replayed picture, a Python function) collects
 `Options`, makes a `Request` of them and a graph, and calls `prepare`. None of them passes options
-on one by
-one, so an option that is added here holds at all of them.
+on one by one, so an option that is added here holds at all of them.
 """
 
 from __future__ import annotations

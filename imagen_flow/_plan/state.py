@@ -2,8 +2,8 @@
 
 Planning makes a `State` and settles every node once; each run goes on with a copy, and settles a
 node again when what it needs has come. What comes of a node depends on the graph and its values
-alone, never on
-what happened to be known when it was asked: see "Absent and failed values" in docs/graph-format.md.
+alone, never on what happened to be known when it was asked: see "Absent and failed values" in
+docs/graph-format.md.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class State:
         #: The keys of the graph's last run, by step.
         self.history = history
         self.listing = listing
-        # : What a user can mend before anything runs: nodes that cannot be worked out, whatever
+        #: What a user can mend before anything runs: nodes that cannot be worked out, whatever
         # other nodes give.
         self.problems: list[Problem] = []
         self._size = 0
@@ -74,8 +74,7 @@ class State:
         made._size = self._size
         return made
 
-    # -- settling
-    # ----------------------------------------------------------------------------------------------------------------
+    # -- settling ----------------------------------------------------------------------------------
 
     def walk(self, frame: Frame) -> None:
         """Settle every node of a frame that an output may need, in topological order."""
@@ -165,8 +164,7 @@ class State:
                 return True
         return False
 
-    # -- nodes with each, when or repeat, and graphs
-    # -------------------------------------------------------------------------------
+    # -- nodes with each, when or repeat, and graphs -----------------------------------------------
 
     def _settle_many(self, frame: Frame, node: Node, state: NodeState | None) -> NodeState:
         found = elements(self.values, frame, node)
@@ -221,8 +219,7 @@ class State:
         if self._size > STEPS:
             raise _TooMany
 
-    # -- graphs used as nodes
-    # --------------------------------------------------------------------------------------------------------
+    # -- graphs used as nodes ----------------------------------------------------------------------
 
     def _settle_graph(self, frame: Frame, node: Node, inner: Graph, found: Elements) -> NodeState:
         """Enter a graph for each element, and take its outputs as far as they are known."""
@@ -382,8 +379,7 @@ class State:
             else without_value("failed" if "failed" in kinds else "absent")
         )
 
-    # -- looking around
-    # ------------------------------------------------------------------------------------------------------------
+    # -- looking around ----------------------------------------------------------------------------
 
     def steps(self) -> Iterator[tuple[Frame, Step]]:
         """List all steps that are known, in topological order; one for those of a node whose number

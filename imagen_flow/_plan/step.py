@@ -40,14 +40,14 @@ __all__ = [
 
 ABSENT = Artifact(digest_value(Absent.value), "absent")
 
-# : The value of an output whose step failed. It flows like an absent one, but nothing takes its
+#: The value of an output whose step failed. It flows like an absent one, but nothing takes its
 # place.
 FAILED = Artifact(tagged("failed"), "failed")
 
-# : *cached* (the store has it), *runs*, *waits* (what it computes from, or whether it is needed,
+#: *cached* (the store has it), *runs*, *waits* (what it computes from, or whether it is needed,
 # depends on what runs), *absent* (it will have no value), *idle* (not in the store, and not
 # needed),
-# : *unresolved* (its model is not on this machine), *failed* (it cannot be worked out), *skipped*
+#: *unresolved* (its model is not on this machine), *failed* (it cannot be worked out), *skipped*
 # (what it needs failed); in a run also *ran*.
 Status = Literal[
     "cached", "runs", "waits", "absent", "idle", "unresolved", "failed", "skipped", "ran"
@@ -148,11 +148,11 @@ class Frame:
         self.item = item
         #: The values of its inputs that are known.
         self.inputs = inputs
-        # : Inputs that were given nothing, and so have their defaults: paths in these are relative
+        #: Inputs that were given nothing, and so have their defaults: paths in these are relative
         # to the graph's own file.
         self.by_default = set(by_default)
         self.states: dict[str, NodeState] = {}
-        # : The frames of graphs used as nodes, by node, and by element and repetition counted
+        #: The frames of graphs used as nodes, by node, and by element and repetition counted
         # through.
         self.below: dict[str, dict[int, Frame]] = {}
         #: The frame around it, and the node there that it belongs to.

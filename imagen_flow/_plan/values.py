@@ -115,7 +115,7 @@ class Values:
         self.live: Mapping[str, Any] = {}
         #: Where a value comes from that is not available; the runner makes lost ones again.
         self.fetch: Callable[[Artifact], Any] = self.load
-        # : Files and folders that were given to inputs, each as itself: two of equal content are
+        #: Files and folders that were given to inputs, each as itself: two of equal content are
         # one constant.
         self.given: dict[str, Any] = {}
         #: Seeds that included graphs drew for themselves, by node and input.

@@ -73,7 +73,7 @@ def missing_models(values: Values, steps: Collection[Step]) -> str:
 class _Waiting:
     def __init__(self, state: State) -> None:
         self.state = state
-        # : Nodes that may prove to be left out, put off until the others are done; None once these
+        #: Nodes that may prove to be left out, put off until the others are done; None once these
         # are gone through.
         self.undecided: list[tuple[Frame, Node]] | None = []
         #: Included graphs that were looked at, each with these values of its inputs.

@@ -2,10 +2,9 @@
 
 While a local plugin lives, a finder among Python's own (`install`) sees to it that what is imported
 from its folder is one of the files that count as its source (see `plugin_code`), as it was
-digested. Its
-folder is not on Python's path, so whatever else lies there (metadata of distributions, bytecode) is
-nothing. Python's bytecode of these files is never used: it is told from its source by size and time
-alone, and anybody can write it.
+digested. Its folder is not on Python's path, so whatever else lies there (metadata of
+distributions, bytecode) is nothing. Python's bytecode of these files is never used: it is told from
+its source by size and time alone, and anybody can write it.
 """
 
 from __future__ import annotations

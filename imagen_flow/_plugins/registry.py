@@ -2,13 +2,13 @@
 plugins.
 
 Entry points of the group ``imagen_flow`` are read from distribution metadata. What each of them
-offers is memoised by distribution, version and file
-times, so that a graph of two node types imports two plugins, and help imports none. A plugin that
-cannot be loaded is reported and the others still load.
+offers is memoised by distribution, version and file times, so that a graph of two node types
+imports two plugins, and help imports none. A plugin that cannot be loaded is reported and the
+others still load.
 
 We load entry points ourselves rather than by pluggy's ``load_setuptools_entrypoints``: there one
-broken import aborts them all, and of two plugins with
-one name the second disappears without a word.
+broken import aborts them all, and of two plugins with one name the second disappears without a
+word.
 """
 
 from __future__ import annotations

@@ -115,8 +115,8 @@ def _oldest(folder: Path) -> Iterator[Path]:
 # ---- words as JSON
 #
 # A word is [line, column, width, value]. A value is itself, a list of words in {"l": …}, a mapping
-# in {"m": [key, value, key, value, …]}, a reference in
-# {"r": [name, port, line, column, width]}, a text with references in {"t": […]}.
+# in {"m": [key, value, key, value, …]}, a reference in {"r": [name, port, line, column, width]}, a
+# text with references in {"t": […]}.
 
 
 def _to_json(word: Word) -> list[Any]:

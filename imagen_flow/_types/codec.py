@@ -9,8 +9,8 @@ memory is taken than the bytes can justify. Whether they are the *right* bytes i
 say: it digests what was decoded.
 
 A file, a folder or a model is encoded as where it lies, its size and its digest, not as its
-content. Below `root` (the store's folder) places are written
-relative to it, so that a store can be moved.
+content. Below `root` (the store's folder) places are written relative to it, so that a store can be
+moved.
 """
 
 from __future__ import annotations

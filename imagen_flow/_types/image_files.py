@@ -9,10 +9,10 @@ What a file holds, by its ending:
   since the format has none.
 
 In a PNG, provenance is written as exactly one uncompressed iTXt chunk before the pixels. It is
-uncompressed because Pillow refuses compressed text above 1 MB, and so that
-it can be searched in the file as it lies. It is read back from wherever another program has put it,
-behind the pixels too, and from each kind of text chunk. Reading walks the chunks of an
-untrusted file: no pixel is decoded and memory stays bounded.
+uncompressed because Pillow refuses compressed text above 1 MB, and so that it can be searched in
+the file as it lies. It is read back from wherever another program has put it, behind the pixels
+too, and from each kind of text chunk. Reading walks the chunks of an untrusted file: no pixel is
+decoded and memory stays bounded.
 
 Source: PNG (ISO/IEC 15948, W3C Third Edition), section 11.3.3 for tEXt, zTXt and iTXt; TIFF 6.0,
     section 8 and its Supplement 2 for Deflate.

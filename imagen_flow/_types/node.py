@@ -7,8 +7,8 @@
         \"\"\"Resize a picture. ...\"\"\"
 
 Parameters are input ports, defaults are defaults, the return annotation is the output (the fields
-of a NamedTuple are named outputs, the first of
-them primary), the docstring is the help. The decorated function can still be called as a function.
+of a NamedTuple are named outputs, the first of them primary), the docstring is the help. The
+decorated function can still be called as a function.
 
 Node types that have ports in common declare them once, as a TypedDict (PEP 692)::
 
@@ -46,7 +46,7 @@ from .records import port_of
 
 __all__ = ["RESERVED", "Upstream", "NodeFunction", "NodeType", "node"]
 
-# : Words of a node in a graph file that can name no port. A closed list; a word more needs a new
+#: Words of a node in a graph file that can name no port. A closed list; a word more needs a new
 # format version.
 RESERVED = frozenset(
     {"type", "each", "when", "repeat", "retry", "device", "cache", "timeout", "settings"}
@@ -54,7 +54,7 @@ RESERVED = frozenset(
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
 
-# : Libraries whose use means that the result depends on device, dtype and attention: their nodes
+#: Libraries whose use means that the result depends on device, dtype and attention: their nodes
 # carry the determinism class.
 _TORCH = frozenset({"torch", "diffusers", "transformers"})
 
@@ -81,7 +81,7 @@ class NodeType:
     renamed: Mapping[str, str] = field(default_factory=dict)
     many: Callable[..., Any] | None = None
     plan_check: Callable[..., None] | None = None
-    # : Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
+    #: Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
     # digest of the plugin's source.
     plugin: str = ""
     source_digest: str = ""

@@ -67,7 +67,7 @@ class _ValueMarker:
     """Marks a port that takes any value whatever."""
 
 
-# : Any value that can cross an edge. An output of this type fits every port; what flows is checked
+#: Any value that can cross an edge. An output of this type fits every port; what flows is checked
 # when the step runs.
 Value = Annotated[Any, _ValueMarker()]
 
@@ -86,7 +86,7 @@ class _SeedMarker:
     """Marks an integer that seeds random numbers."""
 
 
-# : A whole number from 0 to 2**63 - 1 that seeds random numbers. `repeat` and sweeps derive new
+#: A whole number from 0 to 2**63 - 1 that seeds random numbers. `repeat` and sweeps derive new
 # ones from it.
 Seed = Annotated[int, Range(0, 2**63 - 1), _SeedMarker()]
 
@@ -106,7 +106,7 @@ class Progress:
     preview: Any = None
 
 
-# : What a long node returns: it yields Progress and returns its outputs. ``def f(…) ->
+#: What a long node returns: it yields Progress and returns its outputs. ``def f(…) ->
 # Steps[Image]: …``
 Steps = Generator[Progress, None, T]
 
@@ -452,15 +452,15 @@ class _FallbackLevelsMarker:
     """Marks a parameter that receives the rungs of the memory ladder that the step stands on."""
 
 
-# : A folder of the step's own, named by its key and kept across kills until the step is stored. For
+#: A folder of the step's own, named by its key and kept across kills until the step is stored. For
 # checkpoints.
 Scratch = Annotated[Path, _ScratchMarker()]
 
-# : The device a step runs on: ``cpu``, ``cuda:0``, ``mps``. For nodes that compute with torch but
+#: The device a step runs on: ``cpu``, ``cuda:0``, ``mps``. For nodes that compute with torch but
 # lease no model.
 Device = Annotated[str, _DeviceMarker()]
 
-# : The rungs of the memory ladder taken so far, none at first. For nodes that can do with less: on
+#: The rungs of the memory ladder taken so far, none at first. For nodes that can do with less: on
 # ``slice`` they decode one by one, on ``tile`` in tiles.
 FallbackLevels = Annotated[tuple[str, ...], _FallbackLevelsMarker()]
 

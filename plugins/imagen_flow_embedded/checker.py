@@ -2,10 +2,9 @@
 sizes and relation by rendering and matching.
 
 The checker is no model and learns nothing. It takes the border's colour for the background, splits
-what differs from it into spots, and matches each
-spot against rendered shapes at all sizes and sub-pixel places. The colour comes out of the match by
-least squares, so a soft edge does not tint it;
-each thing found is subtracted before the next is matched.
+what differs from it into spots, and matches each spot against rendered shapes at all sizes and
+sub-pixel places. The colour comes out of the match by least squares, so a soft edge does not tint
+it; each thing found is subtracted before the next is matched.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Bring colours to sRGB, by an ICC profile or by the code points of ITU-T H.273.
 
 littleCMS, through Pillow, converts 8 bits. It offers no more there, so a profile of curves and a
-matrix (which nearly every RGB and grey profile is) is applied to 16 bits and to
-floating point here, by its formula.
+matrix (which nearly every RGB and grey profile is) is applied to 16 bits and to floating point
+here, by its formula.
 
 Source: ICC.1:2022, sections 8.3 (models), 10.6 (curveType), 10.18 (parametricCurveType), annex F;
     IEC 61966-2-1 (sRGB); ITU-T H.273, tables 2 and 3; CIE 15 (L*a*b*).

@@ -277,8 +277,7 @@ class Scope:
         self.values: dict[str, dict[str, Any]] = {}
         self.children: dict[tuple[str, int, int], Scope] = {}
 
-    # -- values
-    # ----------------------------------------------------------------------------------------------------------------
+    # -- values ------------------------------------------------------------------------------------
 
     def outputs(self) -> dict[str, Any]:
         return {name: self.bound(source) for name, source in self.graph["outputs"].items()}
@@ -503,8 +502,7 @@ class Scope:
         known = [(score, -r) for r, score in enumerate(scores) if not isinstance(score, _Mark)]
         return -max(known)[1] if known else FAILED if FAILED in scores else ABSENT
 
-    # -- calls
-    # -----------------------------------------------------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------------------
 
     def evaluate(self) -> Evaluation:
         evaluation = Evaluation(self.outputs())

@@ -176,8 +176,7 @@ class _Drawing:
         self.graph["inputs"][name] = wanted
         self.inputs.setdefault(type_, []).append(f"${{{name}}}")
 
-    # -- what stands in a place of a type
-    # ------------------------------------------------------------------------------------------
+    # -- what stands in a place of a type ----------------------------------------------------------
 
     def references(self, type_: str, *, nodes_only: bool = False) -> list[str]:
         return [*self.nodes.get(type_, ()), *(() if nodes_only else self.inputs.get(type_, ()))]
@@ -250,8 +249,7 @@ class _Drawing:
             fields["label"] = "a"
         return fields
 
-    # -- nodes
-    # -----------------------------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def node(self) -> tuple[dict[str, Any], dict[str, str]]:
         if self.known and self.dice.random() < 0.25:

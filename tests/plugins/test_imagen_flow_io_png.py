@@ -210,8 +210,7 @@ def test_small_interlaced_pictures_are_read(tmp_path: Path, width: int, height: 
         assert np.array_equal(load(tmp_path, written(samples, kind)), meant(samples, kind))
 
 
-# -- check sums and metadata
-# ---------------------------------------------------------------------------------------------------------
+# -- check sums and metadata -----------------------------------------------------------------------
 
 RGB = Kind(2, 8)
 SAMPLES = samples_of(RGB)
@@ -489,8 +488,7 @@ def test_claims_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-# -- colour
-# --------------------------------------------------------------------------------------------------------------------------
+# -- colour ----------------------------------------------------------------------------------------
 
 GAMUTS = {
     "sRGB": (

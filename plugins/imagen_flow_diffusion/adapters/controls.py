@@ -23,8 +23,8 @@ class Helper(NamedTuple):
     """How diffusers lends a kind of network to a checkpoint.
 
     `word` stands for it in the names of pipelines, `port` is their parameter, `families` those that
-    it can be lent to. `latents` says that it reads its drawing through the
-    checkpoint's autoencoder, `several` that more than one can be lent at once.
+    it can be lent to. `latents` says that it reads its drawing through the checkpoint's
+    autoencoder, `several` that more than one can be lent at once.
     """
 
     word: str

@@ -29,7 +29,7 @@ class Layers(NamedTuple):
     config: Any
     names: frozenset[str]
     swaps: Sequence[tuple[Any, str, Any, Any]]
-    # : Names of the base's weights that peft stops asking for gradients: of layers that come and go
+    #: Names of the base's weights that peft stops asking for gradients: of layers that come and go
     # the weights themselves are others each time.
     silent: Sequence[str]
     #: By LoRA: what of it is not put on.

@@ -2,8 +2,8 @@
 noise away, what turns latents into pixels, and the rest.
 
 A node that needs all of them and a node that needs one share what they have in common. A
-`model_index.json` comes from a stranger: it may name only classes of
-diffusers and transformers, and of those only models, tokenizers, processors and samplers.
+`model_index.json` comes from a stranger: it may name only classes of diffusers and transformers,
+and of those only models, tokenizers, processors and samplers.
 """
 
 from __future__ import annotations

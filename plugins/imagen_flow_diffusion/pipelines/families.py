@@ -47,11 +47,11 @@ class Split:
     """How a family's work is split.
 
     `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is
-    dropped. `reads` is the tokenizer that reads furthest, `length` how many tokens where the
-    call does not say, and `before` the family's own words before the prompt and before the negative
-    prompt, where these take of the tokens. `again` names what diffusers has classes of
-    the family for that begin with latents. `upcast` says that its pipelines let the autoencoder
-    compute in float32 where half precision would overflow.
+    dropped. `reads` is the tokenizer that reads furthest, `length` how many tokens where the call
+    does not say, and `before` the family's own words before the prompt and before the negative
+    prompt, where these take of the tokens. `again` names what diffusers has classes of the family
+    for that begin with latents. `upcast` says that its pipelines let the autoencoder compute in
+    float32 where half precision would overflow.
     """
 
     encoded: tuple[str, ...]

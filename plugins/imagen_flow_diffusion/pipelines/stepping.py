@@ -2,8 +2,7 @@
 can yield its progress and be stopped.
 
 Pipelines run their loop inside one call. Here the call runs in a thread of its own, at most one
-step ahead of whoever listens; closing the generator ends
-the call at its next step.
+step ahead of whoever listens; closing the generator ends the call at its next step.
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
 """Train the base diffusion model: captions to pictures of 32 px.
 
 The network is diffusers' ``UNet2DConditionModel`` built of the blocks that Imagen-like models use
-there (``SimpleCrossAttn…``): pixels attend to the words,
-to the encoder's plan of the picture and to one another in one go, and pooled text joins the time
-embedding. The plan, laid out place by place, is also added
-at the coarsest level, and the sketch that a linear head draws from it comes in beside the noise:
-attention alone was still putting things at random places
-when these had them right. It sees the picture
-pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and predicts the clean picture
-("sample"); noise levels are drawn a little
-towards the noisy end, where the text alone decides.
+there (``SimpleCrossAttn…``): pixels attend to the words, to the encoder's plan of the picture and
+to one another in one go, and pooled text joins the time embedding. The plan, laid out place by
+place, is also added at the coarsest level, and the sketch that a linear head draws from it comes in
+beside the noise: attention alone was still putting things at random places when these had them
+right. It sees the picture pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and
+predicts the clean picture ("sample"); noise levels are drawn a little towards the noisy end, where
+the text alone decides.
 
 Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; caption drop-out for
     guidance of arXiv:2207.12598.

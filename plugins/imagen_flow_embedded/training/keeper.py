@@ -2,9 +2,8 @@
 the optimizer's state as safetensors, the rest as JSON.
 
 A checkpoint is written aside and renamed, so a kill leaves the one before it or the new one. All
-random numbers of a step come from its seed
-and number, so no generator's state needs keeping. A run that is cancelled between two steps saves
-first.
+random numbers of a step come from its seed and number, so no generator's state needs keeping. A run
+that is cancelled between two steps saves first.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 stands where.
 
 Both models read pictures that another model made, so sharp renderings alone would teach them too
-little: ``wear`` gives a picture the faults of a
-generated one. ``cells`` says of every cell of a grid what covers it, a dense lesson that makes
-small encoders see long before captions or pixels would.
+little: ``wear`` gives a picture the faults of a generated one. ``cells`` says of every cell of a
+grid what covers it, a dense lesson that makes small encoders see long before captions or pixels
+would.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Train the super-resolution model: pictures of 32 px, with their captions, to 128 px.
 
 The network sees the noisy picture and the enlarged small one, both pixel-unshuffled by four, and
-predicts the clean picture. As in Imagen, the
-small picture is given noise of a random level in training and the level is told to the network
-(``class_embed_type="timestep"``, as in IF), so
-that when sampling it does not trust each pixel of what the base model made. It is warped and
-blurred a little besides: the faults of a small base model.
+predicts the clean picture. As in Imagen, the small picture is given noise of a random level in
+training and the level is told to the network (``class_embed_type="timestep"``, as in IF), so that
+when sampling it does not trust each pixel of what the base model made. It is warped and blurred a
+little besides: the faults of a small base model.
 
 Source: Imagen (arXiv:2205.11487), noise-conditioning augmentation of arXiv:2106.15282.
 """

@@ -2,13 +2,11 @@
 by place.
 
 What a small diffusion model is slowest to learn from text is *binding*: which colour belongs to
-which shape, and where. So the tokenizer puts
-sixteen sentinels (``<extra_id_0>`` … ``<extra_id_15>``, as T5 has them) before each prompt, one for
-each place of a 4 x 4 grid, and the encoder
-learns to put at sentinel k what the caption says about place k: a linear head reads that part of
-the scene's 32 px picture, its things
-at their mean places. The encoder and the head are then frozen, as the text encoder is in Imagen.
-The denoisers attend to words and plan alike, and the
+which shape, and where. So the tokenizer puts sixteen sentinels (``<extra_id_0>`` …
+``<extra_id_15>``, as T5 has them) before each prompt, one for each place of a 4 x 4 grid, and the
+encoder learns to put at sentinel k what the caption says about place k: a linear head reads that
+part of the scene's 32 px picture, its things at their mean places. The encoder and the head are
+then frozen, as the text encoder is in Imagen. The denoisers attend to words and plan alike, and the
 base sees the sketch that the head draws.
 
 Source: T5 (arXiv:1910.10683), its encoder and relative positions; a frozen text encoder in Imagen
