@@ -175,7 +175,7 @@ def test_an_instruction_without_a_known_word_changes_nothing_and_is_noted(parts,
     assert note.endswith(
         "the instruction has no word that the model knows: the picture stays as it is"
     )
-    assert editor.unread("make the star green", {}) == ""
+    assert editor.unread("make the star green") == ""
 
 
 def test_guidance_draws_the_change_longer_and_is_off_at_one(parts):
