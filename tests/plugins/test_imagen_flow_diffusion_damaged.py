@@ -366,7 +366,7 @@ def test_no_part_of_any_family_loads_without_one_of_its_weights(kind: str, tmp_p
     from imagen_flow._models import resolve
     from imagen_flow._types.digest import digest_file
     from imagen_flow_diffusion.checkpoints.folder import index_of
-    from imagen_flow_diffusion.loading import components
+    from imagen_flow_diffusion.loading import parts
     from imagen_flow_diffusion.tiny.kinds import MAKERS as EVERY
 
     folder = tmp_path / "model"
@@ -383,7 +383,7 @@ def test_no_part_of_any_family_loads_without_one_of_its_weights(kind: str, tmp_p
                 )
                 model = resolve(str(folder), folder=tmp_path, embedded={}, digest=digest_file)
                 with pytest.raises(flow.ModelError, match=rf"is not whole: {part} lacks "):
-                    components.load_component(
+                    parts.load_component(
                         model, part, index_of(model)[part], device="cpu", dtype="float32"
                     )
     shutil.rmtree(folder)

@@ -506,8 +506,8 @@ def test_loras_change_one_picture_and_leave_the_base_alone(
     }
     assert same(draw(**nodes), theirs)
     assert same(draw(one=asked(at)), plain.pixels)
-    assert [identity for identity in pool.resident() if "components" in identity.loader] == [
-        identity for identity in resident if "components" in identity.loader
+    assert [identity for identity in pool.resident() if ".loading." in identity.loader] == [
+        identity for identity in resident if ".loading." in identity.loader
     ]
 
 

@@ -372,7 +372,7 @@ def test_a_gguf_comes_and_goes_as_a_whole(
 
     placed: list[str] = []
     monkeypatch.setattr(
-        translation.flow,
+        loaders,
         "place_module",
         lambda module, *, device, settings: placed.append(settings.offload) or module,
     )

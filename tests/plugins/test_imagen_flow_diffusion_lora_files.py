@@ -20,7 +20,8 @@ import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.adapters import lora_files
 from imagen_flow_diffusion.adapters.attached import Adapter, AttachedAdapters, LoRAUse, adapted
-from imagen_flow_diffusion.loading.components import Checkpoint, Whole
+from imagen_flow_diffusion.loading.checkpoint import Checkpoint
+from imagen_flow_diffusion.loading.components import Whole
 from imagen_flow_diffusion.tiny import checkpoints
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.

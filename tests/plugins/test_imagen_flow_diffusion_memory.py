@@ -151,7 +151,7 @@ def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path
     from diffusers import UNet2DConditionModel
 
     from imagen_flow._types.models import Model
-    from imagen_flow_diffusion.loading.components import DenoiserParts
+    from imagen_flow_diffusion.loading.groups import DenoiserParts
 
     shutil.copytree(checkpoint, tmp_path / "m")
     with quiet_libraries():
@@ -210,7 +210,7 @@ def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(
 
     from imagen_flow._models import ModelPolicy, resolve
     from imagen_flow._types.digest import digest_file
-    from imagen_flow_diffusion.loading.components import DenoiserParts
+    from imagen_flow_diffusion.loading.groups import DenoiserParts
 
     shutil.copytree(checkpoint, tmp_path / "m")
     index = json.loads((tmp_path / "m" / "model_index.json").read_text())
@@ -259,7 +259,7 @@ def test_a_pickle_that_the_user_named_is_loaded_through_the_library(
 
     from imagen_flow._models import ModelPolicy, resolve
     from imagen_flow._types.digest import digest_file
-    from imagen_flow_diffusion.loading.components import DenoiserParts
+    from imagen_flow_diffusion.loading.groups import DenoiserParts
 
     shutil.copytree(checkpoint, tmp_path / "m")
     file = tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors"

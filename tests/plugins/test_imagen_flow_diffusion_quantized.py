@@ -17,7 +17,7 @@ import imagen_flow as flow
 from imagen_flow import loaders
 from imagen_flow._models import (
     ModelPool,
-    heeded,
+    effective_settings,
     lend_and_call,
     quiet_libraries,
     resolve,
@@ -27,10 +27,10 @@ from imagen_flow._settings import devices
 from imagen_flow._types.digest import digest_file
 from imagen_flow._types.models import Loading, Model
 from imagen_flow_diffusion.checkpoints import quantizing
-from imagen_flow_diffusion.loading.components import (
+from imagen_flow_diffusion.loading.components import Drawing
+from imagen_flow_diffusion.loading.groups import (
     AutoencoderParts,
     DenoiserParts,
-    Drawing,
     OtherParts,
     SamplerParts,
     TextParts,
@@ -246,7 +246,7 @@ def resolved(folder: Path) -> Model:
 def test_only_denoisers_and_text_encoders_heed_it(made: Path, pool: ModelPool) -> None:
     """What decodes is one object for both; keys differ only of nodes that quantize."""
     assert [
-        heeded(loader, Loading("int8")).quantization
+        effective_settings(loader, Loading("int8")).quantization
         for loader in (
             TextParts(),
             DenoiserParts(),

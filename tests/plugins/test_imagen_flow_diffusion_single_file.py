@@ -19,8 +19,10 @@ from safetensors.torch import load_file, save_file
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries, resolve
 from imagen_flow._types.digest import digest_file
+from imagen_flow.loaders import Loading
 from imagen_flow_diffusion.checkpoints import single_file
-from imagen_flow_diffusion.loading import components
+from imagen_flow_diffusion.checkpoints.folder import index_of
+from imagen_flow_diffusion.loading import groups, parts
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 pytestmark = [
@@ -124,7 +126,10 @@ def test_every_weight_arrives(name: str, at: Callable[[str], tuple[str, str]]) -
     folder, file = map(found, at(name))
     for group in ("text", "autoencoder") if name == "flux" else ("text", "denoiser", "autoencoder"):
         ours, theirs = (
-            components._load(model, group, "cpu", "float32").parts for model in (file, folder)
+            groups.GROUPS[group]
+            .load(model, device="cpu", dtype="float32", settings=Loading())
+            .parts
+            for model in (file, folder)
         )
         assert ours.keys() == theirs.keys()
         for part, module in theirs.items():
@@ -958,11 +963,9 @@ def test_8_bit_floats_are_read_with_their_scales(
         for text in (path, at(name)[1])
     )
     of = {beginning: name for name, beginning in model[0].base.holds if part.startswith(beginning)}  # type: ignore[union-attr]
-    entry = components.index_of(model[0])[of[max(of)]]
+    entry = index_of(model[0])[of[max(of)]]
     ours, theirs = (
-        components.load_component(
-            one[0], of[max(of)], entry, device="cpu", dtype="float32"
-        ).state_dict()
+        parts.load_component(one[0], of[max(of)], entry, device="cpu", dtype="float32").state_dict()
         for one in (model, plain)
     )
     assert ours.keys() == theirs.keys()

@@ -20,7 +20,7 @@ from imagen_flow.loaders import Leased, Loader
 
 from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import what_is
-from ..loading.components import Checkpoint
+from ..loading.checkpoint import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 from . import lora_files
 from .files import Adapter, CompanionsLoader

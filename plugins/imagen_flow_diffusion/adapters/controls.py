@@ -15,7 +15,7 @@ from imagen_flow.loaders import Leased, Loader
 from ..checkpoints.controlnets import IN_ONE_FILE, class_of, load_controlnet, text_width
 from ..checkpoints.description import family_of
 from ..checkpoints.folder import load_part, read_json, what_is
-from ..loading.components import Checkpoint
+from ..loading.checkpoint import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.folder import MAX_LAYERS, load_part
-from ..loading.components import Checkpoint, unchanged
+from ..loading.checkpoint import Checkpoint
+from ..loading.temporary_changes import unchanged
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from . import lora_files
 from .lora_files import NotLoRA, Pair, left_out
 
 if TYPE_CHECKING:
-    from ..loading.components import Checkpoint
+    from ..loading.checkpoint import Checkpoint
     from .files import Adapter
 
 

@@ -17,7 +17,9 @@ from imagen_flow.loaders import FallbackLevels, Leased
 from ..adapters.attached import AttachedAdapters, adapted, skipping, with_embedding_words
 from ..adapters.controls import check_controls, controlled, helper_word
 from ..checkpoints.folder import article
-from ..loading.components import Checkpoint, Drawing, Filling, Whole, check_replaced_parts, sparing
+from ..loading.checkpoint import Checkpoint
+from ..loading.components import Drawing, Filling, Whole, check_replaced_parts
+from ..loading.temporary_changes import sparing
 from ..pipelines.calling import also, call, explaining_nan, followed, pictures, to_pil
 from ..pipelines.families import pipeline_for, unguided_by, unread_by
 from ..pipelines.samplers import choose

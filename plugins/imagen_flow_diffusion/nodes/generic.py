@@ -17,14 +17,10 @@ from imagen_flow.loaders import FallbackLevels, Leased, Loader
 from ..checkpoints.classes import component_of
 from ..checkpoints.folder import article, load_part, what_is
 from ..checkpoints.modular import taken_by
-from ..loading.components import (
-    SHARED_SETTINGS,
-    Checkpoint,
-    Whole,
-    check_replaced_parts,
-    sparing,
-    unchanged,
-)
+from ..loading.checkpoint import Checkpoint
+from ..loading.components import Whole, check_replaced_parts
+from ..loading.groups import SHARED_SETTINGS
+from ..loading.temporary_changes import sparing, unchanged
 from ..pipelines.calling import (
     call,
     encoded,

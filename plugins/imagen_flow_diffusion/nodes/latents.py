@@ -19,7 +19,8 @@ from ..adapters.attached import AttachedAdapters, adapted
 from ..adapters.controls import check_controls, controlled, helper_word
 from ..checkpoints.description import family_of, what_is
 from ..checkpoints.folder import article, device_of
-from ..loading.components import Autoencoder, Checkpoint, Denoiser, check_replaced_parts, sparing
+from ..loading.checkpoint import Checkpoint
+from ..loading.components import Autoencoder, Denoiser, check_replaced_parts
 from ..loading.latent_spaces import (
     channels_of,
     normalises,
@@ -32,6 +33,7 @@ from ..loading.latent_spaces import (
     without_statistics,
 )
 from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
+from ..loading.temporary_changes import sparing
 from ..pipelines.calling import (
     also,
     call,

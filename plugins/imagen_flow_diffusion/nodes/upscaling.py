@@ -15,7 +15,9 @@ from imagen_flow.loaders import FallbackLevels, Leased, Loader
 from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import load_part, quiet, what_is
 from ..checkpoints.scales import scale_among
-from ..loading.components import Checkpoint, Whole, sparing
+from ..loading.checkpoint import Checkpoint
+from ..loading.components import Whole
+from ..loading.temporary_changes import sparing
 from ..pipelines.calling import call, explaining_nan, pictures, problem_of, to_pil, unwrap_image
 
 if TYPE_CHECKING:

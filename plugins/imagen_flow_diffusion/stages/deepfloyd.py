@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ..loading.components import Checkpoint
+    from ..loading.checkpoint import Checkpoint
 
 FAMILY = "IF"
 

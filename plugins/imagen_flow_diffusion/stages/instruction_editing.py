@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.attached import AttachedAdapters, adapted
-from ..loading.components import Checkpoint, sparing
+from ..loading.checkpoint import Checkpoint
+from ..loading.temporary_changes import sparing
 from ..pipelines.calling import also, counted, explaining_nan, pictures
 from ..pipelines.families import edits, unread_by
 from ..pipelines.samplers import choose, lost_by

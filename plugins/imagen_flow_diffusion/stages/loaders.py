@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from imagen_flow.loaders import Loader
 
 from ..checkpoints.description import family_of, what_is
-from ..loading.components import Checkpoint, TextParts, Whole, replace_parts, some_groups
+from ..loading.checkpoint import Checkpoint
+from ..loading.components import Whole, replace_parts
+from ..loading.groups import TextParts, some_groups
 from ..pipelines.calling import TAKEN_BY, problem_of
 from ..pipelines.families import OPTIONAL_IMAGE, SPLIT, edits
 from .instruction_editing import Instructed

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..adapters.attached import AttachedAdapters, adapted, skipping, with_embedding_words
 from ..checkpoints.diagnosing import require_library
-from ..loading.components import Checkpoint
+from ..loading.checkpoint import Checkpoint
 from ..pipelines.families import Split, unread_by
 
 
