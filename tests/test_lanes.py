@@ -121,6 +121,16 @@ def test_a_closed_pool_of_lanes_leaves_no_thread() -> None:
     assert not idle.is_alive() and not later.is_alive()
 
 
+def test_a_run_with_models_of_its_own_leaves_no_thread() -> None:
+    """Its thread ends with it, and does not wait for another run that cannot come."""
+    before = set(threading.enumerate())
+    nodes = {"n": {"type": "list.range", "count": 2}}
+    flow.run({"imagen_flow": 1, "nodes": nodes, "outputs": {"n": "${n}"}}, store=None)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(2)
+        assert not thread.is_alive(), thread
+
+
 def test_a_lane_that_nobody_needs_ends() -> None:
     """An idle thread gives its OpenMP team back; the next work has a new one."""
     lanes = Lanes(idle_s=0.01)

@@ -26,7 +26,7 @@ from imagen_flow._models import (
     with_memory_ladder,
 )
 from imagen_flow._types.digest import digest_file
-from imagen_flow._types.models import Loading, Model
+from imagen_flow._types.models import Model
 from imagen_flow.errors import ModelError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -616,20 +616,6 @@ def test_the_budget_drops_what_the_plan_needs_last():
                 seen.append(names(pool))
     assert seen == [["a"], ["a", "b"], ["a", "c"], ["a", "c"], ["a", "b"], ["b", "d"]]
     assert log == ["a", "b", "c", "b", "d"]
-
-
-def test_settings_that_a_loader_does_not_act_on_make_no_other_model():
-    """They are as good as not set: what is loaded is the same, and so is its identity."""
-    plain, attending = loader_of([]), loader_of([])
-    attending.settings = ("attention",)
-    asked = Loading(attention="math", compile=True)
-
-    def settings(loader):
-        found = identity_of(loader, model("a"), device="cpu", dtype="float32", settings=asked)
-        return found.settings
-
-    assert settings(plain) == Loading()
-    assert settings(attending) == Loading(attention="math")
 
 
 def test_a_model_that_is_needed_twice_is_needed_when_it_is_first():

@@ -278,6 +278,21 @@ def test_the_rungs_are_taken_in_turn_and_the_models_loaded_anew_for_them() -> No
     assert loaded == [("a", "float16", "layers")]
 
 
+def test_what_nobody_leases_gives_way_while_the_models_of_the_step_stay() -> None:
+    """The first thing to give way is what no step uses now; the call is repeated as it was."""
+    seen, result, loaded = lent(loader_of([]), ("evict",), fails=1)
+    assert [settings for _, settings in seen] == [("float32", Loading())] * 2
+    assert (result, loaded) == (("picture", ("evict",)), [("a", "float32", "none")])
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", "bfloat16"), ("cuda:0", "float16")])
+def test_half_precision_is_what_the_device_computes_in(device: str, dtype: str) -> None:
+    """A processor computes in bfloat16, which has the range of float32; a GPU in float16."""
+    seen, _, loaded = lent(loader_of([]), ("half",), fails=1, device=device)
+    assert [given for _, (given, _) in seen] == ["float32", dtype]
+    assert loaded == [("a", dtype, "none")]
+
+
 @pytest.mark.parametrize(
     ("given", "rungs", "taken"),
     [

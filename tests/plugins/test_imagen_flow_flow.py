@@ -77,6 +77,7 @@ def test_lists_are_made_and_taken_apart() -> None:
     assert lists.cut(values, start=1) == ["z", "last"]
     assert lists.cut(values, stop=-1) == ["x", "z"]
     assert lists.concat([1], [2], None, [3]) == [1, 2, 3]
+    assert lists.concat([1], [2], [3], [4]) == [1, 2, 3, 4]
     assert lists.range_(3) == [0, 1, 2]
     assert lists.range_(3, start=1, step=0.5) == [1.0, 1.5, 2.0]
 

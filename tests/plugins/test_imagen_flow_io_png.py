@@ -304,6 +304,10 @@ def with_pixels(*parts: bytes) -> bytes:
             lambda: written(samples_of(Kind(3, 8)), Kind(3, 8)),
             "its palette is missing or invalid",
         ),
+        (
+            lambda: written(samples_of(Kind(3, 8)), Kind(3, 8), chunk(b"PLTE", b"\0" * 767)),
+            "its palette is missing or invalid",
+        ),
         (lambda: SIGNATURE + b"\0" * 30, "a chunk is invalid"),
     ],
 )
