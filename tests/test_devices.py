@@ -154,7 +154,7 @@ def test_what_a_dtype_is_called_elsewhere_is_understood(asked: str, meant: str) 
 
 
 def test_the_determinism_class_is_the_policy_in_one_form():
-    """Equal policies are equal data: no card's index, rungs sorted."""
+    """Equal policies are equal data: no card's index, levels sorted."""
     assert determinism_class(
         "cuda:0", "float16", memory_levels=("tile", "half")
     ) == determinism_class("cuda:1", "float16", memory_levels=("half", "evict", "tile", "half"))
@@ -170,7 +170,7 @@ def test_the_determinism_class_is_the_policy_in_one_form():
 
 
 def test_what_changes_no_pixel_is_no_part_of_the_determinism_class():
-    """Where models wait, and rungs that give the same pixels, leave keys alone; what changes
+    """Where models wait, and levels that give the same pixels, leave keys alone; what changes
     numbers does not.
     """
     plain = Policy("cuda:0", "float16").determinism()

@@ -23,7 +23,7 @@ from imagen_flow._models import (
     parse_reference,
     resolve,
     size_of,
-    with_memory_ladder,
+    with_memory_fallback,
 )
 from imagen_flow._types.digest import digest_file
 from imagen_flow._types.models import Model
@@ -852,7 +852,7 @@ MESSAGES = [
     ids=lambda e: str(e)[:30] or type(e).__name__,
 )
 def test_running_out_of_memory_evicts_and_tries_again(error):
-    """torch's own class and the plain errors of the libraries below it take the rung alike, and
+    """torch's own class and the plain errors of the libraries below it take the level alike, and
     leased models stay.
     """
     tries = []
@@ -868,12 +868,12 @@ def test_running_out_of_memory_evicts_and_tries_again(error):
         with lease(pool, loader, "idle"):
             pass
         with lease(pool, loader, "mine"):
-            assert with_memory_ladder(call, pool) == ("picture", ("evict",))
+            assert with_memory_fallback(call, pool) == ("picture", ("evict",))
     assert tries == [((), ["idle", "mine"]), (("evict",), ["mine"])]
 
 
-def test_each_rung_is_taken_in_turn():
-    """The call is told which rungs it stands on, and the last failure is its own."""
+def test_each_level_is_taken_in_turn():
+    """The call is told which levels it stands on, and the last failure is its own."""
     tries = []
 
     def call(taken):
@@ -881,11 +881,11 @@ def test_each_rung_is_taken_in_turn():
         raise out_of_memory()
 
     with ModelPool() as pool, pytest.raises(type(out_of_memory())):
-        with_memory_ladder(call, pool, ("evict", "offload"))
+        with_memory_fallback(call, pool, ("evict", "offload"))
     assert tries == [(), ("evict",), ("evict", "offload")]
 
 
-def test_other_errors_take_no_rung():
+def test_other_errors_take_no_level():
     """A shape that does not fit is not for want of memory."""
     tries = []
 
@@ -894,7 +894,7 @@ def test_other_errors_take_no_rung():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)")
 
     with ModelPool() as pool, pytest.raises(RuntimeError):
-        with_memory_ladder(call, pool)
+        with_memory_fallback(call, pool)
     assert tries == [()]
 
 
@@ -914,7 +914,7 @@ def test_the_failed_tries_memory_is_free_before_the_next():
         raise RuntimeError("CUDA error: out of memory")
 
     with ModelPool() as pool:
-        assert with_memory_ladder(call, pool) == ([True], ("evict",))
+        assert with_memory_fallback(call, pool) == ([True], ("evict",))
 
 
 def test_a_load_that_runs_out_of_memory_evicts_idle_models():

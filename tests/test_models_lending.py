@@ -1,4 +1,4 @@
-"""The pool shares what is equal, drops what is needed last, and lends anew on the rung that helps
+"""The pool shares what is equal, drops what is needed last, and lends anew on the level that helps
 when memory runs out.
 """
 
@@ -221,7 +221,7 @@ ALL = (*EXACT, "slice", "tile", "half")
 
 def lent(
     loader: Any,
-    rungs: tuple[str, ...],
+    levels: tuple[str, ...],
     *,
     fails: int,
     error: Exception | None = None,
@@ -230,7 +230,7 @@ def lent(
     steps_down: bool = False,
     settings: Loading | None = None,
 ) -> Any:
-    """Lend to a call that fails so often; give what it saw each time, the rungs it took, and what
+    """Lend to a call that fails so often; give what it saw each time, the levels it took, and what
     is loaded.
     """
     seen: list[Any] = []
@@ -251,7 +251,7 @@ def lent(
                 call,
                 device=device,
                 dtype=dtype,
-                rungs=rungs,
+                levels=levels,
                 steps_down=steps_down,
                 settings=settings or Loading(),
             )
@@ -260,7 +260,7 @@ def lent(
         return seen, result, [(i.fingerprint, i.dtype, i.settings.offload) for i in pool.resident()]
 
 
-def test_the_rungs_are_taken_in_turn_and_the_models_loaded_anew_for_them() -> None:
+def test_the_levels_are_taken_in_turn_and_the_models_loaded_anew_for_them() -> None:
     """Others give way first, then the model itself is loaded offloaded, then the node does with
     less, then half precision; what was loaded before is gone.
     """
@@ -294,7 +294,7 @@ def test_half_precision_is_what_the_device_computes_in(device: str, dtype: str) 
 
 
 @pytest.mark.parametrize(
-    ("given", "rungs", "taken"),
+    ("given", "levels", "taken"),
     [
         ({}, EXACT, ("evict",)),  # a loader that heeds no offload
         # the host is where it would wait
@@ -312,14 +312,14 @@ def test_half_precision_is_what_the_device_computes_in(device: str, dtype: str) 
         ({"steps_down": True, "dtype": "bfloat16"}, ALL, ("evict", "slice", "tile")),
     ],
 )
-def test_a_rung_that_cannot_help_is_not_tried(
-    given: dict[str, Any], rungs: tuple[str, ...], taken: tuple[str, ...]
+def test_a_level_that_cannot_help_is_not_tried(
+    given: dict[str, Any], levels: tuple[str, ...], taken: tuple[str, ...]
 ) -> None:
     """The call is repeated only when something about it is other than before; in the end its own
     error is raised.
     """
     loader = loader_of([], settings=given.pop("acts_on", ()))
-    seen, result, _ = lent(loader, rungs, fails=99, **given)
+    seen, result, _ = lent(loader, levels, fails=99, **given)
     assert result == ("OutOfMemoryError", ())
     assert [said for said, _ in seen] == [taken[:i] for i in range(len(taken) + 1)]
 
@@ -338,7 +338,7 @@ def test_a_plain_error_that_says_so_is_out_of_memory(message: str) -> None:
     assert result == ("picture", ("evict",))
 
 
-def test_another_error_takes_no_rung() -> None:
+def test_another_error_takes_no_level() -> None:
     """Nothing is dropped or loaded anew for a fault of another kind."""
     seen, result, loaded = lent(
         loader_of([], settings=("offload",)), ALL, fails=1, error=ValueError("no")
@@ -347,8 +347,8 @@ def test_another_error_takes_no_rung() -> None:
     assert {name for name, *_ in loaded} == {"a", "idle"}
 
 
-def test_a_model_that_does_not_fit_is_loaded_on_a_lower_rung() -> None:
-    """Loading itself runs out of memory: the models are loaded as the next rung that helps says."""
+def test_a_model_that_does_not_fit_is_loaded_on_a_lower_level() -> None:
+    """Loading itself runs out of memory: the models are loaded as the next level that helps says."""
     log: list[Any] = []
 
     class Tight(loaders.Loader[Any]):
@@ -367,7 +367,7 @@ def test_a_model_that_does_not_fit_is_loaded_on_a_lower_rung() -> None:
             lambda models, taken: models["m"],
             device="cuda:0",
             dtype="float16",
-            rungs=EXACT,
+            levels=EXACT,
         )
         assert result == ("fits", EXACT)
         # Loading tries once more by itself each time: idle models may have stood in the way.
@@ -379,7 +379,7 @@ def test_a_model_that_does_not_fit_is_loaded_on_a_lower_rung() -> None:
                 lambda models, taken: models["m"],
                 device="cuda:0",
                 dtype="float16",
-                rungs=("evict",),
+                levels=("evict",),
             )
     assert str(caught.value) == "there is not enough memory on cuda:0 for the model './b'"
 
@@ -414,7 +414,7 @@ def test_what_was_lent_is_let_go_before_it_is_loaded_anew() -> None:
             call,
             device="cuda:0",
             dtype="float16",
-            rungs=EXACT,
+            levels=EXACT,
         )
     assert before == [0, 1, 2] * 3
 

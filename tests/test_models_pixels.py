@@ -1,4 +1,4 @@
-"""The same pixels before and after eviction, after a reload, and on every rung that is declared
+"""The same pixels before and after eviction, after a reload, and on every level that is declared
 pixel-exact: on real classes of diffusers, tiny and random.
 """
 
@@ -60,7 +60,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loader(part: str, library: str, name: str) -> Any:
-    """A loader of one part, as a plugin writes it. It takes any device for this one, so that rungs
+    """A loader of one part, as a plugin writes it. It takes any device for this one, so that levels
     can be taken on a machine without another.
     """
 
@@ -162,10 +162,10 @@ def pool() -> Iterator[ModelPool]:
 
 
 def lend(
-    pool: ModelPool, model: Model, call: Any, rungs: tuple[str, ...] = (), device: str = "cuda:0"
+    pool: ModelPool, model: Model, call: Any, levels: tuple[str, ...] = (), device: str = "cuda:0"
 ) -> Any:
     return lend_and_call(
-        pool, {"m": (Whole(), model)}, call, device=device, dtype="float32", rungs=rungs
+        pool, {"m": (Whole(), model)}, call, device=device, dtype="float32", levels=levels
     )
 
 
@@ -205,11 +205,11 @@ def test_pixels_are_the_same_after_eviction_and_reload(pool: ModelPool, model: M
 
 @pytest.mark.parametrize("fails", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["class", "words"])
-def test_pixels_are_the_same_on_every_exact_rung(
+def test_pixels_are_the_same_on_every_exact_level(
     pool: ModelPool, model: Model, fails: int, kind: str
 ) -> None:
     """Out of memory once, twice, three times: others dropped, models offloaded, layers streamed;
-    the picture is the same, and the rungs are told.
+    the picture is the same, and the levels are told.
     """
     import torch
 

@@ -21,10 +21,10 @@ from imagen_flow.loaders import FallbackLevels, Loading
 
 
 @node("toy.tight", version=1, uses=("torch",))
-def tight(text: Text, *, rungs: FallbackLevels) -> Text:
+def tight(text: Text, *, levels: FallbackLevels) -> Text:
     """Run out of memory until it may tile."""
-    TIGHT.append(rungs)
-    if "tile" not in rungs:
+    TIGHT.append(levels)
+    if "tile" not in levels:
         raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
     return f"{text} in tiles"
 
@@ -34,7 +34,7 @@ TIGHT: list[tuple[str, ...]] = []
 
 def test_a_step_steps_down_as_far_as_its_key_allows(tmp_path: Path) -> None:
     """Without leave for tiles the step fails with the library's words; with it the node is told its
-    rungs, the key is another, and the rungs are recorded.
+    levels, the key is another, and the levels are recorded.
     """
     registry = Registry({})
     registry.add(tight)

@@ -34,8 +34,8 @@ _OF_STEPS = frozenset({"retry", "timeout", "cache", "device", "settings"})
 
 DTYPE = PortType("text", choices=("auto", *DTYPES))
 
-#: Settings of a graph or a node that say how models are loaded, and how far down the memory ladder
-# a step may go.
+#: Settings of a graph or a node that say how models are loaded, and which memory fallback levels
+#: a step may use.
 LOADING = {
     "quantization": PortType("text", choices=QUANTIZATIONS),
     "offload": PortType("text", choices=OFFLOADS),

@@ -20,7 +20,7 @@ from .hub import Hub
 from .leasing import lend_and_call
 from .locate import STRICT, ModelPolicy, base_reference, is_tiny, resolve
 from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
-from .oom import is_out_of_memory, with_memory_ladder
+from .oom import is_out_of_memory, with_memory_fallback
 from .placement import place_module
 from .pool import (
     Identity,
@@ -80,7 +80,7 @@ __all__ = [
     "size_of",
     "tensors_in",
     "weight_of",
-    "with_memory_ladder",
+    "with_memory_fallback",
     "with_replaced_parts",
     "with_significant_name",
 ]

@@ -1,4 +1,4 @@
-"""Lend a step the models that it wants and call it; when memory runs out, step down as far as its
+"""Lease the models that a step needs and call it; if memory runs out, fall back as far as its
 policy allows.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["lend_and_call"]
 T = TypeVar("T")
 
 #: FallbackLevels for which models are loaded anew, and what they are loaded with.
-_ANEW = {"offload": "model", "stream": "layers"}
+_RELOADED = {"offload": "model", "stream": "layers"}
 
 
 def lend_and_call(
@@ -30,27 +30,27 @@ def lend_and_call(
     device: str,
     dtype: str,
     settings: Loading = PLAIN,
-    rungs: Sequence[str] = ("evict",),
+    levels: Sequence[str] = ("evict",),
     steps_down: bool = False,
     loading: Callable[[str], None] | None = None,
     left_changed: Callable[[str], object] | None = None,
 ) -> tuple[T, tuple[str, ...]]:
-    """Lease models, call, and if memory runs out try again on the next rung that can help.
+    """Lease models, call, and if memory runs out, try again on the next level that can help.
 
     Params:
         wanted: loader and model, or list of models, by port.
-        call: gets the loaded models by port, and the rungs taken so far. It must keep no reference
-            to the models.
-        rungs: that the policy allows, in order.
-        steps_down: whether `call` itself acts on rungs (``slice``, ``tile``).
+        call: gets the loaded models by port, and the levels reached so far. It must keep no
+            reference to the models.
+        levels: that the policy allows, in order.
+        steps_down: whether `call` itself acts on levels (``slice``, ``tile``).
         loading: told of each model that has to be loaded first, by its reference.
         left_changed: told what of a model is not as it was lent, after the call.
-    Outputs: what `call` gave, and the rungs that were taken for it.
-    Raises: what `call` or the loading raised, when no rung is left, or when it was not for want of
-        memory.
+    Outputs: what `call` returned, and the levels that were needed.
+    Raises: what `call` or the loading raised, if no level is left, or if memory was not the
+        cause.
     """
     left: list[str] | None = None
-    taken: tuple[str, ...] = ()
+    reached: tuple[str, ...] = ()
     attention = (
         settings.attention
         if settings != PLAIN
@@ -72,22 +72,22 @@ def lend_and_call(
                             leases,
                             wanted,
                             device,
-                            _dtype(dtype, device, taken),
-                            _settings(settings, taken),
+                            _dtype(dtype, device, reached),
+                            _settings(settings, reached),
                             loading,
                             left_changed,
                         )
                     with attending(attention):
-                        return call(dict(lent), taken), taken
+                        return call(dict(lent), reached), reached
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
                     if left is None:
                         loaders = _loaders(wanted)
                         left = [
-                            rung
-                            for rung in rungs
-                            if _helps(rung, loaders, device, dtype, settings, steps_down)
+                            level
+                            for level in levels
+                            if _helps(level, loaders, device, dtype, settings, steps_down)
                         ]
                     if not left:
                         raise
@@ -95,8 +95,8 @@ def lend_and_call(
                 # The traceback holds the failed call's tensors: it must be gone before anything is
                 # freed.
                 del failure
-                taken += (left.pop(0),)
-                if lent is None or taken[-1] in _ANEW or taken[-1] == "half":
+                reached += (left.pop(0),)
+                if lent is None or reached[-1] in _RELOADED or reached[-1] == "half":
                     break
                 if not pool.evict_idle():
                     give_back()
@@ -146,17 +146,17 @@ def _telling(
 
 
 def _helps(
-    rung: str,
+    level: str,
     loaders: Sequence[tuple[Loader[Any], Model]],
     device: str,
     dtype: str,
     settings: Loading,
     steps_down: bool,
 ) -> bool:
-    """Whether a rung changes anything for these loaders, and they can take it."""
-    if rung in _ANEW:
-        offloaded = settings._replace(offload=_ANEW[rung])
-        further = settings.offload == "none" or (settings.offload, rung) == ("model", "stream")
+    """Tell whether a level changes anything for these loaders, and they support it."""
+    if level in _RELOADED:
+        offloaded = settings._replace(offload=_RELOADED[level])
+        further = settings.offload == "none" or (settings.offload, level) == ("model", "stream")
         return (
             device != "cpu"
             and further
@@ -166,9 +166,9 @@ def _helps(
             )
             and _is_supported(loaders, device, dtype, offloaded)
         )
-    if rung == "half":
+    if level == "half":
         return dtype == "float32" and bool(loaders)
-    return rung == "evict" or steps_down
+    return level == "evict" or steps_down
 
 
 def _is_supported(
@@ -182,13 +182,15 @@ def _is_supported(
     return True
 
 
-def _settings(settings: Loading, taken: Sequence[str]) -> Loading:
-    offloads = [_ANEW[rung] for rung in taken if rung in _ANEW]
+def _settings(settings: Loading, reached: Sequence[str]) -> Loading:
+    offloads = [_RELOADED[level] for level in reached if level in _RELOADED]
     return settings._replace(offload=offloads[-1]) if offloads else settings
 
 
-def _dtype(dtype: str, device: str, taken: Sequence[str]) -> str:
-    return dtype if "half" not in taken else "float16" if device.startswith("cuda") else "bfloat16"
+def _dtype(dtype: str, device: str, reached: Sequence[str]) -> str:
+    return (
+        dtype if "half" not in reached else "float16" if device.startswith("cuda") else "bfloat16"
+    )
 
 
 def _listed(models: Model | Sequence[Model]) -> Sequence[Model]:

@@ -1,24 +1,21 @@
-"""Tell when memory ran out, and try again on the next rung of a ladder.
+"""Recognise that memory ran out, and try again on the next memory fallback level.
 
-=========== ============
-=====================================================================================================================
-rung        pixels       what is done before the call is tried again
-=========== ============
-=====================================================================================================================
-``evict``   the same     models that nobody leases are dropped
-``offload`` the same     the models are loaded anew with ``offload: model``: they wait on the host
-and come to the device in turn
-``stream``  the same     the models are loaded anew with ``offload: layers``: their layers come to
-the device one after another
-``slice``   1e-6         the node decodes its pictures one by one (a convolution of several is not
-bit-equal to that of each; one alone comes out the same)
-``tile``    seen         the node decodes in tiles
-``half``    seen         the models are loaded anew in half precision
-=========== ============
-=====================================================================================================================
+=========== ======== ====================================================================
+level       pixels   what is done before the call is tried again
+=========== ======== ====================================================================
+``evict``   same     models that nobody leases are evicted
+``offload`` same     the models are loaded again with ``offload: model``: they wait on
+                     the host and come to the device in turn
+``stream``  same     the models are loaded again with ``offload: layers``: their layers
+                     come to the device one after another
+``slice``   1e-6     the node decodes pictures one by one (a convolution of several is
+                     not bit-equal to that of each; a single picture comes out the same)
+``tile``    visible  the node decodes in tiles
+``half``    visible  the models are loaded again in half precision
+=========== ======== ====================================================================
 
-Which rungs may be taken is the policy of the step's key; which were, is recorded with what the step
-gave.
+The levels that a step may use are part of its key; the ones that it used are recorded with its
+result.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-__all__ = ["give_back", "is_out_of_memory", "with_memory_ladder"]
+__all__ = ["give_back", "is_out_of_memory", "with_memory_fallback"]
 
 T = TypeVar("T")
 
@@ -41,14 +38,14 @@ _OUT_OF_MEMORY = re.compile(
 
 
 class Evicting(Protocol):
-    """What holds models that can be dropped."""
+    """Holds models that can be evicted."""
 
     def evict_idle(self) -> int: ...
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Say whether an error, or what caused it, is that memory ran out: torch's own class, or one of
-    the messages of the libraries below it.
+    """Tell whether an error, or its cause, is that memory ran out: torch's own class, or one of the
+    messages of the libraries below it.
     """
     while error is not None:
         if (
@@ -61,23 +58,23 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def with_memory_ladder(
-    call: Callable[[tuple[str, ...]], T], pool: Evicting, rungs: Sequence[str] = ("evict",)
+def with_memory_fallback(
+    call: Callable[[tuple[str, ...]], T], pool: Evicting, levels: Sequence[str] = ("evict",)
 ) -> tuple[T, tuple[str, ...]]:
-    """Call, and if memory runs out step down the ladder and call again.
+    """Call, and if memory runs out, call again on the next level.
 
     Params:
-        call: gets the rungs taken so far; what it leased outside is not evicted under it.
-        rungs: in order. Before each further try idle models are dropped; rungs other than ``evict``
-            are for `call` to act on.
-    Outputs: what `call` gave, and the rungs that it took.
-    Raises: what `call` raised, when the last rung did not help either, or when it was not for want
-        of memory.
+        call: gets the levels reached so far; what it leased outside is not evicted under it.
+        levels: in order. Before each further try idle models are evicted; levels other than
+            ``evict`` are for `call` to act on.
+    Outputs: what `call` returned, and the levels that it needed.
+    Raises: what `call` raised, if the last level did not help either, or if memory was not the
+        cause.
     """
-    taken: tuple[str, ...] = ()
-    for rung in rungs:
+    reached: tuple[str, ...] = ()
+    for level in levels:
         try:
-            return call(taken), taken
+            return call(reached), reached
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -85,12 +82,12 @@ def with_memory_ladder(
         # tensors alive.
         if not pool.evict_idle():
             give_back()
-        taken += (rung,)
-    return call(taken), taken
+        reached += (level,)
+    return call(reached), reached
 
 
 def give_back() -> None:
-    """Free what nothing refers to any more, here and on the devices."""
+    """Return unreferenced memory to the system and to the devices."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "cuda"):

@@ -22,7 +22,7 @@ from ..errors import ModelError
 from .changes import Look, differences, look_at
 from .estimates import estimate
 from .mapped import own_tensors
-from .oom import give_back, is_out_of_memory, with_memory_ladder
+from .oom import give_back, is_out_of_memory, with_memory_fallback
 from .quiet import quiet_libraries
 from .run_threads import Lanes
 from .signs import check_unchanged, is_unchanged
@@ -486,7 +486,7 @@ class ModelPool:
                 ) from cause
 
         try:
-            return with_memory_ladder(lambda _: load(), self)[0]
+            return with_memory_fallback(lambda _: load(), self)[0]
         except ModelError:
             raise
         except Exception as cause:

@@ -172,7 +172,7 @@ class Caller:
                 )
                 self.pool.plan_ahead(self.lookahead.upcoming(frame, step.node), of=self)
             policy = self.keys.policy(step.node)
-            level_ports = [name for name, what in type_.injected.items() if what == "rungs"]
+            level_ports = [name for name, what in type_.injected.items() if what == "memory_levels"]
             return lend_and_call(
                 self.pool,
                 leased,
@@ -182,7 +182,7 @@ class Caller:
                 device=policy.device,
                 dtype=policy.dtype,
                 settings=policy.settings,
-                rungs=policy.memory_levels,
+                levels=policy.memory_levels,
                 steps_down=type_.steps_down,
                 loading=lambda what: self.queue.loading(step, what),
                 left_changed=lambda what: self.queue.note(

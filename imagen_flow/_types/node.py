@@ -122,10 +122,10 @@ class NodeType:
     @property
     def steps_down(self) -> bool:
         """Whether the node itself does with less when memory runs out."""
-        return "rungs" in self.injected.values()
+        return "memory_levels" in self.injected.values()
 
     def uses_setting(self, setting: str) -> bool:
-        """Whether a setting of how models are loaded, or of the memory ladder, changes anything for
+        """Whether a setting of how models are loaded, or of the memory fallback, changes anything for
         this node.
         """
         if setting == "ladder":

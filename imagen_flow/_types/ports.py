@@ -437,7 +437,8 @@ def parse_type(spelling: str) -> PortType | None:
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A parameter that the runner fills, not an edge: ``scratch``, ``device`` or ``rungs``."""
+    """A parameter that the runner fills, not an edge: ``scratch``, ``device`` or
+    ``memory_levels``."""
 
     what: str
 
@@ -455,7 +456,7 @@ def read_annotation(annotation: Any) -> PortType | Injected:
             if isinstance(mark, _DeviceMarker):
                 return Injected("device")
             if isinstance(mark, _FallbackLevelsMarker):
-                return Injected("rungs")
+                return Injected("memory_levels")
             if isinstance(mark, Leased):
                 return PortType("model", loader=mark.loader())
             if isinstance(mark, _JsonMarker):

@@ -449,7 +449,7 @@ class _DeviceMarker:
 
 
 class _FallbackLevelsMarker:
-    """Marks a parameter that receives the rungs of the memory ladder that the step stands on."""
+    """Marks a parameter that receives the memory fallback levels reached so far."""
 
 
 #: A folder of the step's own, named by its key and kept across kills until the step is stored. For
@@ -460,8 +460,8 @@ Scratch = Annotated[Path, _ScratchMarker()]
 # lease no model.
 Device = Annotated[str, _DeviceMarker()]
 
-#: The rungs of the memory ladder taken so far, none at first. For nodes that can do with less: on
-# ``slice`` they decode one by one, on ``tile`` in tiles.
+#: The memory fallback levels reached so far, none at first. For nodes that can do with less: on
+#: ``slice`` they decode pictures one by one, on ``tile`` in tiles.
 FallbackLevels = Annotated[tuple[str, ...], _FallbackLevelsMarker()]
 
 ExistsPolicy = Literal["error", "number", "replace"]

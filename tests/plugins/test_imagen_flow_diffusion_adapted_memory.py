@@ -1,4 +1,4 @@
-"""Adapters on checkpoints under settings and rungs that spare memory: the pictures are those
+"""Adapters on checkpoints under settings and levels that spare memory: the pictures are those
 without, and the shared parts are afterwards as before.
 """
 
@@ -277,7 +277,7 @@ def test_what_is_put_on_comes_to_the_device_too(home: Path) -> None:
 
 @pytest.mark.parametrize("fails", [1, 2, 3])
 @pytest.mark.parametrize("which", ["loras", ""])
-def test_the_rungs_of_the_ladder_are_exact_under_loras(
+def test_the_levels_of_the_ladder_are_exact_under_loras(
     home: Path, streamed: list[Any], which: str, fails: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Out of memory once, twice, three times in the midst of sampling: the adapters are off when
@@ -285,12 +285,12 @@ def test_the_rungs_of_the_ladder_are_exact_under_loras(
     """
     with ModelPool() as alone:
         first = draw(home, alone, which)
-    # The rungs are for devices; here the host is one.
+    # The levels are for devices; here the host is one.
     helps = lending._helps
     monkeypatch.setattr(
         lending,
         "_helps",
-        lambda rung, loaders, device, *more: helps(rung, loaders, "cuda:0", *more),
+        lambda level, loaders, device, *more: helps(level, loaders, "cuda:0", *more),
     )
     tries: list[int] = []
     counted = calling.counted

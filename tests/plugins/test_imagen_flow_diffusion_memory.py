@@ -1,4 +1,4 @@
-"""Checkpoints of diffusers under settings and rungs that spare memory: the same pixels where these
+"""Checkpoints of diffusers under settings and levels that spare memory: the same pixels where these
 are declared exact, and no trace on shared parts afterwards.
 """
 

@@ -543,20 +543,20 @@ def test_what_cannot_run_is_refused_before_it_is_loaded_too(made: Path, pool: Mo
     assert pool.resident() == []
 
 
-def test_a_rung_that_a_quantization_cannot_take_is_left_out(
+def test_a_level_that_a_quantization_cannot_take_is_left_out(
     made: Path, gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Out of memory with nf4, models wait in turn, but their layers do not; the node's own error is
     raised in the end.
     """
     gpu((9, 0))
-    rungs: list[tuple[str, ...]] = []
+    levels: list[tuple[str, ...]] = []
     monkeypatch.setattr(
         DenoiserParts, "load", staticmethod(lambda model, **given: given["settings"].offload)
     )
 
     def call(models: dict[str, Any], taken: tuple[str, ...]) -> None:
-        rungs.append(taken)
+        levels.append(taken)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with ModelPool(budget_bytes=10**9) as pool, pytest.raises(torch.OutOfMemoryError):
@@ -567,9 +567,9 @@ def test_a_rung_that_a_quantization_cannot_take_is_left_out(
             device="cuda:0",
             dtype="float16",
             settings=Loading("nf4"),
-            rungs=("evict", "offload", "stream"),
+            levels=("evict", "offload", "stream"),
         )
-    assert rungs == [(), ("evict",), ("evict", "offload")]
+    assert levels == [(), ("evict",), ("evict", "offload")]
 
 
 # --- saved quantized

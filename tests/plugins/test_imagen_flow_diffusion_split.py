@@ -278,7 +278,7 @@ def test_tiles_on_the_ladder_are_the_same_tiles(
     pool: ModelPool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The rung `tile`, taken when memory runs out, gives the pixels of `tiled: true`."""
+    """The level `tile`, taken when memory runs out, gives the pixels of `tiled: true`."""
     asked = draw(**decoded(at("sd"), tiled=True))
     tight(monkeypatch, "use_tiling")
     assert same(run(pool, {"ladder": "tile"}, decoded(at("sd"))), asked.pixels)
@@ -292,7 +292,7 @@ def test_pictures_are_decoded_one_by_one_on_the_ladder(
     pool: ModelPool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The rung `slice` gives several pictures as the library's slices do, and leaves nothing on the
+    """The level `slice` gives several pictures as the library's slices do, and leaves nothing on the
     shared autoencoder.
     """
     given = {

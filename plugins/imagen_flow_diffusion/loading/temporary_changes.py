@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def sparing(vae: Any, rungs: Sequence[str]) -> Iterator[None]:
-    """Let an autoencoder work tile by tile, or picture by picture, for a while, as the rungs of the
-    memory ladder say and as far as it can. Whoever calls holds it alone.
+def sparing(vae: Any, memory_levels: Sequence[str]) -> Iterator[None]:
+    """Let an autoencoder work tile by tile, or picture by picture, for a while, as the memory
+    fallback levels say and as far as it can. Whoever calls holds it alone.
     """
     ways = [
         way
-        for rung, way in (("tile", "tiling"), ("slice", "slicing"))
-        if rung in rungs and hasattr(vae, f"use_{way}")
+        for level, way in (("tile", "tiling"), ("slice", "slicing"))
+        if level in memory_levels and hasattr(vae, f"use_{way}")
     ]
     try:
         for way in ways:

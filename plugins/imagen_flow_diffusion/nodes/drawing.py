@@ -49,7 +49,7 @@ def text_to_image(
     prior: Annotated[Checkpoint, Leased(Whole)] | None = None,
     *,
     seed: Seed,
-    rungs: FallbackLevels = (),
+    memory_levels: FallbackLevels = (),
     **ports: Unpack[DrawingPorts],
 ) -> Steps[Image]:
     """Draw a picture from a prompt with a whole checkpoint.
@@ -67,7 +67,9 @@ def text_to_image(
     Source: ``diffusers.AutoPipelineForText2Image``.
     """
     given = {"prompt": prompt}
-    return (yield from draw(_with(prior, model), "text_to_image", given, ports, seed, rungs))
+    return (
+        yield from draw(_with(prior, model), "text_to_image", given, ports, seed, memory_levels)
+    )
 
 
 @flow.node("diffusion.image_to_image", version=2, uses=ADAPTING, renamed=RENAMED)
@@ -79,7 +81,7 @@ def image_to_image(
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
     seed: Seed,
-    rungs: FallbackLevels = (),
+    memory_levels: FallbackLevels = (),
     **ports: Unpack[DrawingPorts],
 ) -> Steps[Image]:
     """Draw a picture anew from another one and a prompt.
@@ -95,7 +97,9 @@ def image_to_image(
     Source: ``diffusers.AutoPipelineForImage2Image``.
     """
     given = {"prompt": prompt, "image": to_pil(image), "strength": strength}
-    return (yield from draw(_with(prior, model), "image_to_image", given, ports, seed, rungs))
+    return (
+        yield from draw(_with(prior, model), "image_to_image", given, ports, seed, memory_levels)
+    )
 
 
 @flow.node("diffusion.inpaint", version=2, uses=ADAPTING, renamed=RENAMED)
@@ -110,7 +114,7 @@ def inpaint(
     padding_mask_crop: Annotated[int, Range(0, 16384)] | None = None,
     keep_outside: bool = False,
     seed: Seed,
-    rungs: FallbackLevels = (),
+    memory_levels: FallbackLevels = (),
     **ports: Unpack[DrawingPorts],
 ) -> Steps[Image]:
     """Draw what a mask marks, so that it fits the rest of the picture and the prompt. With a padded
@@ -158,7 +162,9 @@ def inpaint(
     # note then.
     arguments = ports.get("arguments")
     asked = {**sides, **(arguments if isinstance(arguments, dict) else {})}
-    drawn = yield from draw(_with(prior, model), "inpaint", given, ports, seed, rungs, asked=asked)
+    drawn = yield from draw(
+        _with(prior, model), "inpaint", given, ports, seed, memory_levels, asked=asked
+    )
     if not keep_outside:
         return drawn
     if (drawn.width, drawn.height) != (image.width, image.height):
@@ -231,7 +237,7 @@ def draw(
     given: dict[str, Any],
     ports: DrawingPorts,
     seed: int,
-    rungs: Sequence[str] = (),
+    memory_levels: Sequence[str] = (),
     *,
     asked: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, None, Image]:
@@ -265,7 +271,7 @@ def draw(
         model.alone(),
         adapted(made, model, attached) as more,
         skipping(model, given.get("clip_skip")),
-        sparing(getattr(made, "vae", None), rungs),
+        sparing(getattr(made, "vae", None), memory_levels),
     ):
         # What is drawn of a region is laid into the picture, which is done with Pillow's alone.
         kind = "np" if given.get("padding_mask_crop") is None else "pil"

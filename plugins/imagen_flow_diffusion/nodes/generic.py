@@ -133,7 +133,7 @@ def pipeline(
     model: Annotated[Checkpoint, Leased(Whole)],
     *,
     seed: Seed,
-    rungs: FallbackLevels = (),
+    memory_levels: FallbackLevels = (),
     **ports: Unpack[CallPorts],
 ) -> Steps[List[Image]]:
     """Call any pipeline that diffusers can load, by its own arguments.
@@ -155,7 +155,7 @@ def pipeline(
     given = _given("diffusion.pipeline", model, ports)
     if "output_type" in taken_by(given.cls):
         given.arguments.setdefault("output_type", "np")
-    output, last = yield from followed(_called(model, given, ports, seed, rungs))
+    output, last = yield from followed(_called(model, given, ports, seed, memory_levels))
     with explaining_nan(model.parts):
         found = pictures(output)
     asked = {name: side for name in SIDES if type(side := given.arguments.get(name)) is int}
@@ -194,7 +194,7 @@ def tensors(
     *,
     names: List[Text] | None = None,
     seed: Seed,
-    rungs: FallbackLevels = (),
+    memory_levels: FallbackLevels = (),
     **ports: Unpack[CallPorts],
 ) -> Steps[List[Tensor]]:
     """Call a pipeline for what another one goes on with: a prior for embeddings (Kandinsky, Stable
@@ -213,7 +213,7 @@ def tensors(
         tensors that are wanted.
     """
     given = _given("diffusion.tensors", model, ports)
-    output = yield from _called(model, given, ports, seed, rungs)
+    output = yield from _called(model, given, ports, seed, memory_levels)
     import torch
 
     held = (
@@ -338,7 +338,7 @@ def _takes_lists(annotation: Any) -> bool:
 
 
 def _called(
-    model: Checkpoint, given: _Given, ports: CallPorts, seed: int, rungs: Sequence[str]
+    model: Checkpoint, given: _Given, ports: CallPorts, seed: int, memory_levels: Sequence[str]
 ) -> Generator[Progress, None, Any]:
     """Call a pipeline of a checkpoint's parts and of what is lent to it."""
     parts = ports.get("parts", [])
@@ -346,7 +346,7 @@ def _called(
     for part in parts:
         lent.setdefault(part.name, []).append(part.model)
     if ports.get("tiled"):
-        rungs = ("tile", *rungs)
+        memory_levels = ("tile", *memory_levels)
     if given.cls.__name__ == model.kind:
         refuse_size(model.model, given.arguments)
     # Some pipelines change their networks as soon as they are made.
@@ -355,5 +355,5 @@ def _called(
             **{name: found if len(found) > 1 else found[0] for name, found in lent.items()}
         ).pipeline(given.cls)
         lost = choose(made, ports.get("sampler"), ports.get("sampler_settings"))
-        with sparing(getattr(made, "vae", None), rungs):
+        with sparing(getattr(made, "vae", None), memory_levels):
             return (yield from call(made, given.arguments, seed=seed, note=lost))

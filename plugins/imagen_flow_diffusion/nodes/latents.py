@@ -206,7 +206,7 @@ def decode(
     autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     tiled: bool = False,
-    rungs: FallbackLevels = (),
+    memory_levels: FallbackLevels = (),
 ) -> Image:
     """Turn latents into a picture.
 
@@ -240,7 +240,7 @@ def decode(
         model.alone(),
         torch.no_grad(),
         upcast(vae, split.upcast and vae.dtype == torch.float16),
-        sparing(vae, ("tile", *rungs) if tiled else rungs),
+        sparing(vae, ("tile", *memory_levels) if tiled else memory_levels),
     ):
         picture = to_pixels(vae, values.to(device_of(vae)))
     unsafe = None

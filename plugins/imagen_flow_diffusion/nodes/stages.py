@@ -189,7 +189,7 @@ def edit(
     *,
     image_guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     seed: Seed,
-    rungs: FallbackLevels = (),
+    memory_levels: FallbackLevels = (),
     **ports: Unpack[EditingPorts],
 ) -> Steps[Image]:
     """Change a picture as an instruction says: ``make the circle green``.
@@ -237,7 +237,7 @@ def edit(
             "attached": attached,
             "sampler": sampler,
             "sampler_settings": sampler_settings,
-            "rungs": rungs,
+            "memory_levels": memory_levels,
         }
     elif strange := [
         name

@@ -151,7 +151,7 @@ def upscale(
     tile: Annotated[int, Range(16, 8192)] | None = None,
     overlap: Annotated[int, Range(0, 512)] = 16,
     seed: Seed | None = None,
-    rungs: FallbackLevels = (),
+    memory_levels: FallbackLevels = (),
 ) -> Steps[Image]:
     """Enlarge a picture by as much as the model does: two, four or eight times.
 
@@ -186,7 +186,7 @@ def upscale(
                 noise_level,
                 tile,
                 seed,
-                rungs,
+                memory_levels,
             )
         )
     drawing = {
@@ -199,7 +199,9 @@ def upscale(
     if asked := [name for name, value in drawing.items() if value is not None]:
         raise ValueError(f"this model reads pixels alone: it has no {' and no '.join(asked)}")
     return (
-        yield from _enlarged(model, image, tile or (TILE if "tile" in rungs else None), overlap)
+        yield from _enlarged(
+            model, image, tile or (TILE if "tile" in memory_levels else None), overlap
+        )
     )
 
 
@@ -213,7 +215,7 @@ def _drawn(
     noise_level: int | None,
     tile: int | None,
     seed: int | None,
-    rungs: Sequence[str],
+    memory_levels: Sequence[str],
 ) -> Generator[Progress, None, Image]:
     import diffusers
 
@@ -230,7 +232,7 @@ def _drawn(
         "guidance_scale": guidance_scale,
         "noise_level": noise_level,
     }
-    with model.alone(), sparing(getattr(pipeline, "vae", None), rungs):
+    with model.alone(), sparing(getattr(pipeline, "vae", None), memory_levels):
         output = yield from call(pipeline, {**given, "output_type": "np"}, seed=seed)
     with explaining_nan(model.parts):
         return pictures(output)[0]

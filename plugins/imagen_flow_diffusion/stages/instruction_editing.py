@@ -80,7 +80,7 @@ class Instructed:
         attached: AttachedAdapters,
         sampler: str | None,
         sampler_settings: dict[str, Any] | None,
-        rungs: Sequence[str],
+        memory_levels: Sequence[str],
     ) -> Generator[tuple[int, int], None, np.ndarray]:
         """Edit uint8 (height, width, 3) of any size; the result has the same size, and alpha where
         the model draws it. Yields (steps done, steps).
@@ -124,7 +124,7 @@ class Instructed:
         with (
             self.checkpoint.alone(),
             adapted(pipeline, self.checkpoint, attached) as more,
-            sparing(getattr(pipeline, "vae", None), rungs),
+            sparing(getattr(pipeline, "vae", None), memory_levels),
         ):
             output = yield from counted(
                 pipeline,
