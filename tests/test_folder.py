@@ -955,7 +955,7 @@ def test_system_folders(yard: Yard) -> None:
     assert sorted(yard.calls) == sorted(real)
     assert sorted(yard.found("in")) == sorted(f"in/{name}" for name in names)
     running = yard.start(yard.line("accept: ['*']\n"))  # and when they come while it runs
-    until(running._first_scan_done.is_set)
+    until(running._watcher.scanned.is_set)
     for name in names:
         yard.put(name, "still no")
     yard.drop(last="one")
@@ -1237,7 +1237,7 @@ def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
     more = "ticket: sidecar\naccept: ['*.txt', '*.md']\noutputs: {loud: \"{item}.{ending}.txt\"}\n"
     running = yard.start(yard.line(more)) if live else None
     if running:
-        until(running._first_scan_done.is_set)
+        until(running._watcher.scanned.is_set)
     for name, times in tickets.items():
         yard.put(name, json.dumps({"times": times}))
     for number, name in enumerate(files):
@@ -1822,7 +1822,7 @@ def test_a_disk_that_fails(yard: Yard, where: str, number: int) -> None:
     moves to `failed`; afterwards everything is done.
     """
     running = yard.start(yard.line("retry: {backoff_s: 0}\nconcurrency: 2\npriority: name\n"))
-    until(lambda: running._first_scan_done.is_set())
+    until(lambda: running._watcher.scanned.is_set())
     rename = os.rename
     with refusing(
         number, yard.root / where, writes_only=number != errno.EIO and where != "in"

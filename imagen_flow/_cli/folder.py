@@ -96,10 +96,10 @@ def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_js
 @planning_options
 @json_events_option
 def drain(file: Path, options: Options, as_json: bool) -> int:
-    """Finish what is queued, accept no new files, and stop.
+    """Finish what is queued, and stop.
 
-    Processes that run the line are told to drain and waited for; if there are none, the queue is
-    processed here.
+    Processes that run the line are told to accept no new files, and waited for; if there are none,
+    the queue is processed here.
     """
     from .._hotfolder import Journal, read_line
     from .text import echo
@@ -270,11 +270,12 @@ def _plain_printer() -> Callable[[dict[str, Any]], None]:
 @lines_argument
 @json_option
 def status(files: tuple[Path, ...], as_json: bool) -> int:
-    """Show the status of lines: which processes run them, what is queued, and what failed last.
+    """Show the status of lines.
 
-    Can be used as a health check. Exit codes: 0 all lines are running, 3 a line is not running, 4 a
-    line waits for a temporary problem to pass (a full disk, a missing share) or its process does
-    not respond, 1 a line file or a journal is at fault.
+    That is: which processes run them, what is queued, and what failed last. Can be used as a health
+    check. Exit codes: 0 all lines are running, 3 a line is not running, 4 a line waits for a
+    temporary problem to pass (a full disk, a missing share) or its process does not respond, 1 a
+    line file or a journal is at fault.
     """
     from .._hotfolder import read_line
     from .._hotfolder import status as status_of
@@ -337,8 +338,10 @@ def _first_line(text: str) -> str:
 @line_argument
 @click.argument("names", nargs=-1)
 def retry(file: Path, names: tuple[str, ...]) -> int:
-    """Move failed files back to the watched folder to try them again: all, or those with these
-    NAMES in the 'failed' folder (patterns may be used). Exit code 1 if one of NAMES is not there.
+    """Move failed files back to try them again.
+
+    All failed files are moved back to the watched folder, or those with these NAMES in the 'failed'
+    folder (patterns may be used). Exit code 1 if one of NAMES is not there.
     """
     from .._hotfolder import is_named, read_line
     from .._hotfolder import retry as retry_files

@@ -72,9 +72,9 @@ def resolve(
     allow_pickle: tuple[str, ...],
     plugins: tuple[Path, ...],
 ) -> int:
-    """Look up the current commits of models and write them to the lock, without downloading
-    weights.
+    """Update the lock to current commits.
 
+    Looks up the current commits of models, and writes them to the lock without downloading weights.
     Without names, the models in the lock are listed (with --update: looked up again).
     """
     from .._models import Hub
@@ -103,9 +103,10 @@ def pull(
     allow_pickle: tuple[str, ...],
     plugins: tuple[Path, ...],
 ) -> int:
-    """Download models, verify their digests, and lock those that are not locked yet.
+    """Download, verify and lock models.
 
-    Without names, all models in the lock are downloaded. An interrupted pull is resumed.
+    Files are verified by their digests. Without names, all models in the lock are downloaded. An
+    interrupted pull is resumed.
     """
     from .._models import Hub
     from .text import format_bytes, paint
@@ -155,7 +156,10 @@ def pull(
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> int:
-    """List the models in the lock or in a graph, and the other models in the hub's cache."""
+    """List locked and downloaded models.
+
+    These are the models in the lock or in a graph, and the other models in the hub's cache.
+    """
     from .._models import Hub, cached
     from .text import echo_json, format_bytes, table
 
@@ -240,7 +244,10 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
 @click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @click.option("--keep-files", is_flag=True, help="Remove it from the lock only.")
 def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
-    """Remove hub models from the lock, and from the cache the files that no other model needs."""
+    """Remove models from the lock and the cache.
+
+    Files in the cache that another model needs are kept.
+    """
     from .._models import Hub, cached, commit_of
     from .text import confirm, format_bytes
 

@@ -89,7 +89,7 @@ def _open_store(folder: Path | None) -> Iterator[Store]:
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(store: Path | None, as_json: bool) -> None:
-    """Show where the store is, what it holds and how large it is."""
+    """Show the store's folder, content and size."""
     import time
 
     from .text import echo, echo_json, format_bytes, plural, table
@@ -162,7 +162,10 @@ def gc(store: Path | None, max_size: int | None, older_than: float | None) -> No
 @store.command()
 @store_option
 def verify(store: Path | None) -> int:
-    """Read every value back, and remove damaged ones so that they are computed again."""
+    """Check every value, and remove damaged ones.
+
+    What is removed is computed again when it is needed.
+    """
     from .text import echo, plural
 
     with _open_store(store) as opened:

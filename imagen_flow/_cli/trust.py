@@ -17,9 +17,9 @@ def trust(file: Path) -> None:
     """Trust the plugins and folders that an imagen-flow.toml names.
 
     FILE is an imagen-flow.toml or its folder. Its local plugins may then be loaded, and its 'out'
-    and 'store' may lie outside its folder. Plugins are trusted in their present form: once one
-    changes, or code beside it that it could import, it is not loaded until you trust it again. So
-    is each folder outside: once 'out' or 'store' lead elsewhere, they are not used.
+    and 'store' may be outside its folder. Plugins are trusted in their present form: once one
+    changes, or code beside it that it could import, it is not loaded until you trust it again. The
+    same applies to 'out' and 'store': once they lead elsewhere, they are not used.
     """
     from .._settings import config
     from .text import echo, one_line

@@ -31,7 +31,7 @@ The modules, from the lowest floor up: `ignore` (names that are never taken in);
 operations that tests can record); `config` (text to Line); `journal`; `log` and `notify`; `intake`
 (which files belong to the line, and how to tell their versions apart); `ticket`; `publish` (file
 operations for outputs and originals, durable and in order); `recipe` (a line with its resolved
-graph); `archive` (finishing an item); `worker` (one item from start to end); `service` (threads);
+graph); `archive` (finishing an item); `watcher` (recording files); `worker` (one item from start to end); `service` (threads);
 `admin` (status and retry).
 """
 

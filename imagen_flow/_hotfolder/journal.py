@@ -314,6 +314,12 @@ class Journal:
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO note VALUES (?,?)", (name, value))
 
+    def write_trouble(self, name: str, reason: str) -> None:
+        """Record for `status` why the line is waiting; an empty reason means that it is not."""
+        trouble = {"worker": self.token, "reason": reason} if reason else {}
+        with contextlib.suppress(JournalError):  # the journal itself may be the problem
+            self.write_note(name, json.dumps(trouble))
+
     def register(self) -> None:
         """Register this process as a worker of the line."""
         self._claims.claim(lock_number(self.token))

@@ -12,29 +12,26 @@ process or to several.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._plan.request import Options
 from .._settings.config import Settings
-from .._watch import changes
 from ..errors import GraphError, Problem
 from .archive import LineBlocked
-from .disk import Disk, LocalDisk, MountGuard, name_exists
-from .intake import Intake, ListingCache, PassedOver
-from .journal import TROUBLE, UNREAD, Journal, JournalError, OwnershipLost
+from .config import Line
+from .disk import Disk, LocalDisk, MountGuard
+from .intake import Intake, ListingCache
+from .journal import TROUBLE, Journal, JournalError, OwnershipLost
 from .log import Log
 from .notify import Notifier
 from .publish import sweep
 from .recipe import Recipe, describe_name_clashes
+from .watcher import FolderWatcher
 from .worker import ItemProcessor
 
 if TYPE_CHECKING:
@@ -42,9 +39,6 @@ if TYPE_CHECKING:
     from .._store import Store
 
 __all__ = ["RunningLine", "Resources"]
-
-#: How many files are recorded in one transaction.
-_BATCH = 500
 
 #: How often to rescan the folder for files that no event reported.
 _RESCAN_S = 60.0
@@ -54,9 +48,6 @@ _IDLE_S = 0.5
 
 #: How long a blocked line waits: at first, and at most.
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-
-#: How long to wait before restarting a dead intake.
-_RESTART_DELAY_S = 1.0
 
 #: How many finished items the journal always keeps, and for how long it keeps the others.
 _REMEMBERED, _REMEMBERED_S = 100_000, 90 * 86_400
@@ -98,28 +89,7 @@ class RunningLine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         line = self.line = recipe.line
-        for key, folder in (("out", line.out), ("done", line.done), ("failed", line.failed)):
-            # Created only now: a folder that is missing later is a missing share.
-            try:
-                folder.mkdir(exist_ok=True)
-            except OSError as error:
-                reason = (
-                    "it is a file"
-                    if isinstance(error, FileExistsError)
-                    else (error.strerror or str(error)).lower()
-                )
-                mark = line.marks.get(key, line.marks["in"])
-                raise GraphError(
-                    [
-                        Problem(
-                            "bad-path",
-                            f"the folder for '{key}' cannot be created",
-                            mark,
-                            f"{folder}: {reason}",
-                            f"create it, or name another with '{key}:'",
-                        )
-                    ]
-                ) from error
+        _make_folders(line)
         self.disk = disk or LocalDisk()
         self.clock = clock
         self.journal = Journal(line.journal, clock=clock, lease_s=line.lease_s)
@@ -146,19 +116,22 @@ class RunningLine:
         self.failures = 0
         self._stopping = threading.Event()
         self._cancel = threading.Event()
-        self._stop_intake = threading.Event()
-        self._first_scan_done = threading.Event()
-        self._needs_rescan = threading.Event()
-        #: A description of the files that do not belong to the line.
-        self._passed_over = ""
-        #: Why the folder could not be read the last time, if so.
-        self._unreadable = ""
         self._wake = threading.Condition()
         self._busy_workers = 0
         self._exclusive = False
         self._blocked_until = 0.0
         self._failed_tries = 0
         self._workers: list[threading.Thread] = []
+        self._watcher = FolderWatcher(
+            line,
+            self.journal,
+            self.intake,
+            self.disk,
+            self.log,
+            self.mounted,
+            once=once,
+            on_record=self._wake_workers,
+        )
         self._helpers: list[threading.Thread] = []
 
     # -- control
@@ -172,7 +145,7 @@ class RunningLine:
         self.log.write("started", worker=self.journal.token, swept=swept)
         if clashes := describe_name_clashes(self.processor.recipe):
             self.log.write("warning", reason=clashes)
-        self._restore_orphans()
+        self._watcher.restore_orphans()
         for number in range(self.line.concurrency):
             self._workers.append(
                 threading.Thread(
@@ -194,13 +167,13 @@ class RunningLine:
             self._helpers.append(
                 threading.Thread(
                     target=self._run_thread,
-                    args=(self._watch_folder,),
+                    args=(self._watcher.watch,),
                     name=f"{self.line.name} intake",
                     daemon=True,
                 )
             )
         else:
-            self._first_scan_done.set()
+            self._watcher.scanned.set()
         for thread in (*self._helpers, *self._workers):
             thread.start()
 
@@ -209,7 +182,7 @@ class RunningLine:
         queue. Returns immediately; safe from any thread.
         """
         self._stopping.set()
-        self._stop_intake.set()
+        self._watcher.stopping.set()
         with self._wake:
             self._wake.notify_all()
 
@@ -257,105 +230,6 @@ class RunningLine:
             self.log.write("fault", reason=f"{type(error).__name__}: {error}")
             self.stop()
 
-    def _restore_orphans(self) -> None:
-        """Restore originals that were being moved when their journal was lost."""
-        for path in self.intake.orphans(self.journal):
-            restored = path.with_name(f"restored-{path.name.lstrip('.').replace('.taken', '')}")
-            try:
-                if not name_exists(restored):
-                    self.disk.rename(path, restored)
-                    self.log.write("restored", item=str(restored))
-            except FileNotFoundError:  # another worker has just moved it
-                continue
-            except OSError as error:
-                self.log.write(
-                    "watching",
-                    reason=(f"{path} cannot be restored: {(error.strerror or str(error)).lower()}"),
-                )
-
-    def _watch_folder(self) -> None:
-        line = self.line
-        while not self._stop_intake.is_set():
-            try:
-                for changed in changes(
-                    (line.inbox,),
-                    settle_s=0.05,
-                    poll=line.poll,
-                    poll_s=line.poll_s,
-                    recursive=line.folders != "ignored",
-                    cancel=self._stop_intake,
-                    ignore=self.intake.is_own,
-                    notice=self._notice,
-                ):
-                    if line.inbox in changed:
-                        self.scan()
-                    else:
-                        if self.mounted.why_missing(line.inbox):
-                            self._needs_rescan.set()  # the changed files cannot be inspected now
-                        names = ListingCache()
-                        for path in changed:
-                            self._record_change(path, names)
-                    if self.once:
-                        return
-            except JournalError:
-                raise
-            except Exception as error:  # a dead observer, a folder that disappeared
-                self.log.write("watching", reason=f"restarted: {type(error).__name__}: {error}")
-                self._stop_intake.wait(_RESTART_DELAY_S)
-
-    def _notice(self, message: str) -> None:
-        self.log.write("watching", reason=message)
-
-    def scan(self) -> int:
-        """Inspect everything in the folder. Returns how many files are new."""
-        count = 0
-        if reason := self.mounted.why_missing(self.line.inbox):
-            self._report_unreadable(reason)
-            return 0
-        try:
-            skipped = PassedOver()
-            found = self.intake.walk(skipped=skipped)
-            while batch := list(islice(found, _BATCH)):
-                count += self._record(batch)
-        except OSError as error:
-            self._report_unreadable((error.strerror or str(error)).lower())
-        else:
-            if self._unreadable:
-                self._write_status_note(UNREAD, "")
-            self._unreadable = ""
-            if skipped.describe() != self._passed_over:
-                self._passed_over = skipped.describe()
-                self.log.write(
-                    "passed-over", reason=self._passed_over or "nothing", count=skipped.count()
-                )
-            self._first_scan_done.set()
-        return count
-
-    def _report_unreadable(self, why: str) -> None:
-        """Report, once, that the folder cannot be read."""
-        self._needs_rescan.set()
-        reason = f"{self.line.inbox}: {why}"
-        if reason != self._unreadable:
-            self._unreadable = reason
-            self.log.write("watching", reason=reason)
-            self._write_status_note(UNREAD, reason)
-
-    def _record_change(self, path: Path, names: ListingCache) -> None:
-        for file in self.intake.find_changed(path, names):
-            self._record([file])
-
-    def _record(self, files: list[Any]) -> int:
-        new = self.journal.record(
-            files,
-            settled=self.line.settle_s == 0
-            and not self.line.sentinel
-            and self.line.ticket != "required",
-        )
-        for path in new:
-            self.log.write("seen", item=path)
-        self._wake_workers()
-        return len(new)
-
     def _wake_workers(self) -> None:
         with self._wake:
             self._wake.notify_all()
@@ -367,11 +241,11 @@ class RunningLine:
         while not self._stopping.is_set() or not self.ended:
             if reason := self.mounted.why_missing(line.inbox):
                 # Files that cannot be seen are not gone.
-                self._report_unreadable(reason)
+                self._watcher.report_unreadable(reason)
             else:
-                if self._needs_rescan.is_set() and not self._stop_intake.is_set():
-                    self._needs_rescan.clear()
-                    self.scan()
+                if self._watcher.needs_rescan.is_set() and not self._watcher.stopping.is_set():
+                    self._watcher.needs_rescan.clear()
+                    self._watcher.scan()
                 while journal.settle(
                     line.settle_s,
                     partial(self.intake.inspect, listings=ListingCache()),
@@ -385,9 +259,13 @@ class RunningLine:
             if not self.drain and journal.read_note("drain"):
                 self.log.write("draining")
                 self.drain = True
-                self._stop_intake.set()
-            if now - rescanned > _RESCAN_S and not self._stop_intake.is_set() and not self.once:
-                self.scan()
+                self._watcher.stopping.set()
+            if (
+                now - rescanned > _RESCAN_S
+                and not self._watcher.stopping.is_set()
+                and not self.once
+            ):
+                self._watcher.scan()
                 sweep(journal, self.disk)
                 journal.forget(_REMEMBERED_S, keep=_REMEMBERED)
                 rescanned = now
@@ -416,7 +294,7 @@ class RunningLine:
                 if (
                     wait_s <= 0
                     and (self.once or self.drain)
-                    and self._first_scan_done.is_set()
+                    and self._watcher.scanned.is_set()
                     and not self._busy_workers
                     and journal.count_active() == 0
                 ):
@@ -465,17 +343,40 @@ class RunningLine:
             self._failed_tries += 1
             self._blocked_until = self.clock() + wait_s
         self.log.write("waiting", reason=reason, wait_s=wait_s)
-        self._write_status_note(TROUBLE, reason)
+        self.journal.write_trouble(TROUBLE, reason)
 
     def _end_back_off(self) -> None:
         if self._failed_tries:
             self._failed_tries = 0
-            self._write_status_note(TROUBLE, "")
+            self.journal.write_trouble(TROUBLE, "")
             self.log.write("resumed")
 
-    def _write_status_note(self, name: str, reason: str) -> None:
-        """Tell `status` why the line is waiting."""
-        with contextlib.suppress(JournalError):  # the journal itself may be the problem
-            self.journal.write_note(
-                name, json.dumps({"worker": self.journal.token, "reason": reason} if reason else {})
+
+def _make_folders(line: Line) -> None:
+    """Create the folders of a line. This happens only now: a folder that is missing later is a
+    missing share.
+
+    Raises:
+        GraphError: one cannot be created.
+    """
+    for key, folder in (("out", line.out), ("done", line.done), ("failed", line.failed)):
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            reason = (
+                "it is a file"
+                if isinstance(error, FileExistsError)
+                else (error.strerror or str(error)).lower()
             )
+            mark = line.marks.get(key, line.marks["in"])
+            raise GraphError(
+                [
+                    Problem(
+                        "bad-path",
+                        f"the folder for '{key}' cannot be created",
+                        mark,
+                        f"{folder}: {reason}",
+                        f"create it, or name another with '{key}:'",
+                    )
+                ]
+            ) from error
