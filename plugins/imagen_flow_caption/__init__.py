@@ -1,4 +1,4 @@
-"""Put pictures into words with a captioner of transformers: the embedded one, BLIP or GIT."""
+"""Describe pictures with a captioning model of transformers: the embedded one, BLIP or GIT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captioning: a vision-encoder-decoder of transformers puts a picture into words."""
+"""Caption a picture with a vision-encoder-decoder of transformers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import numpy as np
 def caption(
     picture: np.ndarray, *, model: Any, image_processor: Any, tokenizer: Any, max_length: int = 32
 ) -> tuple[str, float]:
-    """Describe a picture, greedily, so that equal pictures have equal words.
+    """Describe a picture with greedy decoding, so that equal pictures get equal captions.
 
     Inputs:
         picture: uint8 (height, width, 3), sRGB, any size.
-        model: a ``VisionEncoderDecoderModel`` or another with ``generate(pixel_values=…)``.
-        image_processor, tokenizer: those saved beside it.
+        model: a ``VisionEncoderDecoderModel`` or another model with ``generate(pixel_values=…)``.
+        image_processor, tokenizer: those saved with it.
+
     Params:
-        max_length: tokens at most.
-    Outputs: the words, and the probability that the model gives them, 0 to 1.
+        max_length: the most tokens.
+
+    Outputs: the caption, and the probability that the model assigns to it, 0 to 1.
     """
     import torch
     from PIL import Image
@@ -35,7 +37,7 @@ def caption(
             output_scores=True,
             return_dict_in_generate=True,
         )
-    # greedily, the token that was chosen is the likeliest
+    # With greedy decoding the chosen token is the likeliest.
     likeliest = [scores[0].float().log_softmax(-1).max() for scores in found.scores]
     words = str(tokenizer.batch_decode(found.sequences, skip_special_tokens=True)[0]).strip()
     return words, float(torch.stack(likeliest).sum().exp()) if likeliest else 0.0

@@ -1,4 +1,4 @@
-"""The node type that puts a picture into words, and what loads its model."""
+"""The node type that captions pictures, and the loader of its models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES = {
     "git": "GitForCausalLM",
     "vision-encoder-decoder": "VisionEncoderDecoderModel",
 }
-"""Kinds of model, as their configuration names them, that give words for pixels alone, and the class of transformers for each."""
+"""Model types that caption a picture without a prompt, as named in their configuration, and the class of transformers for each."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Captioner:
 
 
 class CaptionerLoader(Loader[Captioner]):
-    """A captioner's folder, as transformers saves one."""
+    """Loads a captioner from a folder as transformers saves it."""
 
     def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Captioner:
         kind = _kind(model)
@@ -47,13 +47,13 @@ class CaptionerLoader(Loader[Captioner]):
             )
         if missing := sorted(info["missing_keys"]):
             raise flow.ModelError(
-                f"the model '{model.reference}' is not whole: it lacks {len(missing)} weights,"
+                f"the model '{model.reference}' is incomplete: it lacks {len(missing)} weights,"
                 f" {missing[0]} first"
             )
         return Captioner(
             module.to(device).eval(),
-            # Pillow's resizing whatever else is installed: pixels, and so words, must not depend on
-            # torchvision being there.
+            # Pillow's resizing, whatever else is installed: pixels, and so captions, must not
+            # depend on whether torchvision is there.
             transformers.AutoImageProcessor.from_pretrained(
                 folder, backend="pil", local_files_only=True, trust_remote_code=False
             ),
@@ -83,14 +83,14 @@ def _kind(model: flow.Model) -> str:
         ) from error
     if kind not in CLASSES:
         raise flow.ModelError(
-            f"image.caption cannot use the model '{model.reference}': it is a {kind[:100]}, and"
-            f" image.caption takes {', '.join(sorted(CLASSES))}"
+            f"image.caption cannot use the model '{model.reference}': it is a {kind[:100]}, but"
+            f" image.caption supports {', '.join(sorted(CLASSES))}"
         )
     if quantized:
-        # What reads some of these is code that the library fetches from the hub and runs.
+        # Some quantizations are read by code that the library downloads from the hub and runs.
         raise flow.ModelError(
-            f"image.caption cannot use the model '{model.reference}': it was saved quantized, and"
-            " image.caption takes plain weights"
+            f"image.caption cannot use the model '{model.reference}': it was saved quantized, but"
+            " image.caption needs plain weights"
         )
     return kind
 
@@ -107,20 +107,23 @@ def caption(
     *,
     max_length: Annotated[int, Range(4, 512)] = 32,
 ) -> Steps[Caption]:
-    """Describe a picture in words, the likeliest at each place, so that equal pictures have equal
-    words.
+    """Describe a picture in words, with greedy decoding, so that equal pictures get equal captions.
 
     Inputs:
-        model: embedded/caption, or a captioner of the kind BLIP, GIT or vision-encoder-decoder
+        model: embedded/caption, or a captioner of the type BLIP, GIT or vision-encoder-decoder
             (such as ViT-GPT2).
-        image: of any size; brought to 8 bits, and alpha laid over black.
+        image: of any size; converted to 8 bits, with alpha composited over black.
+
     Params:
-        max_length: tokens at most.
+        max_length: the most tokens.
+
     Outputs:
-        words: empty, with a note, where the model says that the picture shows nothing it knows;
-            embedded/caption was taught to.
-        confidence: the probability that the model gives these words, 0 to 1.
-    Source: ``transformers.GenerationMixin.generate``, greedy.
+        words: empty, with a note, if the model recognises nothing in the picture; embedded/caption
+            was trained for that.
+        confidence: the probability that the model assigns to these words, 0 to 1.
+
+    Source:
+        ``transformers.GenerationMixin.generate``, greedy.
     """
     from . import captioning
 
@@ -131,5 +134,5 @@ def caption(
         tokenizer=model.tokenizer,
         max_length=max_length,
     )
-    yield Progress(1, 1, "" if words else "the picture shows nothing that the captioner knows")
+    yield Progress(1, 1, "" if words else "the captioner recognises nothing in the picture")
     return Caption(words, confidence)

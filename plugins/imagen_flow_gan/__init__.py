@@ -1,6 +1,4 @@
-"""Draw with the generators of GANs, in the format in which they are exchanged: ONNX, a network with
-its weights and nothing that runs.
-"""
+"""Generate pictures with GANs in the ONNX format: a network with its weights and no code."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ def imagen_flow_nodes() -> Sequence[object]:
 
 @hookimpl
 def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | None:
-    """Generators of a few kilobytes come along: one in two networks, as StyleGAN is exported, and
-    one in a piece.
+    """Provide generators of a few kilobytes: one in two networks, as StyleGAN is exported, and one
+    in a single network.
     """
     name = reference.lower()
     if not name.endswith(".onnx"):

@@ -1,5 +1,5 @@
-"""Load a network from an ONNX file and run it on the processor. The file is a stranger's: it may
-hold no paths, and no custom operators are loaded.
+"""Load a network from an ONNX file and run it on the CPU. The file is untrusted: external files and
+custom operators are not loaded.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from imagen_flow import Model
 
-MAX_NUMBERS = 2**26
-"""That an input or an output may hold: a picture of 4096 × 4096, and latents of far more than any generator reads."""
+MAX_VALUES = 2**26
+"""The most values of an input or output: a picture of 4096 × 4096, and far more than any generator's latents."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -32,8 +32,8 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Port:
-    """An input or output as the file declares it: a size is None where any is taken."""
+class NetworkPort:
+    """An input or output as the file declares it; a size is None if any size is accepted."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -44,7 +44,7 @@ class Port:
         return self.dtype.startswith("float")
 
     @property
-    def one(self) -> tuple[int, ...]:
+    def single_shape(self) -> tuple[int, ...]:
         """The shape for one picture."""
         return tuple(1 if size is None else size for size in self.shape)
 
@@ -57,59 +57,59 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Network:
+class OnnxNetwork:
     """A network that is ready to run, with its ports."""
 
     model: Model
     session: Any
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[NetworkPort, ...]
+    outputs: tuple[NetworkPort, ...]
 
     def run(self, given: Mapping[str, np.ndarray], output: str) -> np.ndarray:
-        """Give one output for given inputs.
+        """Compute one output for the given inputs.
 
         Raises:
-            RuntimeError: the network fails; what onnxruntime says of it.
+            RuntimeError: the network fails, with onnxruntime's message.
         """
         try:
             return self.session.run([output], dict(given))[0]
-        except Exception as failed:  # onnxruntime's errors have no class in common
+        except Exception as error:  # onnxruntime's errors have no class in common
             raise RuntimeError(
-                f"the network '{self.model.reference}' fails: {_first_line(failed)}"
-            ) from failed
+                f"the network '{self.model.reference}' failed: {_first_line(error)}"
+            ) from error
 
 
-class Generator(Loader[Network]):
-    """A file in the ONNX format."""
+class GeneratorLoader(Loader[OnnxNetwork]):
+    """Loads a generator from an ONNX file."""
 
     def check(self, model: Model) -> None:
         if not (model.path.is_file() and model.path.suffix.lower() == ".onnx"):
             raise flow.ModelError(
-                f"gan.sample cannot use the model '{model.reference}': it takes a generator in one"
+                f"gan.sample cannot use the model '{model.reference}': it needs a generator in one"
                 " .onnx file"
             )
 
-    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Network:
-        """Load a network for the processor, with its weights as they are.
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> OnnxNetwork:
+        """Load a network for the CPU, with its weights unchanged.
 
         Raises:
             ModelError: onnxruntime is not installed or cannot load the file, the file refers to
-                others, or it declares what is too large.
+                other files, or it declares ports that are too large.
         """
         self.check(model)
         try:
             import onnxruntime
         except ImportError as missing:
             raise flow.ModelError(
-                "a generator in an .onnx file wants onnxruntime: pip install 'imagen-flow[onnx]'"
+                "a generator in an .onnx file needs onnxruntime: pip install 'imagen-flow[onnx]'"
             ) from missing
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.use_deterministic_compute = True
         options.add_session_config_entry("session.load_model_format", "ONNX")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Weights in files beside it are not in the model's digest, and their paths are a
-        # stranger's: they are looked for where there are none.
+        # External weight files are not part of the model's digest, and their paths are untrusted:
+        # onnxruntime looks for them in an empty folder.
         with tempfile.TemporaryDirectory() as empty:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", empty
@@ -118,17 +118,17 @@ class Generator(Loader[Network]):
                 session = onnxruntime.InferenceSession(
                     model.path.read_bytes(), options, providers=["CPUExecutionProvider"]
                 )
-            except Exception as failed:  # onnxruntime's errors have no class in common
-                said = _first_line(failed)
-                if "xternal data" in said:
+            except Exception as error:  # onnxruntime's errors have no class in common
+                message = _first_line(error)
+                if "xternal data" in message:
                     raise flow.ModelError(
-                        f"the model '{model.reference}' has weights in files beside it: save it as"
+                        f"the model '{model.reference}' has weights in external files: save it as"
                         " one file (onnx.save_model without save_as_external_data)"
-                    ) from failed
+                    ) from error
                 raise flow.ModelError(
-                    f"the model '{model.reference}' cannot be loaded: {said}"
-                ) from failed
-        return Network(
+                    f"the model '{model.reference}' cannot be loaded: {message}"
+                ) from error
+        return OnnxNetwork(
             model,
             session,
             _ports(model, session.get_inputs()),
@@ -139,18 +139,18 @@ class Generator(Loader[Network]):
         return model.path.stat().st_size
 
 
-def _ports(model: Model, declared: Any) -> tuple[Port, ...]:
+def _ports(model: Model, declared: Any) -> tuple[NetworkPort, ...]:
     ports = []
     for port in declared:
         shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in port.shape)
-        if math.prod(size for size in shape if size is not None) > MAX_NUMBERS:
+        if math.prod(size for size in shape if size is not None) > MAX_VALUES:
             raise flow.ModelError(
                 f"the model '{model.reference}' declares '{port.name}' of"
                 f" {' × '.join(map(str, shape))} numbers, which no generator of pictures has"
             )
-        ports.append(Port(port.name, shape, _DTYPES.get(port.type, port.type)))
+        ports.append(NetworkPort(port.name, shape, _DTYPES.get(port.type, port.type)))
     return tuple(ports)
 
 
-def _first_line(failed: Exception) -> str:
-    return " ".join(str(failed).split())[:300]
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

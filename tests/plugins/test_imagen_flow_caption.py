@@ -108,7 +108,7 @@ def test_a_picture_of_which_the_model_says_nothing_gets_a_note(models):
         told.append((notes, found.words.split()[:1]))
     assert told == [
         ([""], ["red"]),
-        (["the picture shows nothing that the captioner knows"], []),
+        (["the captioner recognises nothing in the picture"], []),
     ]
 
 
@@ -139,7 +139,7 @@ def test_a_model_that_is_no_captioner_is_refused_by_name(models, tmp_path):
     def model():
         return resolve("./m", folder=tmp_path, embedded={}, digest=digest_file)
 
-    takes = "and image.caption takes blip, git, vision-encoder-decoder"
+    takes = "but image.caption supports blip, git, vision-encoder-decoder"
     (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert refusal(model()) == f"image.caption cannot use the model './m': it is a llama, {takes}"
     (tmp_path / "m" / "config.json").write_text(
@@ -147,7 +147,7 @@ def test_a_model_that_is_no_captioner_is_refused_by_name(models, tmp_path):
     )
     assert (
         refusal(model())
-        == "image.caption cannot use the model './m': it was saved quantized, and image.caption takes plain weights"
+        == "image.caption cannot use the model './m': it was saved quantized, but image.caption supports plain weights"
     )
     (tmp_path / "m" / "config.json").unlink()
     assert (
@@ -174,7 +174,7 @@ def test_a_captioner_that_lacks_weights_is_refused(models, tmp_path):
     save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
     assert (
         refusal(resolve("./m", folder=tmp_path, embedded={}, digest=digest_file))
-        == f"the model './m' is not whole: it lacks 1 weights, {name} first"
+        == f"the model './m' is incomplete: it lacks 1 weights, {name} first"
     )
 
 

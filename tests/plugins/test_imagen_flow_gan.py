@@ -248,7 +248,7 @@ def test_a_class_is_given_as_the_generator_takes_it(
     assert np.array_equal(
         draw(path, label=4, values="0 to 255").pixels[0, :, 0], np.asarray(wanted).reshape(-1)
     )
-    assert "say which by 'label'" in refused(path)
+    assert "choose one with 'label'" in refused(path)
     if shape == ["n", 6]:
         assert refused(path, label=6) == "there is no class 6: the generator has 6, from 0"
 
@@ -292,7 +292,7 @@ def test_a_picture_among_several_outputs(tmp_path: Path) -> None:
         "there is no output 'rbg'; there are 'features' (1 × 48, float32), 'rgb'"
     )
     assert refused(path, output="features").startswith(
-        "the generator gave 1 × 48 numbers, which is no picture"
+        "the generator gave 1 × 48 numbers, which is not a picture"
     )
 
 
@@ -306,11 +306,11 @@ def test_other_inputs_are_named(saved: Callable[..., str]) -> None:
     said = refused(path)
     assert (
         said
-        == "it cannot be told what the generator's inputs 'z' (1 × 3 × 4 × 4, float32), 'strength' (1 × 2, float32) get: name 'strength' (1 × 2, float32) in 'arguments'"
+        == "the purpose of the generator's inputs 'z' (1 × 3 × 4 × 4, float32), 'strength' (1 × 2, float32) is unclear: give 'strength' (1 × 2, float32) in 'arguments'"
     )
     assert draw(path, arguments={"strength": [1, 0.5]}).pixels.shape == (4, 4, 3)
     assert refused(path, arguments={"strength": [1, 2, 3]}).startswith(
-        "the input 'strength' (1 × 2, float32) does not take what 'arguments' gives it"
+        "the input 'strength' (1 × 2, float32) does not accept its value in 'arguments'"
     )
     assert refused(path, arguments={"power": 1}).startswith(
         "the generator has no input power; its inputs are 'z'"
@@ -325,7 +325,7 @@ def test_networks_that_do_not_belong_together_are_told(saved: Callable[..., str]
     """
     assert (
         refused(saved(), mapping=at("mapping"))
-        == "the mapping gives 1 × 16 × 512 numbers, and the generator's input is 'z' (1 × 3 × 4 × 4, float32): they are not of one generator"
+        == "the mapping gives 1 × 16 × 512 numbers, but the generator's input is 'z' (1 × 3 × 4 × 4, float32): they do not belong to the same generator"
     )
     assert (
         refused(at("generator"), label=1)
@@ -333,7 +333,7 @@ def test_networks_that_do_not_belong_together_are_told(saved: Callable[..., str]
     )
     assert (
         refused(saved([1, 3, "height", 4]))
-        == "the input 'z' (1 × 3 × ? × 4, float32) does not say how many numbers its latents are: export the generator with that size, or give them in 'arguments'"
+        == "the input 'z' (1 × 3 × ? × 4, float32) does not declare the size of its latents: export the generator with that size, or give them in 'arguments'"
     )
     assert (
         refused(at("mapping"))
@@ -386,7 +386,7 @@ def test_a_network_reads_no_other_file(
     monkeypatch.chdir(folder)
     (folder / "outside.onnx").write_bytes(_outside(location.format(folder=tmp_path)))
     said = refused(str(folder / "outside.onnx"))
-    assert "has weights in files beside it" in said or "cannot be loaded" in said
+    assert "has weights in external files" in said or "cannot be loaded" in said
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_what_is_too_large_is_refused(saved: Callable[..., str], tmp_path: Path)
         helper.make_node("Add", ["z", "sum"], ["picture"]),
     ]
     model = build(nodes, {"z": (FLOAT, [1, 3, 2, 2])}, {"picture": [1, 3, 2, 2]}, {"size": size})
-    assert "fails: " in refused(save(model, tmp_path / "grows.onnx"))
+    assert "failed: " in refused(save(model, tmp_path / "grows.onnx"))
 
 
 def test_operators_from_elsewhere_are_not_loaded(tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_another_model_is_refused_when_planning(tmp_path: Path) -> None:
             "outputs": {"out": "${one}"},
         }
         assert [p.message for p in flow.plan(graph, store=None).problems] == [
-            f"gan.sample cannot use the model '{path}': it takes a generator in one .onnx file"
+            f"gan.sample cannot use the model '{path}': it needs a generator in one .onnx file"
         ]
 
 
