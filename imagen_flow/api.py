@@ -82,7 +82,7 @@ def _load(
         files, refused = plugin_files(options, _settings(graph))
         for problem in refused:
             _logger.warning("%s", problem)
-        registry = discover(files, memo=config.plugins_cache_file())
+        registry = discover(files, cache=config.plugins_cache_file())
     read = partial(spec_.read, cache=config.parse_cache_folder())
     spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else read(Path(graph))
     return resolve(spec, registry, read=lambda path, name: read(path, name=name))

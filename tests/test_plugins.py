@@ -97,11 +97,11 @@ def test_installed_plugins_are_found(installed: Any) -> None:
         ),
         (
             "from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodse(): return []",
-            "implements no such hook: unknown hook 'imagen_flow_nodse' in plugin <module 'px'",
+            "implements an unknown hook: unknown hook 'imagen_flow_nodse' in plugin <module 'px'",
         ),
         (
             "from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(extra): return []",
-            "is not written as a plugin: Plugin 'px-dist:px' for hook 'imagen_flow_nodes'",
+            "is not a valid plugin: Plugin 'px-dist:px' for hook 'imagen_flow_nodes'",
         ),
         (
             "from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): return [len]",
@@ -133,7 +133,7 @@ def test_one_module_named_by_two_entry_points_is_reported(installed: Any) -> Non
     registry = discover(entry_points=lambda: [entry("pm", name="a"), entry("pm", name="b")])
     assert registry.find("pm.one") is not None
     assert (
-        registry.plugins["pm-dist:b"].fault == "is the module pm, which another plugin is already"
+        registry.plugins["pm-dist:b"].fault == "is the module pm, which is already another plugin"
     )
 
 
@@ -158,7 +158,7 @@ def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(
     """Neither is taken, whichever was imported first, also when the memo tells of them."""
     entries = installed(pe=GOOD.format(name="x"), pf=GOOD.format(name="x"))
     for memo in (None, tmp_path / "memo.json", tmp_path / "memo.json"):
-        registry = discover(entry_points=entries, memo=memo)
+        registry = discover(entry_points=entries, cache=memo)
         registry.load_all()
         with pytest.raises(GraphError) as refused:
             registry.find("x.one")
@@ -174,28 +174,28 @@ def test_what_plugins_offer_is_remembered(installed: Any, tmp_path: Path) -> Non
     """Known plugins are imported only when asked for; one that has changed is looked at anew."""
     memo = tmp_path / "memo.json"
     entries = installed(pg=GOOD.format(name="pg"), ph=GOOD.format(name="ph"))
-    discover(entry_points=entries, memo=memo)
+    discover(entry_points=entries, cache=memo)
     for name in ("pg", "ph"):
         del sys.modules[name]
-    registry = discover(entry_points=entries, memo=memo)
+    registry = discover(entry_points=entries, cache=memo)
     assert registry.names() == ["pg.one", "ph.one"]
     assert {"pg", "ph"}.isdisjoint(sys.modules)
     assert registry.find("ph.one") is not None
     assert ("pg" in sys.modules, "ph" in sys.modules) == (False, True)
     installed(ph=GOOD.format(name="other"))
     del sys.modules["ph"]
-    assert discover(entry_points=entries, memo=memo).names() == ["other.one", "pg.one"]
+    assert discover(entry_points=entries, cache=memo).names() == ["other.one", "pg.one"]
 
 
 def test_a_plugin_that_breaks_still_tells_what_it_offered(installed: Any, tmp_path: Path) -> None:
     """So a graph that uses it can say which plugin to mend."""
     memo = tmp_path / "memo.json"
     entries = installed(pi=GOOD.format(name="pi"))
-    discover(entry_points=entries, memo=memo)
+    discover(entry_points=entries, cache=memo)
     installed(pi="import gone_for_good")
     del sys.modules["pi"]
     for _ in range(2):
-        registry = discover(entry_points=entries, memo=memo)
+        registry = discover(entry_points=entries, cache=memo)
         assert registry.find("pi.one") is None
         offered = registry.offered_by("pi.one")
         assert offered is not None
@@ -219,7 +219,7 @@ def test_a_damaged_memo_costs_time_and_nothing_else(
     """It is written anew."""
     memo = tmp_path / "memo.json"
     memo.write_text(text)
-    assert discover(entry_points=installed(pj=GOOD.format(name="pj")), memo=memo).names() == [
+    assert discover(entry_points=installed(pj=GOOD.format(name="pj")), cache=memo).names() == [
         "pj.one"
     ]
     assert json.loads(memo.read_text())["pj-dist:pj"]["nodes"] == ["pj.one"]
@@ -371,7 +371,7 @@ def test_helpers_of_one_name_do_not_mix(installed: Any, tmp_path: Path) -> None:
     assert right.function() == 2
     both = discover([tmp_path / "left/nodes.py", tmp_path / "right/nodes.py"], entry_points=list)
     assert [f.partition(": ")[2] for f in both.faults] == [
-        f"cannot be imported: ImportError: its helper helper_d.py has the name of another plugin's ({tmp_path / 'left/nodes.py'}); rename one of them"
+        f"cannot be imported: ImportError: its helper helper_d.py has the same name as one of another plugin ({tmp_path / 'left/nodes.py'}); rename one of them"
     ]
 
 
@@ -584,7 +584,7 @@ def test_large_data_of_a_plugin_is_digested_once(installed: Any, tmp_path: Path)
         digests.append(
             digest(
                 discover(
-                    [tmp_path / "nodes.py"], entry_points=list, memo=tmp_path / "cache/memo.json"
+                    [tmp_path / "nodes.py"], entry_points=list, cache=tmp_path / "cache/memo.json"
                 )
             )
         )
@@ -720,7 +720,7 @@ def test_what_a_package_without_init_offers_is_looked_at_again(
         place.write_text(GOOD.format(name=name))
         os.utime(place, (len(name) + ord(name[0]), 10**9 + ord(name[0])))
         sys.modules.pop("roomy.nodes", None)
-        assert discover(entry_points=lambda: [entry("roomy.nodes")], memo=memo).names() == [
+        assert discover(entry_points=lambda: [entry("roomy.nodes")], cache=memo).names() == [
             f"{name}.one"
         ]
 

@@ -222,7 +222,7 @@ def find_plugins(options: Options, settings: Settings, *, allow_broken: bool = F
     if refused:
         show_problems(refused)
         echo(err=True)
-    registry = plugins.discover(files, memo=config.plugins_cache_file())
+    registry = plugins.discover(files, cache=config.plugins_cache_file())
     broken = {
         path: plugin.fault
         for path in options.plugins

@@ -1,17 +1,16 @@
-"""Say which files the code of a plugin consists of, and digest them.
+"""Determine the source files of a plugin, and digest them.
 
-Of a local file of nodes (`LocalCode`) those are the file itself and what it imports from its own
-folder: modules, packages with all in them (data and compiled modules too, with or without an
-``__init__.py``),
-and files of data that it names. They are read off the text, since what happens to be imported
-already says nothing. Where the text does not tell (names that are computed, ``sys.path`` that is
-changed) it is all code
-in the folder. `plugin_imports` sees to it that no other file is imported from there.
+For a local file of nodes (`LocalCode`) these are the file itself and what it imports from its own
+folder: modules, packages with all their content (data and compiled modules too, with or without an
+``__init__.py``), and the data files that it names. They are determined from the text, because what
+happens to be imported already says nothing. If the text is inconclusive (computed names, a changed
+``sys.path``), all code in the folder counts. `imports` ensures that no other file is imported from
+there.
 
-Of an installed plugin (`installed_digest`) they are the package, or the module, and what it imports
-of its own distribution or namespace.
+For an installed plugin (`installed_digest`) these are its package or module, and what that imports
+from the same distribution or namespace.
 
-What may be trusted (`code_digest`) is all code that an import from a folder can reach.
+`code_digest` covers all code that an import from a folder can reach; it is what a user trusts.
 """
 
 from __future__ import annotations
@@ -35,48 +34,47 @@ from .._system.regular_files import open_regular
 from .._types.digest import digest_bytes, digest_stream, tagged
 
 __all__ = [
-    "Code",
+    "SourceDigests",
     "LocalCode",
     "UntrustableCode",
     "code_digest",
     "installed_digest",
-    "is_below",
+    "is_inside",
     "is_source",
     "stamp",
 ]
 
-#: More entries of a folder, or files of code, than this are not looked through.
+#: Folders with more entries, or more code files, are not searched.
 MAX_ENTRIES = 200_000
 MAX_FILES = 20_000
 
-#: Files above this size enter a digest by their own digest, so that they are never held whole.
+#: Files above this size are digested separately, so that they are never held in memory.
 _LARGE = 1 << 20
 
 _CODE = (".py", ".pyw", ".so", ".pyd", ".dll", ".dylib", ".pth", ".zip", ".egg", ".whl")
 
 
-#: What the module of a local file of nodes is called, before a digest of its path.
+#: The prefix of the module names of local files, followed by a digest of the path.
 MODULE = "imagen_flow_local_"
 
 
-#: What can be the name of a module beside a file.
+#: The name of a module beside a file.
 _NAME = re.compile(r"[\w-]+")
 
 
 class UntrustableCode(ValueError):
-    """A folder whose code can be neither trusted nor named."""
+    """A folder whose code can be neither trusted nor listed."""
 
 
-# ---- what can be trusted
+# === # ---- trust
 
 
 def code_digest(path: Path) -> str:
-    """Digest the present form of a local file of nodes: the file, and all code that an import from
-    its folder could reach.
+    """Digest a local file of nodes and all code that an import from its folder could reach.
 
     Raises:
-        OSError: something of it cannot be read.
-        Unfit: it belongs to another user, or there is too much of it.
+        OSError: some of it cannot be read.
+        UntrustableCode: it belongs to another user, or there is too much of it.
     """
     path = path.resolve()
     folder = path.parent
@@ -105,13 +103,13 @@ def code_digest(path: Path) -> str:
 
 
 def importable(folder: Path) -> list[Path]:
-    """Name all code that an import from a folder could reach: modules, compiled ones too, in it and
-    in all folders below that can be packages.
+    """List all code that an import from a folder could reach: modules, compiled ones too, in it and
+    in all subfolders that can be packages.
 
     Raises:
-        Unfit: there is too much to look through.
+        UntrustableCode: there are too many files.
     """
-    return list(_walk(folder, _is_code, most=MAX_ENTRIES))
+    return list(_walk(folder, _is_code, max_entries=MAX_ENTRIES))
 
 
 def _is_code(name: str) -> bool:
@@ -119,15 +117,15 @@ def _is_code(name: str) -> bool:
 
 
 def is_source(name: str) -> bool:
-    """Whether a file in a package counts as its source: all but what Python makes of other files,
-    what editors leave behind, and what is hidden.
+    """Tell whether a file in a package counts as its source: everything except what Python
+    generates, editor backups, and hidden files.
     """
     return not name.startswith(".") and not name.endswith((".pyc", ".pyo", "~"))
 
 
-def _is_passed_over(folder: str) -> bool:
-    """Whether a folder holds no code of a plugin: hidden ones, bytecode, environments of Python.
-    Nothing is imported from it either.
+def _is_skipped(folder: str) -> bool:
+    """Tell whether a folder contains no code of a plugin: hidden ones, bytecode, virtual
+    environments. Nothing is imported from it either.
     """
     name = os.path.basename(folder)
     return (
@@ -142,27 +140,26 @@ def _walk(
     wanted: Callable[[str], bool],
     *,
     without: Collection[str] = (),
-    most: int | None = None,
+    max_entries: int | None = None,
 ) -> Iterator[Path]:
-    """Give the files of a folder and of the folders below, but for those that are passed over.
-    Links are followed, as importing does, but to no folder twice.
+    """Yield the files of a folder and its subfolders, without skipped ones. Links are followed, as
+    by imports, but each folder only once.
     """
     pending = [str(folder)]
     seen = {os.path.realpath(folder)}
     entries = files = 0
     while pending:
-        place = pending.pop()
-        with os.scandir(place) as found:
+        location = pending.pop()
+        with os.scandir(location) as found:
             for entry in found:
                 entries += 1
-                if most is not None and (entries > most or files > MAX_FILES):
+                if max_entries is not None and (entries > max_entries or files > MAX_FILES):
                     raise UntrustableCode(
-                        f"{folder} holds too many files to look through; put the plugin into a"
-                        " folder of its own"
+                        f"{folder} contains too many files; put the plugin into its own folder"
                     )
                 if entry.is_dir():
                     real = os.path.realpath(entry.path)
-                    if real not in seen and real not in without and not _is_passed_over(entry.path):
+                    if real not in seen and real not in without and not _is_skipped(entry.path):
                         seen.add(real)
                         pending.append(entry.path)
                 elif wanted(entry.name) and entry.is_file():
@@ -174,14 +171,16 @@ def _walk(
 
 
 @dataclass
-class Code:
-    """Digests of files that count as source, each taken once; of large ones `memo` remembers them."""
+class SourceDigests:
+    """The digests of source files, each computed once; those of large files are cached by `memo`."""
 
     memo: FileDigests = field(default_factory=FileDigests)
     digests: dict[str, str] = field(default_factory=dict)
 
-    def part(self, file: Path) -> bytes:
-        """What a file is in the digest of a source: its content, or of a large one its digest."""
+    def content_part(self, file: Path) -> bytes:
+        """Give a file's part in the digest of a source: its content, or for a large file its
+        digest.
+        """
         if os.stat(file).st_size > _LARGE:
             digest = self.memo.digest_file(file)
             self.digests[os.path.realpath(file)] = digest
@@ -191,8 +190,8 @@ class Code:
         self.digests[os.path.realpath(file)] = digest_bytes(content)
         return content
 
-    def tree(self, home: Path, *, without: Collection[str] = ()) -> list[bytes]:
-        """The names and contents of the files below a folder."""
+    def folder_parts(self, home: Path, *, without: Collection[str] = ()) -> list[bytes]:
+        """List the names and contents of the files in a folder."""
         files = sorted(
             (file.relative_to(home).as_posix(), file)
             for file in _walk(home, is_source, without=without)
@@ -200,16 +199,16 @@ class Code:
         return [
             part
             for name, file in files
-            for part in (name.encode("utf-8", "surrogateescape"), self.part(file))
+            for part in (name.encode("utf-8", "surrogateescape"), self.content_part(file))
         ]
 
 
 class LocalCode:
-    """A local file of nodes with all that counts as its source, as the files are now.
+    """A local file of nodes with all its source files, as they are now.
 
     Params:
         installed: names of packages that the folder cannot provide.
-        others: folders of other local plugins, which Python does not look into for this one.
+        others: folders of other local plugins, where Python does not look for this one's modules.
     """
 
     def __init__(
@@ -219,64 +218,69 @@ class LocalCode:
         self.folder = self.path.parent
         self._installed = installed
         self._others = others
-        #: What its module is called, which says nothing to its keys.
+        #: The name of its module, which does not affect keys.
         self.module = MODULE + tagged("path", str(self.path).encode())[:12]
         #: Modules and packages beside the file that count as its source: a module's file, a
-        # package's ``__init__.py``, or the folder of a package without one.
+        #: package's ``__init__.py``, or the folder of a package without one.
         self.helpers: dict[str, Path] = {}
-        #: Files of data beside it that it names.
+        #: Data files beside it that it names.
         self.data: list[Path] = []
-        #: Whether the text does not tell what is imported, so that all code in the folder counts.
+        #: Whether the text is inconclusive about what is imported, so that all code in the folder
+        #: counts.
         self.is_open = False
-        self._look()
+        self._scan()
 
-    def take(self, memo: FileDigests) -> None:
-        """Digest the files; what is imported from now on is held against it.
+    def digest_files(self, memo: FileDigests) -> None:
+        """Digest the files; later imports are verified against these digests.
 
         Params:
-            memo: remembers the digests of large ones.
+            memo: caches the digests of large files.
 
         Raises:
-            OSError, Unfit: they cannot be read, or there are too many.
+            OSError, UntrustableCode: they cannot be read, or there are too many.
         """
-        code = Code(memo)
-        parts = [b"", code.part(self.path)]
+        code = SourceDigests(memo)
+        parts = [b"", code.content_part(self.path)]
         self.helper_digests = {
             name: tagged("source", name.encode(), *self._parts(code, helper))
             for name, helper in sorted(self.helpers.items())
         }
         parts += [digest.encode() for digest in self.helper_digests.values()]
         for file in sorted(self.data):
-            parts += [b"data", file.relative_to(self.folder).as_posix().encode(), code.part(file)]
+            parts += [
+                b"data",
+                file.relative_to(self.folder).as_posix().encode(),
+                code.content_part(file),
+            ]
         if self.is_open:
             for file in self._all_code():
                 parts += [
                     b"beside",
                     file.relative_to(self.folder).as_posix().encode("utf-8", "surrogateescape"),
-                    code.part(file),
+                    code.content_part(file),
                 ]
-        #: The digest of the source, and the same of what lies in its own folder.
+        #: The digest of the source, and the part of it in the plugin's own folder.
         self.digest = self.inner = tagged("source", *parts)
         self.digests: Mapping[str, str] = code.digests
-        #: Modules from folders outside of its own that the plugin has added to the path: their
-        # files, with digests.
+        #: Modules from folders outside that the plugin has added to the path: their files and
+        #: digests.
         self.outside: dict[str, str] = {}
-        #: Where else Python looked when this was taken: what is found there is no business of
-        # ours, though it may lie in our folder.
-        self.elsewhere = tuple(os.path.realpath(place or ".") for place in sys.path)
+        #: Python's path at that time: what is found there does not belong to the plugin, even if it
+        #: is in the plugin's folder.
+        self.elsewhere = tuple(os.path.realpath(location or ".") for location in sys.path)
 
-    def take_outside(self) -> None:
-        """Count as source, now that the plugin is imported, what it has imported from folders
-        outside of its own that it added to Python's path, as far as it has done so by now.
+    def add_imported(self) -> None:
+        """Add to the source, now that the plugin is imported, what it has imported from folders
+        outside its own that it added to Python's path.
         """
         added = [
-            place
+            location
             for entry in sys.path
-            if (place := os.path.realpath(entry or ".")) not in self.elsewhere
-            and not is_below(place, str(self.folder))
-            and os.path.isdir(place)
+            if (location := os.path.realpath(entry or ".")) not in self.elsewhere
+            and not is_inside(location, str(self.folder))
+            and os.path.isdir(location)
         ]
-        code = Code()
+        code = SourceDigests()
         parts = []
         imported = (
             (getattr(module, "__file__", None) for module in list(sys.modules.values()))
@@ -284,11 +288,11 @@ class LocalCode:
             else ()
         )
         for file in sorted({os.path.realpath(name) for name in imported if name}):
-            where = next((folder for folder in added if is_below(file, folder)), None)
+            where = next((folder for folder in added if is_inside(file, folder)), None)
             if where is not None and file not in self.digests:
                 parts += [
                     os.path.relpath(file, where).encode("utf-8", "surrogateescape"),
-                    code.part(Path(file)),
+                    code.content_part(Path(file)),
                 ]
         if parts:
             self.outside = code.digests
@@ -296,43 +300,47 @@ class LocalCode:
 
     def _all_code(self) -> list[Path]:
         try:
-            return sorted(_walk(self.folder, _is_code, most=MAX_ENTRIES // 10))
+            return sorted(_walk(self.folder, _is_code, max_entries=MAX_ENTRIES // 10))
         except UntrustableCode:
-            return []  # then only what the text names can be imported
+            return []  # then only files that the text names can be imported
 
     def files(self) -> list[Path]:
-        """Name the files of code that count as its source."""
+        """List the code files that count as its source."""
         return [
             file
             for helper in self.helpers.values()
             for file in (
-                [helper] if not _whole(helper).is_dir() else _walk(_whole(helper), _is_code)
+                [helper]
+                if not _module_or_package(helper).is_dir()
+                else _walk(_module_or_package(helper), _is_code)
             )
         ]
 
-    def places(self) -> list[Path]:
-        """Name the files and folders that a change of its source would be in."""
+    def source_paths(self) -> list[Path]:
+        """List the files and folders where a change would change the source."""
         return [
             self.path,
-            *(_whole(helper) for helper in self.helpers.values()),
+            *(_module_or_package(helper) for helper in self.helpers.values()),
             *self.data,
             *(self._all_code() if self.is_open else ()),
         ]
 
-    def _parts(self, code: Code, helper: Path) -> list[bytes]:
-        if _whole(helper).is_dir():
-            return code.tree(_whole(helper))
-        return [helper.name.encode(), code.part(helper)]
+    def _parts(self, code: SourceDigests, helper: Path) -> list[bytes]:
+        if _module_or_package(helper).is_dir():
+            return code.folder_parts(_module_or_package(helper))
+        return [helper.name.encode(), code.content_part(helper)]
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         local = {str(self.folder), *map(str, self._others)}
-        elsewhere = [place for place in sys.path if os.path.realpath(place or ".") not in local]
+        elsewhere = [
+            location for location in sys.path if os.path.realpath(location or ".") not in local
+        ]
         pending = [self.path]
         while pending:
             file = pending.pop()
             text = read_text(file)
             if text is None:
-                continue  # importing it says what is wrong
+                continue  # importing it reports what is wrong
             self.is_open |= text.is_open
             if text.reads_files and file.parent == self.folder:
                 names = sorted(name for name in text.strings if name.isprintable())[:1000]
@@ -347,7 +355,7 @@ class LocalCode:
             for name in sorted(
                 {name.partition(".")[0] for name in text.names} - self.helpers.keys()
             ):
-                helper = _beside(self.folder, name)
+                helper = _find_module(self.folder, name)
                 if (
                     helper is None
                     or not _NAME.fullmatch(name)
@@ -357,9 +365,9 @@ class LocalCode:
                     continue
                 other = PathFinder.find_spec(name, elsewhere)
                 if other is not None and other.origin is not None:
-                    continue  # what is installed wins; packages without __init__.py are one
+                    continue  # installed packages take precedence; packages without __init__.py form one
                 self.helpers[name] = helper
-                pending += _modules(_whole(helper))
+                pending += _modules(_module_or_package(helper))
 
     def _is_folder(self, name: str) -> bool:
         with suppress(OSError, ValueError):
@@ -368,38 +376,37 @@ class LocalCode:
 
     def _data(self, name: str) -> Path | None:
         try:
-            place = self.folder / name
+            location = self.folder / name
             if (
-                place.suffix == ".py"
-                or not place.is_file()
-                or not Path(os.path.realpath(place)).is_relative_to(self.folder)
+                location.suffix == ".py"
+                or not location.is_file()
+                or not Path(os.path.realpath(location)).is_relative_to(self.folder)
             ):
                 return None
         except (OSError, ValueError):
             return None
-        return place
+        return location
 
-    def holds(self, place: str) -> bool:
-        """Whether a real path lies in the folder of this plugin, and not where Python looks for
-        modules anyway.
-        """
-        if not is_below(place, str(self.folder)):
+    def contains(self, location: str) -> bool:
+        """Tell whether a real path is in the folder of this plugin and not on Python's own path."""
+        if not is_inside(location, str(self.folder)):
             return False
         return not any(
-            is_below(place, where) and is_below(where, str(self.folder)) for where in self.elsewhere
+            is_inside(location, where) and is_inside(where, str(self.folder))
+            for where in self.elsewhere
         )
 
 
-def is_below(place: str, folder: str) -> bool:
-    return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
+def is_inside(location: str, folder: str) -> bool:
+    return location == folder or location.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _beside(folder: Path, name: str) -> Path | None:
-    """Find what an import of a name would take in a folder, in Python's order; bytecode alone is
-    nothing.
+def _find_module(folder: Path, name: str) -> Path | None:
+    """Find the module that an import would find in a folder, in Python's order; bytecode alone is
+    ignored.
     """
     home = folder / name
-    is_package = home.is_dir() and not _is_passed_over(str(home))
+    is_package = home.is_dir() and not _is_skipped(str(home))
     if is_package:
         for ending in (*EXTENSION_SUFFIXES, ".py"):
             if (home / f"__init__{ending}").is_file():
@@ -410,24 +417,24 @@ def _beside(folder: Path, name: str) -> Path | None:
     return home if is_package else None
 
 
-def _whole(helper: Path) -> Path:
-    """A module's file, or the folder of a package."""
+def _module_or_package(helper: Path) -> Path:
+    """Give a module's file, or the folder of a package."""
     return helper.parent if helper.name.startswith("__init__.") else helper
 
 
-def _modules(place: Path, without: Collection[str] = ()) -> list[Path]:
-    """The modules that a place holds whose text can be read."""
+def _modules(location: Path, without: Collection[str] = ()) -> list[Path]:
+    """List the Python files of a module or package."""
     return (
-        [file for file in _walk(place, is_source, without=without) if file.suffix == ".py"]
-        if place.is_dir()
-        else [place]
+        [file for file in _walk(location, is_source, without=without) if file.suffix == ".py"]
+        if location.is_dir()
+        else [location]
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class ModuleText:
     """What the text of a module says about what it reads: names that it imports or reads data of,
-    texts in it, and whether that may not be all.
+    its string literals, and whether that may be incomplete.
     """
 
     names: frozenset[str]
@@ -436,8 +443,8 @@ class Text:
     is_open: bool
 
 
-#: Functions that import the module, or read data of the package, that their first argument names.
-_NAMING = frozenset(
+#: Functions that import the module, or read data of the package, named by their first argument.
+_NAMING_CALLS = frozenset(
     {
         "import_module",
         "__import__",
@@ -456,9 +463,9 @@ _NAMING = frozenset(
     }
 )
 #: Those of them that import.
-_IMPORTING = frozenset({"import_module", "__import__", "run_module"})
-#: What is only in code that imports in ways of its own.
-_OWN_WAYS = frozenset(
+_IMPORTING_CALLS = frozenset({"import_module", "__import__", "run_module"})
+#: Names that only occur in code with its own import mechanisms.
+_CUSTOM_IMPORTS = frozenset(
     {
         "spec_from_file_location",
         "SourceFileLoader",
@@ -479,20 +486,18 @@ _OWN_WAYS = frozenset(
 )
 
 
-def read_text(file: Path) -> Text | None:
-    """Read the text of a module; None if it is none."""
+def read_text(file: Path) -> ModuleText | None:
+    """Read the text of a module; None if it cannot be parsed."""
     try:
         with open_regular(file) as stream:
-            return _parsed(stream.read())
+            return _parse_text(stream.read())
     except OSError:
         return None
 
 
 @lru_cache(maxsize=1024)
-def _parsed(source: bytes) -> Text | None:
-    """Parse the text of a module. Remembered, since every search for plugins reads the same hundred
-    modules.
-    """
+def _parse_text(source: bytes) -> ModuleText | None:
+    """Parse the text of a module. Cached, because every discovery reads the same hundred modules."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -506,7 +511,7 @@ def _parsed(source: bytes) -> Text | None:
         elif isinstance(part, ast.ImportFrom):
             if part.level == 0 and part.module:
                 names |= {part.module, *(f"{part.module}.{alias.name}" for alias in part.names)}
-            is_open |= any(alias.name in _OWN_WAYS for alias in part.names)
+            is_open |= any(alias.name in _CUSTOM_IMPORTS for alias in part.names)
             is_open |= part.module == "sys" and any(alias.name == "path" for alias in part.names)
         elif isinstance(part, ast.Call):
             called = (
@@ -518,12 +523,12 @@ def _parsed(source: bytes) -> Text | None:
             )
             first = part.args[0] if part.args else None
             if (
-                called in _NAMING
+                called in _NAMING_CALLS
                 and isinstance(first, ast.Constant)
                 and isinstance(first.value, str)
             ):
                 names.add(first.value)
-            elif called in _IMPORTING:
+            elif called in _IMPORTING_CALLS:
                 is_open = True
             is_open |= called in ("exec", "eval") and isinstance(part.func, ast.Name)
         elif (
@@ -532,13 +537,13 @@ def _parsed(source: bytes) -> Text | None:
             strings.add(part.value)
         elif isinstance(part, ast.Name):
             reads_files |= part.id == "__file__"
-            is_open |= part.id in _OWN_WAYS
+            is_open |= part.id in _CUSTOM_IMPORTS
         elif isinstance(part, ast.Attribute):
             reads_files |= part.attr in ("get_data", "files", "origin", "__file__")
-            is_open |= part.attr in _OWN_WAYS or (
+            is_open |= part.attr in _CUSTOM_IMPORTS or (
                 part.attr == "path" and isinstance(part.value, ast.Name) and part.value.id == "sys"
             )
-    return Text(frozenset(names), frozenset(strings), reads_files, is_open)
+    return ModuleText(frozenset(names), frozenset(strings), reads_files, is_open)
 
 
 # ---- installed plugins
@@ -547,50 +552,54 @@ def _parsed(source: bytes) -> Text | None:
 def installed_digest(
     target: str, distribution: Any, memo: FileDigests, *, without: Iterable[Path] = ()
 ) -> str:
-    """Digest the source of an installed plugin that is imported: its package with all in it, or its
-    module; of a package without ``__init__.py`` the folder that it lies in; and what these import
-    of their distribution.
+    """Digest the source of an installed plugin that is imported: its package with all its content,
+    or its module; for a package without ``__init__.py`` the folder that contains it; and what these
+    import from their distribution.
 
     Names are relative, so moving a plugin changes no key.
 
     Params:
         target: the module that the entry point names.
-        distribution: the distribution that it came with, as `importlib.metadata` gives it.
-        memo: remembers the digests of large files.
-        without: folders that have keys of their own: models that come with the plugin.
+        distribution: its distribution, from `importlib.metadata`.
+        memo: caches the digests of large files.
+        without: folders with keys of their own: models that come with the plugin.
     """
-    code, skipped = Code(memo), {os.path.realpath(place) for place in without}
+    code, skipped = SourceDigests(memo), {os.path.realpath(location) for location in without}
     names = target.partition(":")[0].split(".")
-    home = _home(names)
+    home = _source_root(names)
     if home is None:
         return ""
     if home.is_dir():
-        parts = code.tree(home, without=skipped)
+        parts = code.folder_parts(home, without=skipped)
     else:
-        parts = [b"", code.part(home)]
-    for place in _extended(names[0], home):
-        parts += [b"extended", *code.tree(place, without=skipped)]
+        parts = [b"", code.content_part(home)]
+    for location in _extra_folders(names[0], home):
+        parts += [b"extended", *code.folder_parts(location, without=skipped)]
     known = {os.path.realpath(home)}
     pending = [home]
-    own, signs = _own(distribution), _signs(distribution, names[0], home)
+    own, signs = _module_finder(distribution), _mention_pattern(distribution, names[0], home)
     added: dict[str, bytes] = {}
     while pending:
-        place = pending.pop()
+        location = pending.pop()
         texts = (
-            read_text(file) for file in _modules(place, skipped) if signs.search(file.read_bytes())
+            read_text(file)
+            for file in _modules(location, skipped)
+            if signs.search(file.read_bytes())
         )
         for name in sorted({name for text in texts if text is not None for name in text.names}):
             helper = own(name, names[0], home)
-            if helper is None or any(is_below(os.path.realpath(helper), there) for there in known):
+            if helper is None or any(
+                is_inside(os.path.realpath(helper), parent) for parent in known
+            ):
                 continue
             known.add(os.path.realpath(helper))
             pending.append(helper)
             added[name] = tagged(
                 "source",
                 *(
-                    code.tree(helper, without=skipped)
+                    code.folder_parts(helper, without=skipped)
                     if helper.is_dir()
-                    else (helper.name.encode(), code.part(helper))
+                    else (helper.name.encode(), code.content_part(helper))
                 ),
             ).encode()
     return tagged(
@@ -600,9 +609,9 @@ def installed_digest(
     )
 
 
-def _home(names: list[str]) -> Path | None:
-    """Where the source of a plugin lies: a package's folder, a module's file, or for a module in a
-    package without ``__init__.py`` the folder that it lies in.
+def _source_root(names: list[str]) -> Path | None:
+    """Give the root of a plugin's source: a package's folder, a module's file, or for a module in a
+    package without ``__init__.py`` the folder that contains it.
     """
     for length in range(1, len(names) + 1):
         module = sys.modules.get(".".join(names[:length]))
@@ -611,7 +620,7 @@ def _home(names: list[str]) -> Path | None:
             continue
         file = Path(origin)
         while not file.exists() and file != file.parent:
-            file = file.parent  # in an archive: that counts as a whole
+            file = file.parent  # in an archive, which counts as a whole
         if file != Path(origin):
             return file
         if file.name.startswith("__init__.") or length > 1:
@@ -620,26 +629,26 @@ def _home(names: list[str]) -> Path | None:
     return None
 
 
-def _extended(top: str, home: Path) -> list[Path]:
-    """Folders that a package has added to those in which its modules are looked for."""
-    places = (
-        [Path(place) for place in getattr(sys.modules.get(top), "__path__", ())]
+def _extra_folders(top: str, home: Path) -> list[Path]:
+    """List the folders that a package has added to its search path."""
+    source_paths = (
+        [Path(location) for location in getattr(sys.modules.get(top), "__path__", ())]
         if home.is_dir() and getattr(sys.modules.get(top), "__file__", None)
         else []
     )
     real = os.path.realpath(home)
     return [
-        place
-        for place in dict.fromkeys(places)
-        if place.is_dir() and not is_below(os.path.realpath(place), real)
+        location
+        for location in dict.fromkeys(source_paths)
+        if location.is_dir() and not is_inside(os.path.realpath(location), real)
     ]
 
 
-def _own(distribution: Any) -> Callable[[str, str, Path], Path | None]:
-    """Give what finds a module or package by name if it belongs to a distribution, or lies in the
-    same namespace.
+def _module_finder(distribution: Any) -> Callable[[str, str, Path], Path | None]:
+    """Return a function that finds a module or package by name if it belongs to a distribution or
+    to the same namespace.
     """
-    tops = _tops(distribution)
+    tops = _top_names(distribution)
     sites = {os.path.realpath(sysconfig.get_paths()[kind]) for kind in ("purelib", "platlib")}
 
     def find(name: str, top: str, home: Path) -> Path | None:
@@ -650,10 +659,10 @@ def _own(distribution: Any) -> Callable[[str, str, Path], Path | None]:
             return _in_namespace(list(getattr(sys.modules.get(top), "__path__", ())), rest)
         around = home.parent
         if first == top or not (
-            first in tops or (tops is NOWHERE and os.path.realpath(around) not in sites)
+            first in tops or (tops is UNKNOWN_NAMES and os.path.realpath(around) not in sites)
         ):
             return None
-        found = _beside(around, first)
+        found = _find_module(around, first)
         imported = sys.modules.get(first)
         if found is None or (
             found.is_dir()
@@ -661,19 +670,19 @@ def _own(distribution: Any) -> Callable[[str, str, Path], Path | None]:
             and str(found) not in list(getattr(imported, "__path__", ()))
         ):
             return None
-        return _whole(found)
+        return _module_or_package(found)
 
     return find
 
 
-def _signs(distribution: Any, top: str, home: Path) -> re.Pattern[bytes]:
-    """Give what a text has that may name something else that is the plugin's own: most have none,
-    and need not be read as Python.
+def _mention_pattern(distribution: Any, top: str, home: Path) -> re.Pattern[bytes]:
+    """Return a pattern that a text must match to name anything else of the plugin: most texts do
+    not, and need not be parsed.
     """
     names = (
         {entry.name.partition(".")[0] for entry in os.scandir(home.parent)}
-        if _tops(distribution) is NOWHERE
-        else set(_tops(distribution))
+        if _top_names(distribution) is UNKNOWN_NAMES
+        else set(_top_names(distribution))
     )
     if getattr(sys.modules.get(top), "__file__", None) is not None:
         names.discard(top)
@@ -683,42 +692,40 @@ def _signs(distribution: Any, top: str, home: Path) -> re.Pattern[bytes]:
     )
 
 
-def _in_namespace(places: list[str], names: list[str]) -> Path | None:
-    """Find what lies under a name in a package without ``__init__.py``: a module's file or a
-    package's folder.
-    """
-    for place in places:
-        here = Path(place)
+def _in_namespace(source_paths: list[str], names: list[str]) -> Path | None:
+    """Find a module's file or a package's folder by its name in a package without ``__init__.py``."""
+    for location in source_paths:
+        here = Path(location)
         for index, name in enumerate(names):
-            found = _beside(here, name)
+            found = _find_module(here, name)
             if found is None or (index + 1 == len(names) and found.is_dir()):
                 break
             if not found.is_dir():
-                return _whole(found)
+                return _module_or_package(found)
             here = found
     return None
 
 
-#: The names of a distribution of which is not known what it brings.
-NOWHERE: frozenset[str] = frozenset()
+#: The top-level names of a distribution whose content is unknown.
+UNKNOWN_NAMES: frozenset[str] = frozenset()
 
 
-def _tops(distribution: Any) -> frozenset[str]:
-    """Name the modules and packages that a distribution brings."""
+def _top_names(distribution: Any) -> frozenset[str]:
+    """List the top-level modules and packages of a distribution."""
     try:
         files = list(getattr(distribution, "files", None) or ())
     except (OSError, ValueError):
-        return NOWHERE
+        return UNKNOWN_NAMES
     found = {
         str(file).replace("\\", "/").partition("/")[0].partition(".")[0]
         for file in files
         if str(file).endswith((".py", *EXTENSION_SUFFIXES))
     }
-    return frozenset(found) or NOWHERE
+    return frozenset(found) or UNKNOWN_NAMES
 
 
 def stamp(target: str) -> str:
-    """Sum up the names and times of the files of an installed plugin's package without importing
+    """Digest the names and times of the files of an installed plugin's package without importing
     it.
     """
     try:
@@ -727,14 +734,14 @@ def stamp(target: str) -> str:
         return "missing"
     if spec is None:
         return "missing"
-    places = list(spec.submodule_search_locations or ())
-    if not places and spec.origin is None:
+    source_paths = list(spec.submodule_search_locations or ())
+    if not source_paths and spec.origin is None:
         return "missing"
     times = []
-    for place in places or [str(spec.origin)]:
-        files = [Path(place)] if not os.path.isdir(place) else _walk(Path(place), _is_code)
+    for location in source_paths or [str(spec.origin)]:
+        files = [Path(location)] if not os.path.isdir(location) else _walk(Path(location), _is_code)
         times += [
-            (os.path.relpath(file, place), os.stat(file).st_mtime_ns)
+            (os.path.relpath(file, location), os.stat(file).st_mtime_ns)
             for file in files
             if file.exists()
         ]

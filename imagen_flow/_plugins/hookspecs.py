@@ -1,7 +1,7 @@
-"""The hooks that a plugin may implement. These are only their signatures and documentation.
+"""The hooks that a plugin may implement: only their signatures and documentation.
 
-A plugin is a module named by an entry point of the group ``imagen_flow``; it marks the functions
-below with ``imagen_flow.hookimpl``::
+A plugin is a module named by an entry point of the group ``imagen_flow``; it marks its
+implementations of the functions below with ``imagen_flow.hookimpl``::
 
     import imagen_flow as flow
 
@@ -37,35 +37,33 @@ def imagen_flow_nodes() -> Iterable[NodeFunction]:
 
 @hookspec
 def imagen_flow_models() -> Mapping[str, Path]:
-    """Return models that come with this plugin: reference (``embedded/imagen``) to the folder that
-    holds it.
-    """
+    """Return models that come with this plugin: references (``embedded/imagen``) and their folders."""
     raise NotImplementedError
 
 
 @hookspec
 def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | None:
-    """Return a small model with random weights that stands for another, so that a graph can be
-    tried without it; None if the plugin knows no such kind.
+    """Return a tiny model with random weights to use instead of another one, so that a graph can be
+    tried without it; None if the plugin does not know its kind.
 
     Params:
         reference: the model as the graph names it.
-        at: where the model lies, if it is on this machine; else what it is must be told by its
+        at: the model's path if it is on this machine; otherwise its kind must be inferred from its
             name.
-        folder: where tiny models are kept; one that is there already need not be made again.
+        folder: where tiny models are kept; an existing one need not be created again.
     """
 
 
 @hookspec
 def imagen_flow_base_of(header: Mapping[str, Any]) -> BaseCheckpoint | None:
-    """Say what completes a checkpoint that is one file of weights: the repository whose
-    configurations and tokenizers it is loaded with. None for what is no checkpoint: a LoRA, a part
-    alone.
+    """Say what completes a single-file checkpoint: the repository whose configurations and
+    tokenizers it is loaded with. None for anything that is not a whole checkpoint: a LoRA, a single
+    part.
 
-    It is asked while planning, so it looks at names and shapes and imports nothing heavy.
+    It is called while planning, so it only looks at names and shapes and imports nothing heavy.
 
     Params:
-        header: by tensor its ``dtype`` and ``shape``; of a safetensors file also its
+        header: the ``dtype`` and ``shape`` of each tensor; for a safetensors file also its
             ``data_offsets``, and perhaps ``__metadata__``.
     """
 
@@ -91,7 +89,5 @@ def imagen_flow_loaders() -> Mapping[str, Mapping[str, Loader[Any]]]:
 
 @hookspec
 def imagen_flow_codecs() -> Iterable[Codec]:
-    """Return codecs for value types of this plugin's own, so that they can cross edges and be
-    stored.
-    """
+    """Return codecs for this plugin's own value types, so that they can cross edges and be stored."""
     raise NotImplementedError

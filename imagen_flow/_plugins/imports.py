@@ -1,10 +1,10 @@
-"""Let modules of local plugins be imported as they were digested, and nothing else in their place.
+"""Import modules of local plugins only as they were digested, and nothing else in their place.
 
-While a local plugin lives, a finder among Python's own (`install`) sees to it that what is imported
-from its folder is one of the files that count as its source (see `plugin_code`), as it was
-digested. Its folder is not on Python's path, so whatever else lies there (metadata of
-distributions, bytecode) is nothing. Python's bytecode of these files is never used: it is told from
-its source by size and time alone, and anybody can write it.
+While a local plugin is alive, a finder in ``sys.meta_path`` (`install`) ensures that whatever is
+imported from its folder is one of its source files (see `code`), as it was digested. The folder is
+not on Python's path, so nothing else in it (distribution metadata, bytecode) has any effect.
+Python's bytecode of these files is never used: it is matched to its source only by size and time,
+and anybody can write it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, TypeGuard
 
 from .._system.regular_files import open_regular
 from .._types.digest import digest_bytes, digest_stream
-from .code import LocalCode, is_below
+from .code import LocalCode, is_inside
 
-__all__ = ["AsWritten", "Finder", "install", "is_held", "loader_of", "local_folders"]
+__all__ = ["FreshSourceLoader", "Finder", "install", "is_verified", "loader_of", "local_folders"]
 
 
-class AsWritten(SourceFileLoader):
-    """Compiles a file as it is now. Python's own memory of compiled code goes by size and whole
-    seconds, and a plugin that is worked on changes faster.
+class FreshSourceLoader(SourceFileLoader):
+    """Compiles a file as it is now. Python's bytecode cache goes by size and whole seconds, and a
+    plugin under development changes faster.
     """
 
     def get_code(self, fullname: str) -> Any:
@@ -35,8 +35,8 @@ class AsWritten(SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
-class _AsDigested(AsWritten):
-    """Compiles a file if it is as it was digested."""
+class _VerifiedSourceLoader(FreshSourceLoader):
+    """Compiles a file if its content still has its digest."""
 
     def __init__(self, name: str, path: str, digest: str) -> None:
         super().__init__(name, path)
@@ -50,8 +50,8 @@ class _AsDigested(AsWritten):
         return self.source_to_code(data, path)
 
 
-class _CompiledAsDigested(ExtensionFileLoader):
-    """Loads a compiled module if it is as it was digested."""
+class _VerifiedExtensionLoader(ExtensionFileLoader):
+    """Loads a compiled module if its content still has its digest."""
 
     def __init__(self, name: str, path: str, digest: str) -> None:
         super().__init__(name, path)
@@ -72,35 +72,35 @@ def _changed(name: str, path: str) -> ImportError:
     )
 
 
-#: What a module of a local plugin holds its own `LocalCode` by.
-_OWN_CODE = "__imagen_flow_code__"
+#: The attribute of a local plugin's module that refers to its `LocalCode`.
+_CODE_ATTRIBUTE = "__imagen_flow_code__"
 
 _NO_MODULE = ModuleType("none")
 
 
 class Finder:
-    """Finds modules of local plugins: of what lies in their folders only what counts as their
-    source, and that only as it was digested.
+    """Finds modules of local plugins: in their folders only source files, and only as they were
+    digested.
     """
 
     def __init__(self) -> None:
-        #: The plugins, the last one first. Each is held by its module, so what nobody can call any
-        # more is forgotten.
-        self.known: list[weakref.ref[LocalCode]] = []
+        #: The plugins, the newest first. Each is referenced by its module, so that plugins that
+        #: nobody can call any more are dropped.
+        self.references: list[weakref.ref[LocalCode]] = []
         self._real: dict[str, str] = {}
 
     @property
     def plugins(self) -> list[LocalCode]:
-        """The plugins that live: whose module is the one of its name."""
+        """The current plugins: those whose module is in ``sys.modules``."""
         return [
             code
-            for code in self.remembered()
-            if vars(sys.modules.get(code.module, _NO_MODULE)).get(_OWN_CODE) is code
+            for code in self.alive()
+            if vars(sys.modules.get(code.module, _NO_MODULE)).get(_CODE_ATTRIBUTE) is code
         ]
 
-    def remembered(self) -> list[LocalCode]:
-        """The plugins that anybody may still call, the last one first."""
-        return [code for known in self.known if (code := known()) is not None]
+    def alive(self) -> list[LocalCode]:
+        """List the plugins that may still be called, the newest first."""
+        return [code for references in self.references if (code := references()) is not None]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         top, plugins = name.partition(".")[0], self.plugins
@@ -111,7 +111,7 @@ class Finder:
             )
             if spec is None or not spec.has_location or not spec.origin:
                 return spec
-        elif self._may_hold(plugins, sys.path if path is None else path):
+        elif self._may_contain(plugins, sys.path if path is None else path):
             spec = PathFinder.find_spec(name, path, target)
         else:
             return None
@@ -121,44 +121,48 @@ class Finder:
         for plugin in plugins:
             digest = plugin.digests.get(real)
             if digest is not None:
-                return _held(spec, name, digest)
+                return _verified_spec(spec, name, digest)
             if (
                 archive := next(
-                    (str(place) for place in Path(real).parents if str(place) in plugin.digests),
+                    (
+                        str(location)
+                        for location in Path(real).parents
+                        if str(location) in plugin.digests
+                    ),
                     None,
                 )
             ) is not None:
                 _check_archive(name, archive, plugin.digests[archive])
                 return spec
-        holder = next((plugin for plugin in plugins if plugin.holds(real)), None)
-        if holder is not None:
+        owner_plugin = next((plugin for plugin in plugins if plugin.contains(real)), None)
+        if owner_plugin is not None:
             raise ImportError(
                 f"'{name}' would be imported from {spec.origin}, which is not part of the plugin"
-                f" {holder.path} as it was loaded",
+                f" {owner_plugin.path} as it was loaded",
                 name=name,
                 path=spec.origin,
             )
         return spec if owner is not None else None
 
-    def _may_hold(self, plugins: list[LocalCode], places: Any) -> bool:
-        """Whether one of these places lies in the folder of a plugin: if it is none where Python
-        looks anyway, the plugin has added it.
+    def _may_contain(self, plugins: list[LocalCode], locations: Any) -> bool:
+        """Tell whether one of these locations is in the folder of a plugin: unless it is on
+        Python's own path, the plugin has added it.
         """
-        for place in places:
-            real = self._real.get(place)
+        for location in locations:
+            real = self._real.get(location)
             if real is None:
-                real = self._real[place] = os.path.realpath(place or ".")
-            if any(plugin.holds(real) for plugin in plugins):
+                real = self._real[location] = os.path.realpath(location or ".")
+            if any(plugin.contains(real) for plugin in plugins):
                 return True
         return False
 
     def invalidate_caches(self) -> None:
-        """Python's own finders keep what can be kept."""
+        """Do nothing: only Python's own finders have caches."""
 
 
 class LastFinder:
-    """Finds what nobody else has found in the folders of plugins whose text does not tell what they
-    import.
+    """Finds what nobody else has found, in the folders of plugins whose text is inconclusive about
+    what they import.
     """
 
     def __init__(self, first: Finder) -> None:
@@ -176,26 +180,26 @@ class LastFinder:
                 and spec.origin is not None
                 and (digest := plugin.digests.get(os.path.realpath(spec.origin))) is not None
             ):
-                return _held(spec, name, digest)
+                return _verified_spec(spec, name, digest)
         return None
 
     def invalidate_caches(self) -> None:
-        """Python's own finders keep what can be kept."""
+        """Do nothing: only Python's own finders have caches."""
 
 
-def _check_archive(name: str, place: str, digest: str) -> None:
-    """Refuse to import from an archive that is not as it was digested."""
-    with open_regular(place) as stream:
+def _check_archive(name: str, location: str, digest: str) -> None:
+    """Refuse to import from an archive that has changed since it was digested."""
+    with open_regular(location) as stream:
         if digest_stream(stream) != digest:
-            raise _changed(name, place)
+            raise _changed(name, location)
 
 
-def _held(spec: ModuleSpec, name: str, digest: str) -> ModuleSpec:
+def _verified_spec(spec: ModuleSpec, name: str, digest: str) -> ModuleSpec:
     assert spec.origin is not None
     if isinstance(spec.loader, ExtensionFileLoader):
-        spec.loader = _CompiledAsDigested(name, spec.origin, digest)
+        spec.loader = _VerifiedExtensionLoader(name, spec.origin, digest)
     elif isinstance(spec.loader, SourceFileLoader):
-        spec.loader = _AsDigested(name, spec.origin, digest)
+        spec.loader = _VerifiedSourceLoader(name, spec.origin, digest)
     else:
         raise ImportError(
             f"'{name}' would be imported from {spec.origin}, which is neither Python source nor a"
@@ -207,45 +211,50 @@ def _held(spec: ModuleSpec, name: str, digest: str) -> ModuleSpec:
 
 
 def install(code: LocalCode, module: ModuleType) -> None:
-    """Let the helpers of a local plugin be found for as long as its module is the one of its name;
-    those that it would import otherwise now are taken out of Python's memory.
+    """Make the helpers of a local plugin importable while its module is current; remove outdated
+    ones from ``sys.modules``.
     """
     finder = next((finder for finder in sys.meta_path if isinstance(finder, Finder)), None)
     if finder is None:
         finder = Finder()
         sys.meta_path.insert(0, finder)
         sys.meta_path.append(LastFinder(finder))
-    before = finder.remembered()
-    # What an earlier look at a plugin has added to the path is still its own.
+    before = finder.alive()
+    # What an earlier version of the plugin added to the path still belongs to it.
     code.elsewhere = tuple(
-        place
-        for place in code.elsewhere
-        if all(place in other.elsewhere for other in before if other.folder == code.folder)
+        location
+        for location in code.elsewhere
+        if all(location in other.elsewhere for other in before if other.folder == code.folder)
     )
-    vars(module)[_OWN_CODE] = code
-    finder.known[:] = [weakref.ref(code), *(known for known in finder.known if known() is not None)]
+    vars(module)[_CODE_ATTRIBUTE] = code
+    finder.references[:] = [
+        weakref.ref(code),
+        *(references for references in finder.references if references() is not None),
+    ]
     importlib.invalidate_caches()
-    _forget_stale(code, next((other for other in before if other.path == code.path), None))
+    _remove_stale_modules(code, next((other for other in before if other.path == code.path), None))
 
 
 def loader_of(code: LocalCode) -> SourceFileLoader:
-    """Give the loader of the plugin's own file."""
-    return _AsDigested(code.module, str(code.path), code.digests[os.path.realpath(code.path)])
+    """Return the loader of the plugin's own file."""
+    return _VerifiedSourceLoader(
+        code.module, str(code.path), code.digests[os.path.realpath(code.path)]
+    )
 
 
-def is_held(loader: Any) -> TypeGuard[_AsDigested | _CompiledAsDigested]:
-    """Whether a module was loaded as it was digested."""
-    return isinstance(loader, _AsDigested | _CompiledAsDigested)
+def is_verified(loader: Any) -> TypeGuard[_VerifiedSourceLoader | _VerifiedExtensionLoader]:
+    """Tell whether a module was loaded with its digest verified."""
+    return isinstance(loader, _VerifiedSourceLoader | _VerifiedExtensionLoader)
 
 
-def _forget_stale(code: LocalCode, last: LocalCode | None) -> None:
-    """Take the modules out of Python's memory that are not what a plugin would import now; with one
-    of them all, since one that is as it was may still hold on to what another was.
+def _remove_stale_modules(code: LocalCode, last: LocalCode | None) -> None:
+    """Remove the modules from ``sys.modules`` that differ from what a plugin would import now; if
+    one differs, all of them, because an unchanged one may still refer to it.
     """
     own = [
         name
         for name, module in list(sys.modules.items())
-        if name.partition(".")[0] in code.helpers or _is_ours(module, code)
+        if name.partition(".")[0] in code.helpers or _is_local(module, code)
     ]
     if last is not None and any(
         _digest_now(file) != digest for file, digest in last.outside.items()
@@ -272,27 +281,27 @@ def _digest_now(file: str) -> str:
         return ""
 
 
-def _is_ours(module: Any, code: LocalCode) -> bool:
+def _is_local(module: Any, code: LocalCode) -> bool:
     loader = getattr(getattr(module, "__spec__", None), "loader", None)
     return (
-        is_held(loader)
-        and is_below(os.path.realpath(loader.path), str(code.folder))
+        is_verified(loader)
+        and is_inside(os.path.realpath(loader.path), str(code.folder))
         and os.path.realpath(loader.path) != str(code.path)
     )
 
 
 def _is_stale(module: Any, code: LocalCode) -> bool:
     loader = getattr(getattr(module, "__spec__", None), "loader", None)
-    if is_held(loader):
+    if is_verified(loader):
         return bool(code.digests.get(os.path.realpath(loader.path)) != loader.digest)
     return getattr(module, "__file__", None) is not None or not any(
-        is_below(os.path.realpath(place), str(code.folder))
-        for place in getattr(module, "__path__", ())
+        is_inside(os.path.realpath(location), str(code.folder))
+        for location in getattr(module, "__path__", ())
     )
 
 
 def local_folders() -> list[Path]:
-    """Name the folders of the local plugins that live."""
+    """List the folders of the current local plugins."""
     return [
         plugin.folder
         for finder in sys.meta_path

@@ -1,14 +1,14 @@
-"""Find plugins and return a Registry: node types by name, codecs, and models that come with
+"""Discover plugins and build a Registry: node types by name, codecs, and models that come with
 plugins.
 
-Entry points of the group ``imagen_flow`` are read from distribution metadata. What each of them
-offers is memoised by distribution, version and file times, so that a graph of two node types
-imports two plugins, and help imports none. A plugin that cannot be loaded is reported and the
+Entry points of the group ``imagen_flow`` are read from distribution metadata. The names that each
+plugin offers are cached by distribution, version and file times, so that a graph with two node
+types imports two plugins, and help imports none. A plugin that cannot be loaded is reported and the
 others still load.
 
-We load entry points ourselves rather than by pluggy's ``load_setuptools_entrypoints``: there one
-broken import aborts them all, and of two plugins with one name the second disappears without a
-word.
+Entry points are loaded here rather than by pluggy's ``load_setuptools_entrypoints``: there one
+broken import aborts all of them, and of two plugins with the same name the second disappears
+silently.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from .._types.node import NodeFunction, NodeType
 from ..errors import GraphError, ModelError, Problem, nearest
 from . import hookspecs
 from .code import LocalCode, installed_digest, stamp
-from .imports import AsWritten as _AsWritten
-from .imports import install, is_held, loader_of, local_folders
+from .imports import FreshSourceLoader, install, is_verified, loader_of, local_folders
 from .offered_loaders import OfferedLoader, with_open_loaders
 
 __all__ = ["Plugin", "Registry", "discover"]
@@ -49,9 +48,7 @@ GROUP = "imagen_flow"
 
 @dataclass
 class Plugin:
-    """A plugin as found: where it comes from, what it is known to offer, and what is wrong with it,
-    if anything.
-    """
+    """A plugin as discovered: its origin, the names that it offers, and its fault, if it has one."""
 
     name: str  # distribution:entry-point, or the path of a local file
     version: str
@@ -64,20 +61,19 @@ class Plugin:
     fault: str = ""
     module: ModuleType | None = None
     is_file: bool = False
-    #: What `importlib.metadata` knows of where it comes from.
+    #: Its distribution, from `importlib.metadata`.
     distribution: Any = None
 
 
 @dataclass
 class Registry:
-    """What the found plugins offer. A value: two of them live side by side without knowing of each
-    other.
+    """What the discovered plugins offer. A value: several registries are independent of each other.
 
-    Plugins are imported when one of their names is asked for.
+    A plugin is imported when one of its names is needed.
     """
 
     plugins: dict[str, Plugin]
-    #: Remembers the digests of large files that come with plugins.
+    #: Caches the digests of large files that come with plugins.
     files: FileDigests = field(default_factory=FileDigests)
     _types: dict[str, NodeType] = field(default_factory=dict)
     _models: dict[str, Path] = field(default_factory=dict)
@@ -95,12 +91,12 @@ class Registry:
         """
         owners = [p for p in self.plugins.values() if name in p.node_names]
         if len(owners) > 1:
-            both = " and ".join(p.name for p in owners)
+            names = " and ".join(p.name for p in owners)
             raise GraphError(
                 [
                     Problem(
                         "unknown-node-type",
-                        f"two plugins offer '{name}': {both}",
+                        f"two plugins offer '{name}': {names}",
                         fix="uninstall one of them, or rename its node type",
                     )
                 ]
@@ -110,7 +106,7 @@ class Registry:
         return self._types.get(name)
 
     def offered_by(self, name: str) -> Plugin | None:
-        """Return the plugin known to offer a node type, even if it cannot be loaded."""
+        """Return the plugin that offers a node type, even if it cannot be loaded."""
         return next((p for p in self.plugins.values() if name in p.node_names), None)
 
     def names(self) -> list[str]:
@@ -118,7 +114,7 @@ class Registry:
         return sorted({name for p in self.plugins.values() for name in p.node_names})
 
     def iter_names(self) -> Iterator[str]:
-        """Give all known node types in no order, without importing anything."""
+        """Yield all known node types in no particular order, without importing anything."""
         return (name for plugin in self.plugins.values() for name in plugin.node_names)
 
     def load_all(self) -> Registry:
@@ -129,12 +125,12 @@ class Registry:
 
     @property
     def node_types(self) -> dict[str, NodeType]:
-        """All node types that loaded so far, by name."""
+        """All node types that have been loaded, by name."""
         return dict(sorted(self._types.items()))
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with plugins, one line each."""
+        """The faults of plugins, one line each."""
         return [f"{p.name}: {p.fault}" for p in self.plugins.values() if p.fault]
 
     @property
@@ -146,8 +142,8 @@ class Registry:
         return self._models
 
     def tiny(self, reference: str, at: Path | None, folder: Path) -> Path | None:
-        """Ask the plugins for a small model that stands for another; None if no plugin knows its
-        kind.
+        """Ask the plugins for a tiny model to use instead of another one; None if no plugin knows
+        its kind.
         """
         self.load_all()
         found: Path | None = next(
@@ -157,8 +153,8 @@ class Registry:
         return found
 
     def base_of(self, header: Mapping[str, Any]) -> BaseCheckpoint | None:
-        """Ask the plugins what completes a checkpoint that is one file; None if none knows it as
-        one.
+        """Ask the plugins which repository completes a single-file checkpoint; None if no plugin
+        recognises it.
         """
         self.load_all()
         found: BaseCheckpoint | None = next(
@@ -167,8 +163,8 @@ class Registry:
         return found
 
     def loader_for(self, role: str, kind: str) -> OfferedLoader | None:
-        """Return the loader that a plugin offers for checkpoints of a class in a role; None if none
-        does.
+        """Return the loader that a plugin offers for a class of checkpoints in a role; None if
+        there is none.
 
         Raises:
             ModelError: two plugins offer one, or the plugin cannot be loaded.
@@ -185,7 +181,7 @@ class Registry:
         found = self._loaders.get((role, kind))
         if found is None:
             raise ModelError(
-                f"the plugin {owners[0].name} offers a loader for {kind} as {role} and cannot be"
+                f"the plugin {owners[0].name} offers a loader for {kind} as {role} but cannot be"
                 f" used: {owners[0].fault}"
             )
         return found
@@ -208,21 +204,21 @@ class Registry:
         return self._versions[distribution]
 
     def is_unknown(self, node_type: NodeType, distribution: str) -> bool:
-        """Whether a library that a node type uses is neither installed nor one that its plugin's
-        distribution asks for, if only as an extra.
+        """Tell whether a library that a node type uses is neither installed nor required by its
+        plugin's distribution, not even by an extra.
         """
         if self.version_of(distribution) != "missing":
             return False
         plugin = self.plugins.get(node_type.plugin)
         asked = getattr(plugin.distribution, "requires", None) if plugin is not None else None
-        return _plain(distribution) not in {
-            _plain(re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]) for line in asked or ()
+        return _normalized(distribution) not in {
+            _normalized(re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]) for line in asked or ()
         }
 
     @staticmethod
     def nearest_library(name: str) -> str:
-        """Say which library may be meant by a name that none has: the one that brings a module of
-        that name, or the nearest.
+        """Suggest the library for a name that no library has: the one that provides a module of
+        that name, or the nearest name.
         """
         brought = importlib.metadata.packages_distributions().get(name)
         if brought:
@@ -247,7 +243,7 @@ class Registry:
         owner.node_names = tuple(sorted({*owner.node_names, node_type.name}))
 
     def load(self, plugin: Plugin) -> None:
-        """Import a plugin and take what it offers; what goes wrong is kept in `plugin.fault`."""
+        """Import a plugin and register what it offers; faults are kept in `plugin.fault`."""
         if plugin.module is not None or plugin.fault:
             return
         code: LocalCode | None = None
@@ -258,62 +254,62 @@ class Registry:
                 code = self.code_of(plugin)
                 self._check_helpers(plugin, code.helpers)
                 try:
-                    code.take(self.files)
+                    code.digest_files(self.files)
                 finally:
                     self.files.suspend()
                 plugin.module = _import_file(code)
             else:
                 plugin.module = importlib.import_module(plugin.target)
-        except Exception as failed:
-            # a plugin may raise anything; it must not take the others with it
-            plugin.fault = f"cannot be imported: {type(failed).__name__}: {failed}"
+        except Exception as error:
+            # a plugin may raise anything; it must not affect the others
+            plugin.fault = f"cannot be imported: {type(error).__name__}: {error}"
             return
-        except SystemExit as failed:
-            plugin.fault = f"cannot be imported: it called exit({failed.code})"
+        except SystemExit as error:
+            plugin.fault = f"cannot be imported: it called exit({error.code})"
             return
         try:
             self._manager.register(plugin.module, name=plugin.name)
             self._manager.check_pending()
         except ValueError:
-            plugin.fault = f"is the module {plugin.target}, which another plugin is already"
+            plugin.fault = f"is the module {plugin.target}, which is already another plugin"
             plugin.node_names = ()
             return
-        except pluggy.PluginValidationError as odd:
+        except pluggy.PluginValidationError as error:
             self._manager.unregister(name=plugin.name)
             plugin.fault = (
-                f"implements no such hook: {odd}"
-                if "unknown hook" in str(odd)
-                else f"is not written as a plugin: {odd}"
+                f"implements an unknown hook: {error}"
+                if "unknown hook" in str(error)
+                else f"is not a valid plugin: {error}"
             )
             plugin.node_names = ()
             return
-        self._take(plugin, code)
+        self._register_offers(plugin, code)
 
     def code_of(self, plugin: Plugin) -> LocalCode:
-        """Name what counts as the source of a local file of nodes, as its text now is."""
+        """Determine the source files of a local plugin from its present text."""
         installed = {p.target.partition(".")[0] for p in self.plugins.values() if not p.is_file}
         return LocalCode(Path(plugin.target), {"imagen_flow", *installed}, local_folders())
 
     def _check_helpers(self, plugin: Plugin, helpers: Mapping[str, Path]) -> None:
-        """Two modules of one name cannot live in one process: of a second local plugin's helper,
-        the first's would be taken.
+        """Refuse two helper modules of the same name: a process can only have one of them, so the
+        second plugin would get the first one's.
         """
         for name, path in helpers.items():
             owner, other = self._helpers.setdefault(name, (plugin.name, path))
             if other != path:
                 raise ImportError(
-                    f"its helper {path.name} has the name of another plugin's ({owner}); rename one"
-                    " of them"
+                    f"its helper {path.name} has the same name as one of another plugin ({owner}); rename"
+                    " one of them"
                 )
 
-    def _take(self, plugin: Plugin, code: LocalCode | None) -> None:
+    def _register_offers(self, plugin: Plugin, code: LocalCode | None) -> None:
         implements = False
         names: list[str] = []
         models: dict[str, Path] = {}
         digested: list[str] = []
 
         def source() -> str:
-            if not digested:  # a model that comes with a plugin has a key of its own
+            if not digested:  # a model that comes with a plugin has its own key
                 try:
                     digested.append(
                         code.digest
@@ -326,17 +322,17 @@ class Registry:
                     self.files.suspend()
             return digested[0]
 
-        for hook, take in (
+        for hook, register in (
             (
                 "imagen_flow_models",
                 lambda given: models.update({k: Path(v) for k, v in given.items()}),
             ),
             (
                 "imagen_flow_nodes",
-                lambda given: names.extend(self._take_nodes(plugin, given, source())),
+                lambda given: names.extend(self._register_nodes(plugin, given, source())),
             ),
             ("imagen_flow_codecs", lambda given: self._codecs.extend(given)),
-            ("imagen_flow_loaders", lambda given: self._take_loaders(plugin, given, source())),
+            ("imagen_flow_loaders", lambda given: self._register_loaders(plugin, given, source())),
         ):
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                 if implementation.plugin_name != plugin.name:
@@ -344,18 +340,18 @@ class Registry:
                 implements = True
                 try:
                     given = implementation.function()
-                    take(given)  # type: ignore[no-untyped-call]  # a lambda
+                    register(given)  # type: ignore[no-untyped-call]  # a lambda
                     if hook == "imagen_flow_models":
                         plugin.model_names = tuple(sorted(given))
                     plugin.has_codecs |= hook == "imagen_flow_codecs"
-                except (Exception, SystemExit) as failed:
-                    plugin.fault = f"its hook {hook} failed: {type(failed).__name__}: {failed}"
+                except (Exception, SystemExit) as error:
+                    plugin.fault = f"its hook {hook} failed: {type(error).__name__}: {error}"
         self._models.update(models)
         if plugin.is_file and not implements:
-            # A local file of nodes needs no hook: what is decorated in it is what it offers.
+            # A local file of nodes needs no hook: it offers its decorated functions.
             implements = True
             found = [v for v in vars(plugin.module).values() if isinstance(v, NodeFunction)]
-            names.extend(self._take_nodes(plugin, found, source()))
+            names.extend(self._register_nodes(plugin, found, source()))
             if not found:
                 plugin.fault = "has no function decorated with @node"
         if not implements:
@@ -365,7 +361,7 @@ class Registry:
             )
         plugin.node_names = tuple(sorted(names))
 
-    def _take_loaders(
+    def _register_loaders(
         self, plugin: Plugin, offered: Mapping[str, Mapping[str, Any]], source: str
     ) -> None:
         found = {
@@ -377,7 +373,7 @@ class Registry:
         for name, loader in found.items():
             self._loaders.setdefault(name, loader)
 
-    def _take_nodes(self, plugin: Plugin, functions: Iterable[Any], source: str) -> list[str]:
+    def _register_nodes(self, plugin: Plugin, functions: Iterable[Any], source: str) -> list[str]:
         names = []
         for function in functions:
             if not isinstance(function, NodeFunction):
@@ -404,7 +400,7 @@ class Registry:
         return names
 
 
-def _plain(distribution: str) -> str:
+def _normalized(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -417,24 +413,22 @@ def _new_manager() -> pluggy.PluginManager:
 def discover(
     files: Iterable[Path] = (),
     *,
-    memo: Path | None = None,
+    cache: Path | None = None,
     entry_points: Callable[[], Iterable[Any]] | None = None,
 ) -> Registry:
-    """Find installed plugins and the local files named, and return their Registry.
+    """Discover installed plugins and the given local files, and return their Registry.
 
     Params:
         files: Python files of nodes, imported at once.
-        memo: a JSON file that remembers what each plugin offers; without it every plugin is
-            imported.
-        entry_points: where entry points come from (for tests); default: the installed
-            distributions.
+        cache: a JSON file that caches what each plugin offers; without it every plugin is imported.
+        entry_points: the source of entry points (for tests); default: the installed distributions.
     """
     found = entry_points() if entry_points else importlib.metadata.entry_points(group=GROUP)
-    remembered = _read_memo(memo)
+    cached = _read_cache(cache)
     plugins: dict[str, Plugin] = {}
     stamps: dict[str, str] = {}
     entries = list(found)
-    # Asked for its name or version, a distribution parses all its metadata: once is enough.
+    # Reading its name or version, a distribution parses all its metadata: do it once.
     owners = {
         id(entry.dist): (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
         for entry in {id(e.dist): e for e in entries}.values()
@@ -447,17 +441,17 @@ def discover(
         plugin = Plugin(name, version, entry.value, distribution=entry.dist)
         plugins[name] = plugin
         stamps[name] = f"{version} {entry.value} {stamp(entry.value)}"
-        known = remembered.get(name)
+        known = cached.get(name)
         if known is not None and known["stamp"] == stamps[name]:
             plugin.node_names = tuple(known["nodes"])
             plugin.model_names = tuple(known["models"])
             plugin.loader_names = tuple((role, kind) for role, kind in known["loaders"])
             plugin.has_codecs = known["codecs"]
-    registry = Registry(plugins, FileDigests(memo.parent) if memo is not None else FileDigests())
-    fresh = [p for n, p in plugins.items() if remembered.get(n, {}).get("stamp") != stamps[n]]
+    registry = Registry(plugins, FileDigests(cache.parent) if cache is not None else FileDigests())
+    fresh = [p for n, p in plugins.items() if cached.get(n, {}).get("stamp") != stamps[n]]
     for plugin in fresh:
         registry.load(plugin)
-    if fresh and memo is not None:
+    if fresh and cache is not None:
         for plugin in fresh:
             if not plugin.fault:
                 offers = {
@@ -466,11 +460,11 @@ def discover(
                     "loaders": plugin.loader_names,
                     "codecs": plugin.has_codecs,
                 }
-                remembered[plugin.name] = {"stamp": stamps[plugin.name], **offers}
-            elif plugin.name in remembered:
-                # A plugin that broke still tells which node types it used to offer.
-                plugin.node_names = plugin.node_names or tuple(remembered[plugin.name]["nodes"])
-        _write_memo(memo, {k: v for k, v in remembered.items() if k in plugins})
+                cached[plugin.name] = {"stamp": stamps[plugin.name], **offers}
+            elif plugin.name in cached:
+                # A plugin that broke still shows which node types it used to offer.
+                plugin.node_names = plugin.node_names or tuple(cached[plugin.name]["nodes"])
+        _write_cache(cache, {k: v for k, v in cached.items() if k in plugins})
     for path in {Path(os.path.realpath(path)): path for path in files}.values():
         local = Plugin(str(path), "", str(path), is_file=True)
         plugins[local.name] = local
@@ -482,21 +476,19 @@ def discover(
     return registry
 
 
-def _read_memo(memo: Path | None) -> dict[str, Any]:
-    if memo is None:
+def _read_cache(cache: Path | None) -> dict[str, Any]:
+    if cache is None:
         return {}
     try:
-        remembered = json.loads(read_regular(memo, max_bytes=64 << 20))
+        cached = json.loads(read_regular(cache, max_bytes=64 << 20))
     except (OSError, ValueError):
         return {}
     return (
-        {k: v for k, v in remembered.items() if _is_offer(v)}
-        if isinstance(remembered, dict)
-        else {}
+        {k: v for k, v in cached.items() if _is_valid_entry(v)} if isinstance(cached, dict) else {}
     )
 
 
-def _is_offer(known: Any) -> bool:
+def _is_valid_entry(known: Any) -> bool:
     return (
         isinstance(known, dict)
         and isinstance(known.get("stamp"), str)
@@ -515,19 +507,19 @@ def _is_offer(known: Any) -> bool:
     )
 
 
-def _write_memo(memo: Path, remembered: Mapping[str, Any]) -> None:
-    aside = memo.with_name(f"{memo.name}.{os.getpid()}")
+def _write_cache(cache: Path, cached: Mapping[str, Any]) -> None:
+    temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
     try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(remembered, indent=1, sort_keys=True), "utf-8")
-        os.replace(aside, memo)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(cached, indent=1, sort_keys=True), "utf-8")
+        os.replace(temporary, cache)
     except OSError:
-        return  # a memo that cannot be kept costs time, nothing else
+        return  # a cache that cannot be written only costs time
 
 
-class AsWritten:
-    """Finds modules as their files are now: those of `files`, by name, whatever else has their
-    names, and with all below them the packages `names`.
+class FreshModuleFinder:
+    """Finds modules as their files are now: those of `files`, by name, regardless of other modules
+    with these names, and the packages `names` with all their submodules.
     """
 
     def __init__(self, files: Mapping[str, Path]) -> None:
@@ -538,11 +530,11 @@ class AsWritten:
         top = name.partition(".")[0]
         if file := self.files.get(name):
             return importlib.util.spec_from_file_location(
-                name, file, loader=_AsWritten(name, str(file))
+                name, file, loader=FreshSourceLoader(name, str(file))
             )
         if top not in self.files and top not in self.names:
             return None
-        others = (finder for finder in sys.meta_path if not isinstance(finder, AsWritten))
+        others = (finder for finder in sys.meta_path if not isinstance(finder, FreshModuleFinder))
         spec = next(
             (found for finder in others if (found := finder.find_spec(name, path, target))), None
         )
@@ -550,15 +542,15 @@ class AsWritten:
             spec is not None
             and spec.origin
             and isinstance(spec.loader, SourceFileLoader)
-            and not is_held(spec.loader)
+            and not is_verified(spec.loader)
         ):
-            spec.loader = _AsWritten(name, spec.origin)
+            spec.loader = FreshSourceLoader(name, spec.origin)
         return spec
 
 
 def _import_file(code: LocalCode) -> ModuleType:
-    """Import a local file of nodes, and anew its helpers if they have changed. From now on they are
-    found as they were digested.
+    """Import a local file of nodes, and its helpers again if they have changed. From now on they
+    are only imported as they were digested.
     """
     spec = importlib.util.spec_from_file_location(code.module, code.path, loader=loader_of(code))
     if spec is None or spec.loader is None:
@@ -568,7 +560,7 @@ def _import_file(code: LocalCode) -> ModuleType:
     try:
         install(code, module)
         spec.loader.exec_module(module)
-        code.take_outside()
+        code.add_imported()
     except BaseException:
         del sys.modules[code.module]
         raise
@@ -576,7 +568,7 @@ def _import_file(code: LocalCode) -> ModuleType:
 
 
 def _function_digest(function: Callable[..., Any]) -> str:
-    """Digest a function that no plugin file holds, by its source text or else its code."""
+    """Digest a function that is in no plugin file, by its source text or else its code."""
     import inspect
 
     try:

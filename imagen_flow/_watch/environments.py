@@ -40,7 +40,7 @@ class Environments:
         self.targets = targets
         self.pool = pool or ModelPool()
         #: An import finder for modules that must be loaded from their current source.
-        self.fresh_modules = plugins.AsWritten({})
+        self.fresh_modules = plugins.FreshModuleFinder({})
         self._owns_pool = pool is None
         self._follow = follow
         self._now = now
@@ -90,7 +90,7 @@ class Environments:
         settings = config.read(file) if file else Settings()
         files, problems = plugin_files(self.options, settings)
         self._follow(settings.plugins)
-        registry = plugins.discover(files, memo=config.plugins_cache_file())
+        registry = plugins.discover(files, cache=config.plugins_cache_file())
         environment = Environment(settings, registry, tuple(files))
         problems += [
             Problem(

@@ -41,7 +41,7 @@ class Reload:
 
 
 def reload(
-    old: Registry, changed: Collection[str], files: Iterable[Path], fresh: plugins.AsWritten
+    old: Registry, changed: Collection[str], files: Iterable[Path], fresh: plugins.FreshModuleFinder
 ) -> Reload:
     """Import plugins again, and return a registry of all plugins that exist now.
 
@@ -69,7 +69,7 @@ def reload(
     importlib.invalidate_caches()
     fresh.names |= set(roots)
     try:
-        registry = plugins.discover(files, memo=config.plugins_cache_file())
+        registry = plugins.discover(files, cache=config.plugins_cache_file())
         for plugin in list(registry.plugins.values()):
             if plugin.name in changed:
                 registry.load(plugin)
@@ -111,7 +111,7 @@ def code_of(plugin: Plugin, registry: Registry) -> tuple[Path, ...]:
     """
     if plugin.is_file:
         path = Path(plugin.target).absolute()
-        paths = registry.code_of(plugin).places()
+        paths = registry.code_of(plugin).source_paths()
         missing = [
             path.resolve().parent / f"{name}.py"
             for name in re.findall(r"No module named '(\w+)'", plugin.fault)
