@@ -18,7 +18,7 @@ import imagen_flow as flow
 from imagen_flow import loaders
 from imagen_flow._models import ModelPool, attention, lend_and_call
 from imagen_flow._models.attention import attending
-from imagen_flow._models.run_threads import Lanes
+from imagen_flow._models.run_threads import RunThreads
 from imagen_flow._types.models import Loading, Model
 
 
@@ -119,7 +119,7 @@ def test_a_step_that_runs_a_graph_gives_it_the_switch(inner: str) -> None:
     """Its steps compute in another thread as they ask, and it goes on as it asked, also while a
     third of another kind waits.
     """
-    lanes, seen, waits = Lanes(), [], threading.Event()
+    threads, seen, waits = RunThreads(), [], threading.Event()
 
     def within() -> None:
         with attending(inner):
@@ -131,7 +131,7 @@ def test_a_step_that_runs_a_graph_gives_it_the_switch(inner: str) -> None:
             while not attention._SWITCH.queue:
                 threading.Event().wait(0.001)
             over = threading.Event()
-            lanes.start(within, over)
+            threads.start(within, over)
             assert over.wait(10)
             seen.append(enabled())
 
@@ -141,7 +141,7 @@ def test_a_step_that_runs_a_graph_gives_it_the_switch(inner: str) -> None:
             pass
 
     at_once(outer, third)
-    lanes.close()
+    threads.close()
     assert seen == [inner, "math"]
 
 
@@ -149,7 +149,12 @@ def test_a_graph_that_outlasts_its_step_takes_nothing_back() -> None:
     """A run that was left behind in a call that nobody can interrupt ends after the step that
     started it.
     """
-    lanes, began, release, over = Lanes(), threading.Event(), threading.Event(), threading.Event()
+    threads, began, release, over = (
+        RunThreads(),
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+    )
 
     def within() -> None:
         with attending("flash"):
@@ -159,14 +164,14 @@ def test_a_graph_that_outlasts_its_step_takes_nothing_back() -> None:
 
     def outer() -> None:
         with attending("math"):
-            lanes.start(within, over)
+            threads.start(within, over)
             assert began.wait(10)
 
     at_once(outer)
     assert not over.is_set()
     release.set()
     assert over.wait(10)
-    lanes.close()
+    threads.close()
 
 
 def test_several_graphs_of_one_step_take_back_once() -> None:

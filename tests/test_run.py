@@ -2193,7 +2193,7 @@ def test_a_list_of_models_is_leased_one_by_one(tmp_path: Path) -> None:
     ]
 
 
-# -- lanes, and models ahead -----------------------------------------------------------------------
+# -- threads, and models ahead -----------------------------------------------------------------------
 
 
 def threads_of(toys: Toys) -> list[threading.Thread]:

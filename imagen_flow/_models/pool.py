@@ -24,7 +24,7 @@ from .estimates import estimate
 from .mapped import own_tensors
 from .oom import give_back, is_out_of_memory, with_memory_fallback
 from .quiet import quiet_libraries
-from .run_threads import Lanes
+from .run_threads import RunThreads
 from .signs import check_unchanged, is_unchanged
 
 __all__ = [
@@ -223,7 +223,7 @@ class ModelPool:
         self._clock = 0
         self._closed = False
         #: The threads that runs with these models compute in.
-        self.lanes = Lanes()
+        self.run_threads = RunThreads()
 
     def __enter__(self) -> Self:
         return self
@@ -338,7 +338,7 @@ class ModelPool:
         """
         with self._lock:
             self._closed = True
-        self.lanes.close()
+        self.run_threads.close()
         self.evict_idle()
 
     def _release(self, resident: _Resident, left_changed: Callable[[str], object] | None) -> None:

@@ -139,7 +139,7 @@ def _read_events(thread: _RunThread) -> Generator[Event, None, None]:
     """Start the run's thread, and yield its events until it is finished."""
     is_over = threading.Event()
     is_abandoned = False
-    thread.pool.lanes.start(thread.run, is_over)
+    thread.pool.run_threads.start(thread.run, is_over)
     try:
         is_abandoned = yield from thread.queue.read(is_over, thread.cancel, CANCEL_S)
     finally:

@@ -17,48 +17,48 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool
-from imagen_flow._models.run_threads import Lanes
+from imagen_flow._models.run_threads import RunThreads
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._settings import devices
 from imagen_flow._store import Store
 
 
-def carry_out(lanes: Lanes, work: Callable[[], None]) -> None:
+def carry_out(threads: RunThreads, work: Callable[[], None]) -> None:
     over = threading.Event()
-    lanes.start(work, over)
+    threads.start(work, over)
     assert over.wait(10)
 
 
-def where(lanes: Lanes) -> threading.Thread:
+def where(threads: RunThreads) -> threading.Thread:
     """The thread that the next work is done in."""
     found: list[threading.Thread] = []
-    carry_out(lanes, lambda: found.append(threading.current_thread()))
+    carry_out(threads, lambda: found.append(threading.current_thread()))
     return found[0]
 
 
 def test_one_after_another_is_one_thread() -> None:
-    """Whoever waits for work to be over finds its lane idle, however fast they are."""
-    lanes = Lanes()
-    assert len({where(lanes) for _ in range(20)}) == 1
+    """Whoever waits for work to be over finds its thread idle, however fast they are."""
+    threads = RunThreads()
+    assert len({where(threads) for _ in range(20)}) == 1
     found: list[threading.Thread] = []
 
     class AtOnce(threading.Event):
         """Begins the next work in the very moment in which the last one is over."""
 
         def set(self) -> None:
-            lanes.start(lambda: found.append(threading.current_thread()), last)
+            threads.start(lambda: found.append(threading.current_thread()), last)
             super().set()
 
     last = threading.Event()
-    lanes.start(lambda: found.append(threading.current_thread()), AtOnce())
+    threads.start(lambda: found.append(threading.current_thread()), AtOnce())
     assert last.wait(10)
     assert found[0] is found[1]
-    lanes.close()
+    threads.close()
 
 
 def test_beside_one_another_is_a_thread_each() -> None:
-    """Work starts at once, however many do not end; the lane used last is taken first."""
-    lanes = Lanes()
+    """Work starts at once, however many do not end; the thread used last is taken first."""
+    threads = RunThreads()
     release, overs, began = threading.Event(), [], threading.Barrier(4)
 
     def stuck() -> None:
@@ -67,20 +67,20 @@ def test_beside_one_another_is_a_thread_each() -> None:
 
     for _ in range(3):
         overs.append(threading.Event())
-        lanes.start(stuck, overs[-1])
+        threads.start(stuck, overs[-1])
     began.wait(10)  # all three are at it
-    last = where(lanes)
-    assert where(lanes) is last
+    last = where(threads)
+    assert where(threads) is last
     release.set()
     assert all(over.wait(10) for over in overs)
-    lanes.close()
+    threads.close()
 
 
 def test_the_lane_used_last_is_taken_first() -> None:
-    """Of several idle lanes, a run gets the one that became idle last, whose thread still has its
+    """Of several idle threads, a run gets the one that became idle last, whose thread still has its
     team of OpenMP threads; the others may end.
     """
-    lanes = Lanes()
+    threads = RunThreads()
     found: dict[str, threading.Thread] = {}
     gates = {name: threading.Event() for name in "abc"}
     overs = {name: threading.Event() for name in "abc"}
@@ -92,31 +92,31 @@ def test_the_lane_used_last_is_taken_first() -> None:
         gates[name].wait(10)
 
     for name in "abc":
-        lanes.start(partial(work, name), overs[name])
+        threads.start(partial(work, name), overs[name])
     began.wait(10)
     for name in "bca":
         gates[name].set()
         assert overs[name].wait(10)
-    assert where(lanes) is found["a"]
-    lanes.close()
+    assert where(threads) is found["a"]
+    threads.close()
 
 
 def test_a_closed_pool_of_lanes_leaves_no_thread() -> None:
     """Idle threads end, one at work ends with its work, and what starts afterwards has a thread for
     itself.
     """
-    lanes = Lanes()
-    idle = where(lanes)
+    threads = RunThreads()
+    idle = where(threads)
     threads: list[threading.Thread] = []
 
     def close() -> None:
         threads.append(threading.current_thread())
-        lanes.close()
+        threads.close()
 
-    carry_out(lanes, close)
+    carry_out(threads, close)
     assert threads == [idle]
     idle.join(10)
-    later = where(lanes)
+    later = where(threads)
     later.join(10)
     assert not idle.is_alive() and not later.is_alive()
 
@@ -133,24 +133,24 @@ def test_a_run_with_models_of_its_own_leaves_no_thread() -> None:
 
 def test_a_lane_that_nobody_needs_ends() -> None:
     """An idle thread gives its OpenMP team back; the next work has a new one."""
-    lanes = Lanes(idle_s=0.01)
-    first = where(lanes)
+    threads = RunThreads(idle_s=0.01)
+    first = where(threads)
     first.join(10)
     assert not first.is_alive()
-    assert where(lanes) is not first
+    assert where(threads) is not first
 
 
 def test_no_work_is_lost_between_idling_and_ending() -> None:
-    """Work that comes at the very moment at which a lane gives up is done."""
-    lanes = Lanes(idle_s=0.001)
+    """Work that comes at the very moment at which a thread gives up is done."""
+    threads = RunThreads(idle_s=0.001)
     for n in range(300):
-        where(lanes)
+        where(threads)
         time.sleep(0.001 * (n % 3) / 2)
 
 
 def test_work_leaves_nothing_behind() -> None:
     """Neither its context variables nor what it held are seen by, or kept for, the next."""
-    lanes, told = Lanes(), contextvars.ContextVar("told", default="nothing")
+    threads, told = RunThreads(), contextvars.ContextVar("told", default="nothing")
 
     class Held:
         pass
@@ -169,41 +169,41 @@ def test_work_leaves_nothing_behind() -> None:
         def work(held: Held = held) -> None:
             first()
 
-        carry_out(lanes, work)
+        carry_out(threads, work)
 
     begin()
     assert gone.wait(10)
     said: list[str] = []
-    carry_out(lanes, lambda: said.append(told.get()))
+    carry_out(threads, lambda: said.append(told.get()))
     assert said == ["nothing"]
-    lanes.close()
+    threads.close()
 
 
 def test_a_lane_outlives_what_its_work_raises() -> None:
     """`over` is set whatever happens."""
-    lanes = Lanes()
+    threads = RunThreads()
     raised: list[BaseException | None] = []
     hook, threading.excepthook = threading.excepthook, lambda args: raised.append(args.exc_value)
     try:
         over = threading.Event()
-        lanes.start(lambda: 1 / 0, over)  # type: ignore[arg-type,return-value]
+        threads.start(lambda: 1 / 0, over)  # type: ignore[arg-type,return-value]
         assert over.wait(10)
     finally:
         threading.excepthook = hook
-    where(lanes)
-    lanes.close()
+    where(threads)
+    threads.close()
 
 
 def test_a_fork_has_lanes_of_its_own() -> None:
-    """A process that is forked finds its parent's lanes without threads, and starts new ones."""
+    """A process that is forked finds its parent's threads ended, and starts new ones."""
     code = """
 import os, threading, warnings
 warnings.simplefilter("ignore")
-from imagen_flow._models.run_threads import Lanes
-lanes = Lanes()
+from imagen_flow._models.run_threads import RunThreads
+threads = RunThreads()
 def carry_out():
     over = threading.Event()
-    lanes.start(lambda: None, over)
+    threads.start(lambda: None, over)
     return over.wait(5)
 assert carry_out()
 child = os.fork()
@@ -231,7 +231,7 @@ def threads() -> Iterator[int]:
 
 def test_a_lane_computes_with_as_many_threads_as_its_caller(threads: int) -> None:
     """Also one that has computed before with another number, which torch then keeps for it."""
-    lanes = Lanes()
+    threads = RunThreads()
     found: list[int] = []
 
     def compute() -> None:
@@ -240,9 +240,9 @@ def test_a_lane_computes_with_as_many_threads_as_its_caller(threads: int) -> Non
 
     for count in (1, 3, 2, 2, 1):
         torch.set_num_threads(count)
-        carry_out(lanes, compute)
+        carry_out(threads, compute)
     assert found == [1, 3, 2, 2, 1]
-    lanes.close()
+    threads.close()
 
 
 SWITCHES: dict[str, tuple[Callable[[], object], Callable[[], object], str]] = {
