@@ -239,7 +239,7 @@ def test_a_dora_on_layers_that_come_and_go_is_told(
     with pytest.raises(flow.NodeError) as caught:
         drawn(offload="layers")
     assert str(caught.value.__cause__) == (
-        f"the LoRA '{tmp_path / 'dora.safetensors'}' cannot be put on: it is a DoRA, which is computed with the weights of each layer, and with offload: layers these come to the device for the layer alone; "
+        f"the LoRA '{tmp_path / 'dora.safetensors'}' cannot be applied: it is a DoRA, which is computed with the weights of each layer, and with offload: layers these come to the device for the layer alone; "
         "say offload: model, or none"
     )
     assert np.abs(drawn().astype(int) - drawn(quantization="int8")).max() <= 4

@@ -256,7 +256,7 @@ def lent(
     """
     family, controls_of, ours, theirs = LENT[case]
     names = [name for name, _ in controls_of]
-    helper = controls.HELPERS[type(network(at(names[0]))).__name__]
+    helper = controls.CONTROL_KINDS[type(network(at(names[0]))).__name__]
     stem = named(at(family), "model_index.json").removesuffix("Pipeline") + helper.word
     drawings = [photos(number) for number in range(len(names))]
     loads = {f"drawing{number}": load for number, (_, load) in enumerate(drawings)}
@@ -689,12 +689,12 @@ def test_pictures_are_read_as_words_by_redux(
         (
             "sdxl",
             ["sdxl-edges", "sd-edges"],
-            "the ControlNetModel '{network}' cannot be lent to the model '{model}' (StableDiffusionXLPipeline): it was made for text that is 32 wide, and this model's is 64",
+            "the ControlNetModel '{network}' does not fit the model '{model}' (StableDiffusionXLPipeline): it was made for text that is 32 wide, and this model's is 64",
         ),
         (
             "sd",
             ["sdxl-edges"],
-            "the ControlNetModel '{network}' cannot be lent to the model '{model}' (StableDiffusionPipeline): it was made for text that is 64 wide, and this model's is 32",
+            "the ControlNetModel '{network}' does not fit the model '{model}' (StableDiffusionPipeline): it was made for text that is 64 wide, and this model's is 32",
         ),
         (
             "refiner",
@@ -704,7 +704,7 @@ def test_pictures_are_read_as_words_by_redux(
         (
             "flux",
             ["sd3-edges"],
-            "the SD3ControlNetModel '{network}' cannot be lent to the model '{model}' (FluxPipeline): it was made for StableDiffusion3",
+            "the SD3ControlNetModel '{network}' does not fit the model '{model}' (FluxPipeline): it was made for StableDiffusion3",
         ),
         ("sd", ["union"], "(StableDiffusionPipeline): it was made for StableDiffusionXL"),
         ("sd3", ["flux-edges"], "(StableDiffusion3Pipeline): it was made for Flux"),
@@ -752,7 +752,7 @@ def test_a_network_for_another_base_is_refused_before_anything_is_loaded(
             "sdxl",
             ["sdxl-edges", "union"],
             {},
-            "its 'controls' have models of different kinds, ControlNetModel and ControlNetUnionModel, which diffusers cannot lend together",
+            "its 'controls' have models of different kinds, ControlNetModel and ControlNetUnionModel, which diffusers cannot combine",
         ),
         (
             "sdxl",
@@ -824,7 +824,7 @@ def test_a_drawing_that_is_read_through_an_autoencoder_wants_one(
 def test_every_network_that_can_be_lent_names_its_port() -> None:
     """A network at a port for checkpoints is told where it belongs."""
     assert {kind for kind, home in calling.TAKEN_BY.items() if "'controls'" in home} == {
-        *controls.HELPERS,
+        *controls.CONTROL_KINDS,
         "ControlNet in one file",
     }
 
@@ -986,7 +986,7 @@ def test_a_controlnet_in_one_file_that_does_not_fit_is_refused(
         {name: tensor.contiguous() for name, tensor in state.items()},
         tmp_path / "edges.safetensors",
     )
-    assert "cannot be lent to the model" in refused(
+    assert "does not fit the model" in refused(
         **held(at, "sdxl", str(tmp_path / "edges.safetensors"))
     )
     for name in (

@@ -80,7 +80,9 @@ def encoder(path: str) -> Any:
         return CLIPVisionModelWithProjection.from_pretrained(path)
 
 
-def worn(pipeline: Any, collection: str, files: list[str], scales: list[float], home: str) -> Any:
+def hand_attached(
+    pipeline: Any, collection: str, files: list[str], scales: list[float], home: str
+) -> Any:
     """A pipeline with adapters put on by hand."""
     from transformers import CLIPImageProcessorPil
 
@@ -134,7 +136,7 @@ def test_a_picture_is_read_as_a_prompt(
     """
     plain = draw(one=drawn(at(base)))
     pictures = [photos(number) for number in range(len(files))]
-    pipeline = worn(by_hand(at(base)), at("collection"), files, scales, home)
+    pipeline = hand_attached(by_hand(at(base)), at("collection"), files, scales, home)
     theirs = pipeline(
         "a fox",
         ip_adapter_image=[picture for picture, _ in pictures],
@@ -173,7 +175,7 @@ def test_all_that_can_be_put_on_at_once(
     pipeline.load_lora_weights(at("lora.safetensors"), adapter_name="one")
     pipeline.set_adapters(["one"], [0.7])
     pipeline.load_textual_inversion(at("toy.safetensors"), token="<toy>")
-    pipeline = worn(pipeline, at("collection"), [file], [0.6], "models")
+    pipeline = hand_attached(pipeline, at("collection"), [file], [0.6], "models")
     theirs = pipeline(
         prompt, ip_adapter_image=picture, generator=noise(), num_inference_steps=2, **SIZE
     ).images[0]
@@ -203,7 +205,7 @@ def test_one_adapter_reads_several_pictures(
     """Several pictures for one adapter are one prompt."""
     file = "sdxl_models/ip-adapter_sdxl_vit-h.safetensors"
     pictures = [photos(number) for number in range(2)]
-    pipeline = worn(by_hand(at("sdxl")), at("collection"), [file], [0.5], "models")
+    pipeline = hand_attached(by_hand(at("sdxl")), at("collection"), [file], [0.5], "models")
     theirs = pipeline(
         "a fox",
         ip_adapter_image=[[picture for picture, _ in pictures]],

@@ -19,7 +19,12 @@ import torch
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.adapters import lora_files
-from imagen_flow_diffusion.adapters.attached import Adapter, AttachedAdapters, LoRAUse, adapted
+from imagen_flow_diffusion.adapters.attached import (
+    Adapter,
+    AttachedAdapters,
+    LoRAUse,
+    attach_adapters,
+)
 from imagen_flow_diffusion.loading.checkpoint import Checkpoint
 from imagen_flow_diffusion.loading.components import Whole
 from imagen_flow_diffusion.tiny import checkpoints
@@ -390,7 +395,7 @@ def test_a_lora_is_as_strong_as_its_file_says(
     with lent(pool, at(base)) as checkpoint:
         pipeline = checkpoint.pipeline(getattr(diffusers, checkpoint.kind))
         attached = AttachedAdapters([LoRAUse(lora)])
-        with checkpoint.alone(), adapted(pipeline, checkpoint, attached):
+        with checkpoint.alone(), attach_adapters(pipeline, checkpoint, attached):
             assert attached.notes == []
             for name, weight in meant.items():
                 part, _, layer = name.removesuffix(".weight").partition(".")
@@ -552,10 +557,10 @@ def test_whatever_a_file_holds_the_base_stays_as_it_was(
                 with (
                     pytest.raises(KeyboardInterrupt),
                     checkpoint.alone(),
-                    adapted(pipeline, checkpoint, AttachedAdapters(attached.loras)),
+                    attach_adapters(pipeline, checkpoint, AttachedAdapters(attached.loras)),
                 ):
                     raise KeyboardInterrupt
-                with checkpoint.alone(), adapted(pipeline, checkpoint, attached):
+                with checkpoint.alone(), attach_adapters(pipeline, checkpoint, attached):
                     assert bits(checkpoint) != before
                 assert [
                     f"{len(full)} of {len(good) + len(full)} tensors of" in note
@@ -565,7 +570,7 @@ def test_whatever_a_file_holds_the_base_stays_as_it_was(
                 with (
                     pytest.raises(ValueError, match=f"{name}.safetensors'"),
                     checkpoint.alone(),
-                    adapted(pipeline, checkpoint, attached),
+                    attach_adapters(pipeline, checkpoint, attached),
                 ):
                     pass
             assert bits(checkpoint) == before, name
@@ -664,27 +669,27 @@ def changed(state: Mapping[str, torch.Tensor], how: str) -> dict[str, torch.Tens
         ),
         (
             "OFT",
-            "it holds OFT (rotations), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on",
+            "it holds OFT (rotations), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be applied",
         ),
         (
             "BOFT",
-            "it holds BOFT (rotations), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on",
+            "it holds BOFT (rotations), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be applied",
         ),
         (
             "IA3",
-            "it holds IA3 (scales), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on",
+            "it holds IA3 (scales), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be applied",
         ),
         (
             "GLoRA",
-            "it holds GLoRA, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on",
+            "it holds GLoRA, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be applied",
         ),
         (
             "differences",
-            "it holds full differences of weights, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on",
+            "it holds full differences of weights, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be applied",
         ),
         (
             "norms",
-            "it holds differences of norms, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on",
+            "it holds differences of norms, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be applied",
         ),
         ("control", "it is a control LoRA, which makes another network of the base"),
         ("IP-Adapter", "it is an IP-Adapter: give it to 'ip_adapters'"),
@@ -719,7 +724,7 @@ def test_a_file_that_is_no_whole_lora_is_told_as_what_it_is(
         in ("ranks", "alpha of several", "alpha is no number", "integers", "scale along the inputs")
         else refused(one=node)
     )
-    assert said == f"the LoRA '{file}' cannot be put on: {words}"
+    assert said == f"the LoRA '{file}' cannot be applied: {words}"
 
 
 @pytest.mark.parametrize(
@@ -755,7 +760,8 @@ def test_metadata_that_cannot_be_read_is_told(
     state = plain_lora("sd", weights_of(at("sd"), BASES["sd"][1]))
     file = saved(tmp_path / "lora.safetensors", state, {"lora_adapter_metadata": metadata})
     assert (
-        refused(one=drawn(at("sd"), loras=[file])) == f"the LoRA '{file}' cannot be put on: {words}"
+        refused(one=drawn(at("sd"), loras=[file]))
+        == f"the LoRA '{file}' cannot be applied: {words}"
     )
 
 
@@ -826,7 +832,9 @@ def test_layers_of_a_part_that_the_base_does_without_are_counted(
         attached = AttachedAdapters([LoRAUse(lora)])
         with (
             checkpoint.alone(),
-            adapted(checkpoint.pipeline(diffusers.StableDiffusion3Pipeline), checkpoint, attached),
+            attach_adapters(
+                checkpoint.pipeline(diffusers.StableDiffusion3Pipeline), checkpoint, attached
+            ),
         ):
             lost = sum(name.startswith("text_encoder.") and "lora_A" in name for name in state)
             assert [note.partition(":")[0] for note in attached.notes] == [
@@ -866,7 +874,9 @@ def test_a_lora_for_a_few_layers_of_the_text_encoder_is_read(
         attached = AttachedAdapters([LoRAUse(lora)])
         with (
             checkpoint.alone(),
-            adapted(checkpoint.pipeline(getattr(diffusers, checkpoint.kind)), checkpoint, attached),
+            attach_adapters(
+                checkpoint.pipeline(getattr(diffusers, checkpoint.kind)), checkpoint, attached
+            ),
         ):
             put = [
                 name
@@ -992,7 +1002,7 @@ def test_names_that_diffusers_does_not_read_are_told(
     }
     file = saved(tmp_path / "lora.safetensors", state)
     assert failure(one=drawn(at("sd3"), loras=[file])) == (
-        f"the LoRA '{file}' cannot be put on: diffusers knows no layers by its names, 'lora_unet_joint_blocks_0_x_block_attn_proj' first, for StableDiffusion3Pipeline"
+        f"the LoRA '{file}' cannot be applied: diffusers knows no layers by its names, 'lora_unet_joint_blocks_0_x_block_attn_proj' first, for StableDiffusion3Pipeline"
     )
 
 
@@ -1070,7 +1080,7 @@ def test_a_control_lora_in_the_authors_names_is_told(
     }
     file = saved(tmp_path / "canny.safetensors", state)
     assert failure(one=drawn(at("flux"), loras=[file])) == (
-        f"the LoRA '{file}' cannot be put on: it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings"
+        f"the LoRA '{file}' cannot be applied: it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings"
     )
 
 
@@ -1097,5 +1107,5 @@ def test_names_in_which_diffusers_misses_layers_are_told(
     }
     file = saved(tmp_path / "lora.safetensors", state)
     assert failure(one=drawn(at("flux"), loras=[file])) == (
-        f"the LoRA '{file}' cannot be put on: diffusers does not translate its names for FluxPipeline: it looks for 'base_model.model.double_blocks.0.img_mod.lin.lora_A.weight' among them"
+        f"the LoRA '{file}' cannot be applied: diffusers does not translate its names for FluxPipeline: it looks for 'base_model.model.double_blocks.0.img_mod.lin.lora_A.weight' among them"
     )

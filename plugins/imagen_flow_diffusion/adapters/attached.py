@@ -1,6 +1,6 @@
-"""Change a loaded checkpoint for the length of one call: LoRA, textual inversion, IP-Adapter.
+"""Attach LoRAs, textual inversions and IP-Adapters to a loaded checkpoint for one call.
 
-Loaded models are shared, so what is put on is taken off again, and the base's own weights are never
+Loaded models are shared, so everything is detached again, and the base's own weights are never
 written to: the next call finds them as they were loaded.
 """
 
@@ -24,13 +24,13 @@ from ..loading.checkpoint import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 from . import lora_files
 from .files import Adapter, CompanionsLoader
-from .ip_adapters import check_adapter_names, load_encoder, with_ip_adapters
-from .loras import with_loras
+from .ip_adapters import attach_ip_adapters, check_adapter_names, load_encoder
+from .loras import attach_loras
 
 
 class LoRA(Loader[Adapter]):
-    """A LoRA, whole by its header. Files of equal content under two names are two adapters that
-    share their companions; so it is with the other adapters.
+    """A LoRA file, complete by its header. Files of equal content under two names are two adapters
+    that share their companions, as for the other adapters.
     """
 
     takes_file = True
@@ -45,10 +45,10 @@ class LoRA(Loader[Adapter]):
         try:
             if (header := Adapter(model).header()) is not None:
                 lora_files.check_names(*header)
-        except lora_files.NotLoRA as other:
+        except lora_files.NotLoRA as error:
             raise flow.ModelError(
-                f"the LoRA '{model.reference}' cannot be put on: {other}"
-            ) from other
+                f"the LoRA '{model.reference}' cannot be applied: {error}"
+            ) from error
 
 
 class Embedding(Loader[Adapter]):
@@ -71,8 +71,8 @@ class Embedding(Loader[Adapter]):
 
 
 class IPAdapter(Loader[Adapter]):
-    """An IP-Adapter, whole by its header where it is one file; of a collection the node says which
-    is meant.
+    """An IP-Adapter, complete by its header if it is one file; of a collection of files, the node
+    names one.
     """
 
     takes_file = True
@@ -87,8 +87,8 @@ class IPAdapter(Loader[Adapter]):
         if model.path.is_file() and (header := Adapter(model).header()) is not None:
             try:
                 check_adapter_names(f"the IP-Adapter '{model.reference}'", header[0])
-            except ValueError as other:
-                raise flow.ModelError(str(other)) from other
+            except ValueError as error:
+                raise flow.ModelError(str(error)) from error
 
 
 class ImageEncoder(Loader[Any]):
@@ -143,11 +143,11 @@ class AttachedAdapters:
 
 
 @contextmanager
-def adapted(
+def attach_adapters(
     pipeline: Any, checkpoint: Checkpoint, attached: AttachedAdapters
 ) -> Iterator[dict[str, Any]]:
-    """Attach adapters to a pipeline and remove them at the end, whatever happens. Whoever calls
-    holds the checkpoint alone.
+    """Attach adapters to a pipeline and remove them at the end, whatever happens. The caller holds
+    the checkpoint's lock.
 
     Outputs: further arguments of the call. What of the adapters cannot be applied is added to the
         notes of `attached`.
@@ -174,7 +174,7 @@ def adapted(
                 require_library("peft", "a LoRA")
                 attached.notes.extend(
                     stack.enter_context(
-                        with_loras(
+                        attach_loras(
                             pipeline,
                             checkpoint,
                             [lora.model for lora in attached.loras],
@@ -184,9 +184,9 @@ def adapted(
                     )
                 )
             for embedding in attached.embeddings:
-                stack.enter_context(_with_embedding(pipeline, checkpoint, embedding))
+                stack.enter_context(_attach_embedding(pipeline, checkpoint, embedding))
             if attached.ip_adapters:
-                ip_adapters = with_ip_adapters(
+                ip_adapters = attach_ip_adapters(
                     pipeline,
                     checkpoint,
                     [use.model for use in attached.ip_adapters],
@@ -259,7 +259,7 @@ ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2"
 
 
 @contextmanager
-def _with_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter) -> Iterator[None]:
+def _attach_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter) -> Iterator[None]:
     if not hasattr(pipeline, "load_textual_inversion"):
         raise ValueError(f"{type(pipeline).__name__} takes no textual inversion")
     # CLIP's tokenizers read no capitals, and diffusers looks for the second vector on under the
@@ -289,7 +289,7 @@ def _with_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter) -
                     f" {token_of(embedding.model)} already: rename the file of the embedding"
                     f" '{embedding.model.reference}'"
                 )
-            off.enter_context(_forgetting(pipeline, module, reader, token))
+            off.enter_context(_restoring_vocabulary(pipeline, module, reader, token))
             pipeline.load_textual_inversion(
                 vectors, token=token, tokenizer=reader, text_encoder=module
             )
@@ -350,9 +350,9 @@ def _other_base(adapter: Adapter, checkpoint: Checkpoint) -> str:
 
 
 @contextmanager
-def _forgetting(pipeline: Any, module: Any, reader: Any, token: str) -> Iterator[None]:
-    """Let an encoder and its tokenizer forget a word at the end, and put the rows of words that
-    were there before back: new words are added to a copy, in the same table.
+def _restoring_vocabulary(pipeline: Any, module: Any, reader: Any, token: str) -> Iterator[None]:
+    """Remove a word from an encoder and its tokenizer at the end, and restore the rows of the words
+    that were there before: new words are added to a copy, in the same table.
     """
     table = module.get_input_embeddings()
     rows = table.weight.data
@@ -408,9 +408,9 @@ def _refuse_all_skipped(checkpoint: Checkpoint, clip_skip: int) -> None:
 
 
 @contextmanager
-def skipping(checkpoint: Checkpoint, clip_skip: int | None) -> Iterator[None]:
+def skip_clip_layers(checkpoint: Checkpoint, clip_skip: int | None) -> Iterator[None]:
     """Let Stable Diffusion's pipelines find CLIP's last norm where they look for it: transformers 5
-    took away the level that it lay below. Whoever calls holds the checkpoint alone.
+    removed the module that contained it. The caller holds the checkpoint's lock.
 
     Raises:
         ValueError: no layer would be left.

@@ -19,7 +19,7 @@ from ..loading.checkpoint import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 
 
-class Helper(NamedTuple):
+class ControlKind(NamedTuple):
     """How diffusers lends a kind of network to a checkpoint.
 
     `word` stands for it in the names of pipelines, `port` is their parameter, `families` those that
@@ -34,14 +34,16 @@ class Helper(NamedTuple):
     port: str = "controlnet"
 
 
-HELPERS = {
-    "ControlNetModel": Helper("ControlNet", ("StableDiffusion", "StableDiffusionXL")),
-    "ControlNetUnionModel": Helper("ControlNetUnion", ("StableDiffusionXL",)),
-    "FluxControlNetModel": Helper("ControlNet", ("Flux",), latents=True),
-    "QwenImageControlNetModel": Helper("ControlNet", ("QwenImage",), latents=True, several=False),
-    "SD3ControlNetModel": Helper("ControlNet", ("StableDiffusion3",), latents=True),
-    "SanaControlNetModel": Helper("ControlNet", ("Sana",), latents=True, several=False),
-    "T2IAdapter": Helper("Adapter", ("StableDiffusion", "StableDiffusionXL"), port="adapter"),
+CONTROL_KINDS = {
+    "ControlNetModel": ControlKind("ControlNet", ("StableDiffusion", "StableDiffusionXL")),
+    "ControlNetUnionModel": ControlKind("ControlNetUnion", ("StableDiffusionXL",)),
+    "FluxControlNetModel": ControlKind("ControlNet", ("Flux",), latents=True),
+    "QwenImageControlNetModel": ControlKind(
+        "ControlNet", ("QwenImage",), latents=True, several=False
+    ),
+    "SD3ControlNetModel": ControlKind("ControlNet", ("StableDiffusion3",), latents=True),
+    "SanaControlNetModel": ControlKind("ControlNet", ("Sana",), latents=True, several=False),
+    "T2IAdapter": ControlKind("Adapter", ("StableDiffusion", "StableDiffusionXL"), port="adapter"),
 }
 """By the class that a network says it is."""
 
@@ -77,9 +79,9 @@ class ControlNet(Loader[Any]):
                 " not tell which ControlNet of a transformer it is; take the folder that has its"
                 " config.json"
             )
-        if kind_of(model) not in HELPERS:
+        if kind_of(model) not in CONTROL_KINDS:
             raise problem_of(
-                model, "the port 'controls'", what_is(model), f"one of {', '.join(HELPERS)}"
+                model, "the port 'controls'", what_is(model), f"one of {', '.join(CONTROL_KINDS)}"
             )
 
     def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
@@ -117,13 +119,13 @@ _ARGUMENTS = {
 }
 
 
-def helper_word(controls: Sequence[ControlUse]) -> str:
+def pipeline_word(controls: Sequence[ControlUse]) -> str:
     """Give the word for the networks in the names of diffusers' pipelines; empty for none."""
     networks = [control.model for control in controls if control.model is not None]
-    return HELPERS[type(networks[0]).__name__].word if networks else ""
+    return CONTROL_KINDS[type(networks[0]).__name__].word if networks else ""
 
 
-def controlled(
+def with_controls(
     model: Checkpoint,
     cls: Any,
     given: Mapping[str, Any],
@@ -166,9 +168,9 @@ def controlled(
     if union:
         networks = networks[:1]
     _check_networks(model, networks)
-    helper = HELPERS[type(networks[0]).__name__]
+    kind = CONTROL_KINDS[type(networks[0]).__name__]
     if (
-        helper.latents
+        kind.latents
         and "autoencoder" not in model.groups
         and not parts
         and getattr(networks[0], "input_hint_block", None) is None
@@ -182,7 +184,7 @@ def controlled(
         return values if union or len(networks) > 1 else values[0]
 
     for field, name in _ARGUMENTS.items():
-        if field == "scale" and helper.port == "adapter":
+        if field == "scale" and kind.port == "adapter":
             name = "adapter_conditioning_scale"
         values = [getattr(control, "from_" if field == "from" else field) for control in controls]
         if any(value is not None for value in values):
@@ -192,7 +194,7 @@ def controlled(
         arguments["control_image" if "control_image" in takes else "image"] = as_argument(
             [to_pil(control.image) for control in controls if control.image is not None]
         )
-    parts[helper.port] = networks[0] if len(networks) == 1 else networks
+    parts[kind.port] = networks[0] if len(networks) == 1 else networks
     return model.with_parts(**parts), arguments
 
 
@@ -254,10 +256,10 @@ def _check_networks(model: Checkpoint, networks: Sequence[Any]) -> None:
     if len(kinds) > 1:
         raise ValueError(
             f"its 'controls' have models of different kinds, {' and '.join(sorted(kinds))}, which"
-            " diffusers cannot lend together"
+            " diffusers cannot combine"
         )
     kind = kinds.pop()
-    if len(networks) > 1 and not HELPERS[kind].several:
+    if len(networks) > 1 and not CONTROL_KINDS[kind].several:
         raise ValueError(
             f"its 'controls' are {len(networks)}, and of {kind} diffusers takes one at a time"
         )
@@ -267,7 +269,7 @@ def _check_networks(model: Checkpoint, networks: Sequence[Any]) -> None:
             kind, network.config, family_of(model.kind), unet.config if unet is not None else {}
         ):
             raise flow.ModelError(
-                f"a {kind} among its 'controls' cannot be lent to the model"
+                f"a {kind} among its 'controls' does not fit the model"
                 f" '{model.model.reference}' ({model.kind}): {why}"
             )
 
@@ -282,7 +284,7 @@ def check_controls(models: Mapping[str, Any]) -> None:
     if model is None or not family_of(what_is(model)):
         return
     for network in models.get("controls.model", ()):
-        if (kind := kind_of(network)) in HELPERS and (
+        if (kind := kind_of(network)) in CONTROL_KINDS and (
             why := misfit(
                 kind,
                 _configuration_of(network),
@@ -291,7 +293,7 @@ def check_controls(models: Mapping[str, Any]) -> None:
             )
         ):
             raise flow.ModelError(
-                f"the {kind} '{network.reference}' cannot be lent to the model '{model.reference}'"
+                f"the {kind} '{network.reference}' does not fit the model '{model.reference}'"
                 f" ({what_is(model)}): {why}"
             )
 
@@ -303,7 +305,7 @@ def misfit(kind: str, config: Mapping[str, Any], family: str, unet: Mapping[str,
         kind, config: the network's class and configuration.
         family, unet: the base's family, and the configuration of its denoiser if that is a UNet.
     """
-    families = HELPERS[kind].families
+    families = CONTROL_KINDS[kind].families
     if family not in families:
         return f"it was made for {' or '.join(families)}"
     if kind == "T2IAdapter":

@@ -94,7 +94,7 @@ class Adapter:
 
     def header(self) -> tuple[list[str], dict[str, str]] | None:
         """Read the names of the tensors in a safetensors file, and what it says of itself. Nothing
-        of a pickle, or where there is no one file: that is told when it is put on.
+        of a pickle, or where there is no one file: that is reported when it is attached.
         """
         try:
             file = self.file()

@@ -1,8 +1,8 @@
-"""Put IP-Adapters on a shared checkpoint for the length of one call, with what reads their
-pictures, and off again.
+"""Attach IP-Adapters and their image encoder to a shared checkpoint for one call, and detach them
+again.
 
-An adapter's tensors are read, copied and looked at here: diffusers leaves what a file lacks on no
-device, and keeps LoRAs that come with some on the base.
+An adapter's tensors are read, copied and checked here: diffusers leaves tensors that a file lacks on
+the meta device, and leaves LoRAs that some adapters bring on the base.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BEGINNINGS = {
 
 
 @contextmanager
-def with_ip_adapters(
+def attach_ip_adapters(
     pipeline: Any,
     checkpoint: Checkpoint,
     adapters: Sequence[Adapter],
@@ -50,17 +50,17 @@ def with_ip_adapters(
     scales: Sequence[float],
     encoder: Any,
 ) -> Iterator[list[str]]:
-    """Put IP-Adapters on a pipeline and take them off at the end, whatever happens. Whoever calls
-    holds the checkpoint alone.
+    """Attach IP-Adapters to a pipeline and detach them at the end, whatever happens. The caller holds
+    the checkpoint's lock.
 
     Params:
-        names: the file of each in its folder.
+        names: the file of weights in each adapter's folder; None if there is one.
         encoder: what reads the pictures, and its processor; None takes the pipeline's own, or what
             comes with the adapters.
-    Outputs: notes on what of them is not put on.
+    Outputs: notes about what of them is not applied.
     Raises:
-        ValueError: the pipeline takes none, or one is not whole, of another kind or made for
-            another base.
+        ValueError: the pipeline takes no IP-Adapters, or one is incomplete, of another kind or made
+            for another base.
     """
     if not hasattr(pipeline, "load_ip_adapter") or type(pipeline).__name__.startswith(
         "StableDiffusion3"
@@ -105,10 +105,11 @@ def with_ip_adapters(
 
 
 def check_adapter_names(what: str, names: Iterable[str]) -> None:
-    """Look at the names of a file's tensors.
+    """Check a file by the names of its tensors.
 
     Raises:
-        ValueError: it is no IP-Adapter, one that reads faces by another network, or not whole.
+        ValueError: it is not an IP-Adapter, is incomplete, or is one that reads faces by another
+            network.
     """
     _layers(what, _sort(what, names)[0]["ip_adapter"])
 
@@ -254,16 +255,16 @@ def _load(
         ]
         if empty:
             raise NotImplementedError(empty[0])
-    except (NotImplementedError, KeyError) as lacking:
+    except (NotImplementedError, KeyError) as error:
         raise ValueError(
-            f"the IP-Adapter {names} is not whole: {_lacked(lacking)}; download it again"
-        ) from lacking
-    except (ValueError, RuntimeError, AttributeError, TypeError, IndexError) as refused:
-        said = " ".join(str(refused).split())
+            f"the IP-Adapter {names} is not whole: {_lacked(error)}; download it again"
+        ) from error
+    except (ValueError, RuntimeError, AttributeError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
             f"the IP-Adapter {names} was made for another base than '{checkpoint.model.reference}'"
-            f" ({checkpoint.kind}): {said[:200]}"
-        ) from refused
+            f" ({checkpoint.kind}): {reason[:200]}"
+        ) from error
 
 
 def _lacked(error: Exception) -> str:

@@ -50,7 +50,7 @@ KINDS: dict[str, re.Pattern[str]] = {
 
 
 class NotLoRA(Exception):
-    """A file is no LoRA that can be put on; the message says what it is, or what it lacks."""
+    """A file is not a LoRA that can be applied; the message says what it is, or what it lacks."""
 
 
 @dataclass
@@ -506,7 +506,7 @@ def _other_kind(others: Mapping[str, list[str]], bundled: set[str]) -> str:
     if kind:
         return (
             f"it holds {kind}, which neither diffusers nor peft reads from such a file; LoRA, DoRA,"
-            " LoHa and LoKr can be put on"
+            " LoHa and LoKr can be applied"
         )
     return (
         "it is no LoRA: it holds"
@@ -515,7 +515,7 @@ def _other_kind(others: Mapping[str, list[str]], bundled: set[str]) -> str:
 
 
 def left_out(file: LoRAFile) -> list[str]:
-    """Say what of a file is not put on, with counts; ``{name}`` stands for the file's."""
+    """Describe what of a file is not applied, with counts; ``{name}`` stands for the file's."""
     found = []
     total = sum(len(names) for names in file.others.values()) + 2 * len(file.pairs)
     for kind, names in sorted(file.others.items()):

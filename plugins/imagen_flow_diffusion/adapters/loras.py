@@ -1,7 +1,7 @@
-"""Put LoRAs on a shared checkpoint for the length of one call, and off again; the layers of those
-that were last on are kept, and go on again at once.
+"""Attach LoRAs to a shared checkpoint for one call, and detach them again. The layers of the LoRAs
+that were attached last are kept, so that they are attached again at once.
 
-What is kept hangs on the leased parts, so it goes when they are evicted.
+They are kept with the leased parts, so they are dropped when these are evicted.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from .files import Adapter
 
 
-class Layers(NamedTuple):
-    """Layers that LoRAs put in the place of a module's own, each with its place: the layer above,
-    its name there, and what was there before.
+class LoRALayers(NamedTuple):
+    """The layers by which LoRAs replace those of a module: each with the module above it, its name
+    there, and the layer that it replaces.
     """
 
     config: Any
     names: frozenset[str]
     swaps: Sequence[tuple[Any, str, Any, Any]]
-    #: Names of the base's weights that peft stops asking for gradients: of layers that come and go
-    # the weights themselves are others each time.
-    silent: Sequence[str]
-    #: By LoRA: what of it is not put on.
+    #: The base's weights for which peft disables gradients, by name: while layers are offloaded, the
+    #: weights themselves are other objects each time.
+    frozen: Sequence[str]
+    #: By LoRA: what of it is not applied.
     notes: Sequence[Sequence[str]] = ()
 
     @staticmethod
-    def of(module: Any, asking: Sequence[str]) -> Layers:
-        """Note what LoRAs did to a module.
+    def of(module: Any, trainable: Sequence[str]) -> LoRALayers:
+        """Record what LoRAs changed in a module.
 
         Inputs:
-            asking: names of its weights that asked for gradients before.
+            trainable: the weights that required gradients before, by name.
         """
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -56,32 +56,34 @@ class Layers(NamedTuple):
             for name, weight in module.named_parameters()
             if not weight.requires_grad
         }
-        return Layers(config, frozenset(config), swaps, [name for name in asking if name in quiet])
+        return LoRALayers(
+            config, frozenset(config), swaps, [name for name in trainable if name in quiet]
+        )
 
-    def put_on(self, module: Any) -> None:
-        # peft stops those of the base asking for gradients, and torch then multiplies otherwise on
-        # the CPU: pictures are those of LoRAs freshly loaded.
-        self._ask(module, ask=False)
+    def attach(self, module: Any) -> None:
+        # peft disables gradients for the base's weights, and torch then multiplies in another way on
+        # the CPU: do the same, so that pictures equal those of LoRAs that were just loaded.
+        self._set_trainable(module, trainable=False)
         for above, name, layer, _ in self.swaps:
             setattr(above, name, layer)
         module.peft_config, module._hf_peft_config_loaded = self.config, True
 
-    def take_off(self, module: Any) -> None:
+    def detach(self, module: Any) -> None:
         for above, name, _, base in self.swaps:
             setattr(above, name, base)
         if hasattr(module, "peft_config"):
             del module.peft_config
         module._hf_peft_config_loaded = None
-        self._ask(module, ask=True)
+        self._set_trainable(module, trainable=True)
 
-    def _ask(self, module: Any, *, ask: bool) -> None:
-        weights = dict(module.named_parameters()) if self.silent else {}
-        for name in self.silent:
-            weights[name].requires_grad_(ask)
+    def _set_trainable(self, module: Any, *, trainable: bool) -> None:
+        weights = dict(module.named_parameters()) if self.frozen else {}
+        for name in self.frozen:
+            weights[name].requires_grad_(trainable)
 
 
 @contextmanager
-def with_loras(
+def attach_loras(
     pipeline: Any,
     checkpoint: Checkpoint,
     loras: Sequence[Adapter],
@@ -89,15 +91,15 @@ def with_loras(
     *,
     streamed: bool = False,
 ) -> Iterator[list[str]]:
-    """Put LoRAs on those parts of a checkpoint that are leased, and take them off at the end,
-    whatever happens. Whoever calls holds the checkpoint alone.
+    """Attach LoRAs to the leased parts of a checkpoint, and detach them at the end, whatever happens.
+    The caller holds the checkpoint's lock.
 
     Params:
-        streamed: whether the layers of these parts come to their device in turn.
-    Outputs: notes on what of them is not put on.
+        streamed: whether the layers of these parts are moved to the device one after the other.
+    Outputs: notes about what of them is not applied.
     Raises:
-        ValueError: the pipeline takes none, or one is not whole, of another kind or made for
-            another base; nothing is left of any.
+        ValueError: the pipeline takes no LoRAs, or one is incomplete, of another kind or made for
+            another base; nothing stays attached.
     """
     if not hasattr(pipeline, "lora_state_dict"):
         raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
@@ -107,12 +109,14 @@ def with_loras(
         for name in pipeline._lora_loadable_modules
         if hasattr(checkpoint.parts.get(name), "named_children")
     }
-    asking = {
+    trainable = {
         name: [name for name, weight in module.named_parameters() if weight.requires_grad]
         for name, module in modules.items()
     }
     kept = {
-        name: layers for name in modules if (layers := checkpoint.worn(name, wanted)) is not None
+        name: layers
+        for name in modules
+        if (layers := checkpoint.attached(name, wanted)) is not None
     }
     try:
         if len(kept) < len(modules):
@@ -123,16 +127,16 @@ def with_loras(
             ]
             for name, module in modules.items():
                 layers = (
-                    Layers.of(module, asking[name])
+                    LoRALayers.of(module, trainable[name])
                     if getattr(module, "peft_config", None)
-                    else Layers(None, frozenset(), (), ())
+                    else LoRALayers(None, frozenset(), (), ())
                 )
                 kept[name] = layers._replace(notes=notes)
-                checkpoint.wear(name, wanted, kept[name])
+                checkpoint.remember_attached(name, wanted, kept[name])
         else:
             for name, layers in kept.items():
                 if layers.names:
-                    layers.put_on(modules[name])
+                    layers.attach(modules[name])
         if names := sorted({name for layers in kept.values() for name in layers.names}):
             pipeline.set_adapters(names, [float(weights[_number(name)]) for name in names])
         yield [
@@ -143,14 +147,14 @@ def with_loras(
         ]
     finally:
         for name, module in modules.items():
-            # What failed half-way is taken off as what was whole.
-            layers = kept.get(name) or Layers.of(module, asking[name])
+            # What was attached before a failure is detached too.
+            layers = kept.get(name) or LoRALayers.of(module, trainable[name])
             if layers.names or layers.swaps:
-                layers.take_off(module)
+                layers.detach(module)
 
 
 def _number(adapter: str) -> int:
-    """The place in the list of the LoRA that an adapter of peft is, or is a half of."""
+    """Return the index of the LoRA that an adapter of peft belongs to."""
     return int(adapter.removeprefix("lora").partition("_")[0])
 
 
@@ -163,7 +167,7 @@ def _load(
     *,
     streamed: bool,
 ) -> list[str]:
-    """Put a LoRA on those of these modules that it concerns, and say what of it is not put on."""
+    """Attach a LoRA to the modules that it has layers for; return notes about what is not applied."""
     try:
         file = lora_files.read(lora.read(), lora.metadata())
         if (control := getattr(pipeline, "_control_lora_supported_norm_keys", ())) and any(
@@ -181,8 +185,8 @@ def _load(
                 "it is a DoRA, which is computed with the weights of each layer, and with offload:"
                 " layers these come to the device for the layer alone; say offload: model, or none"
             )
-    except NotLoRA as other:
-        raise ValueError(f"the LoRA '{lora.model.reference}' cannot be put on: {other}") from other
+    except NotLoRA as error:
+        raise ValueError(f"the LoRA '{lora.model.reference}' cannot be applied: {error}") from error
     try:
         unet = (
             pipeline.unet.config
@@ -234,8 +238,8 @@ def _load(
                 f" {', '.join(lost[:2])}{', …' if len(lost) > 2 else ''}"
             )
         return notes
-    except NotLoRA as other:
-        raise ValueError(f"the LoRA '{lora.model.reference}' cannot be put on: {other}") from other
+    except NotLoRA as error:
+        raise ValueError(f"the LoRA '{lora.model.reference}' cannot be applied: {error}") from error
     except (
         ValueError,
         RuntimeError,
@@ -244,12 +248,12 @@ def _load(
         TypeError,
         IndexError,
         NotImplementedError,
-    ) as refused:
-        said = " ".join(str(refused).split())
+    ) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
             f"the LoRA '{lora.model.reference}' was made for another base than"
-            f" '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}"
-        ) from refused
+            f" '{checkpoint.model.reference}' ({checkpoint.kind}): {reason[:200]}"
+        ) from error
 
 
 def _fitting(
@@ -383,4 +387,4 @@ def _attach(module: Any, layers: Mapping[str, Pair], adapter: str) -> None:
         and not weight_name.startswith("base_layer")
     ]
     if put.keys() != layers.keys() or strengths != {1.0} or empty:
-        raise RuntimeError(f"peft put on {len(put) - len(empty)} of {len(layers)} layers")
+        raise RuntimeError(f"peft attached {len(put) - len(empty)} of {len(layers)} layers")

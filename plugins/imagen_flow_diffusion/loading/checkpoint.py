@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Group:
     """Parts of one checkpoint by name. Whoever changes them for the length of a call (adapters,
-    tiling) holds `lock` meanwhile, and keeps in `worn` what was last put on a part.
+    tiling) holds `lock` meanwhile, and keeps in `attached` what was last attached to a part.
     """
 
     parts: dict[str, Any]
     lock: Any = field(default_factory=threading.RLock)
-    worn: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    attached: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Checkpoint:
     def device(self) -> Any:
         return next(device_of(part) for part in self.parts.values() if hasattr(part, "device"))
 
-    def worn(self, part: str, wanted: Any) -> Any:
-        """Give what was last put on a part, if it is what is wanted."""
-        last, found = self._group(part).worn.get(part, (None, None))
+    def attached(self, part: str, wanted: Any) -> Any:
+        """Return what was last attached to a part, if it is what is wanted."""
+        last, found = self._group(part).attached.get(part, (None, None))
         return found if last == wanted else None
 
-    def wear(self, part: str, wanted: Any, found: Any) -> None:
-        """Keep what was put on a part, in the place of what was before."""
-        self._group(part).worn[part] = (wanted, found)
+    def remember_attached(self, part: str, wanted: Any, found: Any) -> None:
+        """Remember what was attached to a part, in place of what was before."""
+        self._group(part).attached[part] = (wanted, found)
 
     def _group(self, part: str) -> Group:
         return [group for group in self.groups.values() if part in group.parts][-1]

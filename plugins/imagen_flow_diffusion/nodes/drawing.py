@@ -14,8 +14,13 @@ import imagen_flow as flow
 from imagen_flow import Image, Mask, Progress, Range, Seed, Steps
 from imagen_flow.loaders import FallbackLevels, Leased
 
-from ..adapters.attached import AttachedAdapters, adapted, skipping, with_embedding_words
-from ..adapters.controls import check_controls, controlled, helper_word
+from ..adapters.attached import (
+    AttachedAdapters,
+    attach_adapters,
+    skip_clip_layers,
+    with_embedding_words,
+)
+from ..adapters.controls import check_controls, pipeline_word, with_controls
 from ..checkpoints.folder import article
 from ..loading.checkpoint import Checkpoint
 from ..loading.components import Drawing, Filling, Whole, check_replaced_parts
@@ -259,18 +264,18 @@ def draw(
         ports.get("ip_encoder"),
     )
     refuse_size(model.model, given)
-    cls = pipeline_for(model.model, model.kind, task, by=by, help=helper_word(controls))
+    cls = pipeline_for(model.model, model.kind, task, by=by, help=pipeline_word(controls))
     refuse_other_denoiser(model, task, by)
     _refuse_refiner(model, task, by)
     _refuse_prior(model, cls, by)
-    model, given = controlled(model, cls, given, controls)
+    model, given = with_controls(model, cls, given, controls)
     given = with_embedding_words(attached, given)
     made = model.pipeline(cls)
     lost = choose(made, ports.get("sampler"), ports.get("sampler_settings"))
     with (
         model.alone(),
-        adapted(made, model, attached) as more,
-        skipping(model, given.get("clip_skip")),
+        attach_adapters(made, model, attached) as more,
+        skip_clip_layers(model, given.get("clip_skip")),
         sparing(getattr(made, "vae", None), memory_levels),
     ):
         # What is drawn of a region is laid into the picture, which is done with Pillow's alone.

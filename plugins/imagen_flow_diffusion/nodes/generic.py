@@ -169,7 +169,7 @@ def pipeline(
             None,
         )
     ):
-        said = " and ".join(f"a {name} of {side}" for name, side in asked.items())
+        asked_for = " and ".join(f"a {name} of {side}" for name, side in asked.items())
         yield replace(
             last,
             note="; ".join(
@@ -178,7 +178,7 @@ def pipeline(
                     (
                         last.note,
                         (
-                            f"{said} was asked for, and the pipeline drew {other.width} x"
+                            f"{asked_for} was asked for, and the pipeline drew {other.width} x"
                             f" {other.height}"
                         ),
                     ),
@@ -342,9 +342,9 @@ def _called(
 ) -> Generator[Progress, None, Any]:
     """Call a pipeline of a checkpoint's parts and of what is lent to it."""
     parts = ports.get("parts", [])
-    lent: dict[str, list[Any]] = {}
+    lent_parts: dict[str, list[Any]] = {}
     for part in parts:
-        lent.setdefault(part.name, []).append(part.model)
+        lent_parts.setdefault(part.name, []).append(part.model)
     if ports.get("tiled"):
         memory_levels = ("tile", *memory_levels)
     if given.cls.__name__ == model.kind:
@@ -352,7 +352,7 @@ def _called(
     # Some pipelines change their networks as soon as they are made.
     with model.alone(), unchanged([*model.parts.values(), *(part.model for part in parts)]):
         made = model.with_parts(
-            **{name: found if len(found) > 1 else found[0] for name, found in lent.items()}
+            **{name: found if len(found) > 1 else found[0] for name, found in lent_parts.items()}
         ).pipeline(given.cls)
         lost = choose(made, ports.get("sampler"), ports.get("sampler_settings"))
         with sparing(getattr(made, "vae", None), memory_levels):

@@ -15,8 +15,8 @@ import imagen_flow as flow
 from imagen_flow import Image, List, Mask, Model, Progress, Range, Seed, Steps, Tensor
 from imagen_flow.loaders import FallbackLevels, Leased
 
-from ..adapters.attached import AttachedAdapters, adapted
-from ..adapters.controls import check_controls, controlled, helper_word
+from ..adapters.attached import AttachedAdapters, attach_adapters
+from ..adapters.controls import check_controls, pipeline_word, with_controls
 from ..checkpoints.description import family_of, what_is
 from ..checkpoints.folder import article, device_of
 from ..loading.checkpoint import Checkpoint
@@ -140,12 +140,12 @@ def denoise(
     given |= read_encoded(text, family=family_of(model.kind), by=by, like=network)
     _refuse_other_width(network, given, by)
     controls = ports.get("controls", [])
-    cls = pipeline_for(model.model, model.kind, task, by=by, help=helper_word(controls))
+    cls = pipeline_for(model.model, model.kind, task, by=by, help=pipeline_word(controls))
     # A network that was made for filling in reads the picture that is masked, and latents cannot be
     # masked for it.
     refuse_other_denoiser(model, "text_to_image", by)
-    lent, given = controlled(model, cls, given, controls, autoencoder)
-    made = lent.pipeline(cls)
+    controlled, given = with_controls(model, cls, given, controls, autoencoder)
+    made = controlled.pipeline(cls)
     if normalises(made.vae):
         made.vae = without_statistics(made.vae)
     factor = int(made.vae_scale_factor)
@@ -171,7 +171,7 @@ def denoise(
     attached = AttachedAdapters(
         ports.get("loras", ()), (), ports.get("ip_adapters", ()), ports.get("ip_encoder")
     )
-    with lent.alone(), adapted(made, lent, attached) as more:
+    with controlled.alone(), attach_adapters(made, controlled, attached) as more:
         output = yield from call(
             made,
             {**given, **more},
@@ -194,7 +194,7 @@ def denoise(
     if found.ndim == 5:
         # A film of one picture.
         found = found[:, :, 0]
-    with explaining_nan(lent.parts):
+    with explaining_nan(controlled.parts):
         refuse_nan(found, "the model gave")
     return Tensor(found, {"latents": space})
 
@@ -432,9 +432,11 @@ def _check_space(model: Any, latents: Any, by: str, whose: str) -> None:
 def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:
     came = latents.tags.get("latents", "")
     if came != space:
-        said = f"the latents are of another space ({came})" if came else "what came are no latents"
+        problem = (
+            f"the latents are of another space ({came})" if came else "what came are no latents"
+        )
         raise ValueError(
-            f"{said}, and {whose} reads {space}:"
+            f"{problem}, and {whose} reads {space}:"
             f" {'use the checkpoint that they were made with' if came else 'take them from diffusion.denoise or latents.encode'}"
         )
     values: torch.Tensor = latents.torch()
@@ -443,17 +445,17 @@ def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:
 
 
 def _sides(
-    pipeline: Any, values: torch.Tensor, factor: int, said: Mapping[str, int | None]
+    pipeline: Any, values: torch.Tensor, factor: int, asked: Mapping[str, int | None]
 ) -> list[int]:
     """Give the height and the width of the picture that latents stand for.
 
     Raises:
-        ValueError: another size was said, or the family cannot draw it.
+        ValueError: another size was asked for, or the family cannot draw it.
     """
     sides = [side * factor for side in values.shape[-2:]]
     size, grid = f"{sides[1]} x {sides[0]}", int(pipeline.image_processor.config.vae_scale_factor)
     if any(
-        said[name] not in (None, side)
+        asked[name] not in (None, side)
         for name, side in zip(("height", "width"), sides, strict=True)
     ):
         raise ValueError(

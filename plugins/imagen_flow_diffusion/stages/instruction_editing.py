@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.attached import AttachedAdapters, adapted
+from ..adapters.attached import AttachedAdapters, attach_adapters
 from ..loading.checkpoint import Checkpoint
 from ..loading.temporary_changes import sparing
 from ..pipelines.calling import also, counted, explaining_nan, pictures
@@ -123,7 +123,7 @@ class Instructed:
             sides = seen[0].size
         with (
             self.checkpoint.alone(),
-            adapted(pipeline, self.checkpoint, attached) as more,
+            attach_adapters(pipeline, self.checkpoint, attached) as more,
             sparing(getattr(pipeline, "vae", None), memory_levels),
         ):
             output = yield from counted(

@@ -6,7 +6,12 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters.attached import AttachedAdapters, adapted, skipping, with_embedding_words
+from ..adapters.attached import (
+    AttachedAdapters,
+    attach_adapters,
+    skip_clip_layers,
+    with_embedding_words,
+)
 from ..checkpoints.diagnosing import require_library
 from ..loading.checkpoint import Checkpoint
 from ..pipelines.families import Split, unread_by
@@ -72,8 +77,8 @@ class Encoder:
         pipeline = self.checkpoint.pipeline(cls)
         with (
             self.checkpoint.alone(),
-            adapted(pipeline, self.checkpoint, attached),
-            skipping(self.checkpoint, clip_skip),
+            attach_adapters(pipeline, self.checkpoint, attached),
+            skip_clip_layers(self.checkpoint, clip_skip),
             torch.no_grad(),
         ):
             if attached.embeddings and weighting == "none":
