@@ -101,20 +101,20 @@ def test_the_lane_used_last_is_taken_first() -> None:
     threads.close()
 
 
-def test_a_closed_pool_of_lanes_leaves_no_thread() -> None:
+def test_closed_run_threads_leave_no_thread() -> None:
     """Idle threads end, one at work ends with its work, and what starts afterwards has a thread for
     itself.
     """
     threads = RunThreads()
     idle = where(threads)
-    threads: list[threading.Thread] = []
+    ran_in: list[threading.Thread] = []
 
     def close() -> None:
-        threads.append(threading.current_thread())
+        ran_in.append(threading.current_thread())
         threads.close()
 
     carry_out(threads, close)
-    assert threads == [idle]
+    assert ran_in == [idle]
     idle.join(10)
     later = where(threads)
     later.join(10)
