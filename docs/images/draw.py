@@ -71,7 +71,14 @@ SHEET = {
             "label_size": 10,
         },
     },
-    "outputs": {"sheet": {"from": "${sheet}", "path": "sheet.jpg", "provenance": "none"}},
+    "outputs": {
+        "sheet": {
+            "from": "${sheet}",
+            "path": "sheet.jpg",
+            "exists": "replace",
+            "provenance": "none",
+        }
+    },
 }
 
 #: What is typed in the session. The output of each command is shown as the terminal shows it.
