@@ -1,4 +1,4 @@
-"""Draw the pictures of the documents anew: python docs/images/draw.py (about a minute on two cores).
+"""Draw the pictures of the documents: python docs/images/draw.py [sheet] [graph] [session].
 
 All of them are made by imagen-flow itself: two by graphs, one of a plan, one of a terminal session.
 """
@@ -91,19 +91,22 @@ SESSION = [
 STYLE = "font-family='ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace'"
 
 
-def main() -> None:
-    """Draw all, in a store and a folder of their own."""
+def main(wanted: list[str]) -> None:
+    """Draw all, or those that are named, in a store and a folder of their own."""
     with tempfile.TemporaryDirectory() as place:
         store = Path(place, "store")
-        flow.run(SHEET, out=HERE, store=store)
-        given = {"instruction": "make the circle green"}
-        outputs = flow.run(ROOT / GRAPH, given, store=store)
-        (HERE / "graph.svg").write_text(draw_graph(outputs), "utf-8")
-        work = Path(place, "work")
-        work.mkdir()
-        (work / "graphs").symlink_to(ROOT / "graphs")
-        screen = session(work, {"XDG_CACHE_HOME": place, "XDG_CONFIG_HOME": place})
-        (HERE / "session.svg").write_text(draw_session(screen), "utf-8")
+        if "sheet" in wanted:
+            flow.run(SHEET, out=HERE, store=store)
+        if "graph" in wanted:
+            given = {"instruction": "make the circle green"}
+            outputs = flow.run(ROOT / GRAPH, given, store=store)
+            (HERE / "graph.svg").write_text(draw_graph(outputs), "utf-8")
+        if "session" in wanted:
+            work = Path(place, "work")
+            work.mkdir()
+            (work / "graphs").symlink_to(ROOT / "graphs")
+            screen = session(work, {"XDG_CACHE_HOME": place, "XDG_CONFIG_HOME": place})
+            (HERE / "session.svg").write_text(draw_session(screen), "utf-8")
 
 
 # --- the graph
@@ -270,4 +273,4 @@ def draw_session(lines: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or ["sheet", "graph", "session"])
