@@ -1,9 +1,9 @@
-"""Read a ControlNet that is one file, in its authors' names or in diffusers': what its
-configuration would say is told by the shapes of its tensors.
+"""Load a ControlNet from one file, with tensors named by its authors or by diffusers. Its
+configuration is derived from the shapes of the tensors.
 
-Two things are not: how many heads its attention has, which goes by the two kinds of Stable
-Diffusion, and whether it pools its conditions, as that for shuffled pictures does (take that one as
-a folder).
+Two settings are not in the shapes: the number of attention heads, which is taken from the two kinds
+of Stable Diffusion, and whether conditions are pooled, as in the ControlNet for shuffled images
+(use that one as a folder).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from imagen_flow import Model
 
 IN_ONE_FILE = "ControlNet in one file"
-"""What such a file is said to be."""
+"""The kind of such a file, in words."""
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -42,7 +42,7 @@ def class_of(model: Model) -> str:
 
 
 def text_width(model: Model) -> int | None:
-    """How wide the states of words are that such a file reads."""
+    """Return the width of the text states that such a file reads; None if that is not in it."""
     return next(
         (
             int(entry["shape"][-1])
@@ -54,10 +54,10 @@ def text_width(model: Model) -> int | None:
 
 
 def load_controlnet(cls: Any, model: Model, *, device: str, dtype: str) -> Any:
-    """Load a ControlNet from one file, ready to infer.
+    """Load a ControlNet from one file, ready for inference.
 
     Raises:
-        ModelError: it lacks weights, or has others than a ControlNet of its shapes.
+        ModelError: weights are missing, or do not belong to a ControlNet of its shapes.
     Source: ``convert_controlnet_checkpoint`` in ``diffusers.loaders.single_file_utils``.
     """
     import torch
@@ -77,11 +77,11 @@ def load_controlnet(cls: Any, model: Model, *, device: str, dtype: str) -> Any:
         state = {key: tensor for key, tensor in state.items() if tensor is not None}
         shapes = {key: list(tensor.shape) for key, tensor in state.items()}
         config = configuration(shapes)
-    except (ValueError, KeyError, IndexError, StopIteration) as odd:
+    except (ValueError, KeyError, IndexError, StopIteration) as error:
         raise flow.ModelError(
             f"{name} holds no whole ControlNet: it lacks"
-            f" {odd.args[0] if odd.args else 'most of its weights'}"
-        ) from odd
+            f" {error.args[0] if error.args else 'most of its weights'}"
+        ) from error
     if why := misfit(cls, config, shapes):
         raise flow.ModelError(f"{name} holds no whole ControlNet: {why}")
     with torch.device("meta"):
@@ -110,9 +110,7 @@ def load_controlnet(cls: Any, model: Model, *, device: str, dtype: str) -> Any:
 
 
 def configuration(shapes: Shapes) -> dict[str, Any]:
-    """Work out the configuration of a ControlNet from the shapes of its tensors, in diffusers'
-    names.
-    """
+    """Derive the configuration of a ControlNet from the shapes of its tensors, in diffusers' names."""
     levels = _count(shapes, r"down_blocks\.(\d+)\.")
     channels = [
         int(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0]) for level in range(levels)
@@ -171,7 +169,7 @@ def configuration(shapes: Shapes) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """Count what is numbered from 0 in names."""
+    """Count the numbers from 0 in names that match a pattern."""
     return 1 + max(
         (int(found[1]) for name in shapes if (found := re.match(pattern, name))), default=-1
     )

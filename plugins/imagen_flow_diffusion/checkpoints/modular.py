@@ -1,6 +1,4 @@
-"""Modular pipelines of diffusers, which are put together of blocks: what they take, make themselves
-and give, as of all other pipelines.
-"""
+"""Modular pipelines of diffusers, which are assembled from blocks: use them like other pipelines."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ def taken_by(cls: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def of_parts(cls: Any, parts: Mapping[str, Any]) -> Any:
-    """Make a modular pipeline of a checkpoint's parts; processors and guiders that are no parts of
-    one it makes itself.
+    """Make a modular pipeline from a checkpoint's parts. It makes processors and guiders that are
+    not parts itself.
     """
     pipeline = cls()
     pipeline.update_components(
@@ -42,8 +40,8 @@ def of_parts(cls: Any, parts: Mapping[str, Any]) -> Any:
 
 
 def _silence(blocks: Any) -> None:
-    """Keep blocks of any depth from drawing progress bars: what the pipeline's own setting reaches
-    is the first level.
+    """Switch off progress bars of blocks at any depth: the pipeline's own setting only reaches the
+    first level.
     """
     for block in getattr(blocks, "sub_blocks", {}).values():
         if hasattr(block, "set_progress_bar_config"):
@@ -52,8 +50,8 @@ def _silence(blocks: Any) -> None:
 
 
 def given_by(pipeline: Any, arguments: Mapping[str, Any]) -> Any:
-    """Call a pipeline and give what it gives by name; of the state of a modular one, what was not
-    given to it.
+    """Call a pipeline and return its outputs by name: of the state of a modular one, what was not
+    passed to it.
     """
     output = pipeline(**arguments)
     return (

@@ -1,7 +1,7 @@
-"""Know what a single file of weights is by the names and shapes in its header.
+"""Recognise what a single file of weights is by the names and shapes in its header.
 
-The community trades whole checkpoints as one file, in the names of the models' first authors. Such
-a file has weights only: of which repository the configurations are, is told here.
+Whole checkpoints are shared as one file, with tensors named by the models' first authors. Such a
+file holds only weights; which repository has its configurations is decided here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from imagen_flow import loaders
 if TYPE_CHECKING:
     from imagen_flow import Model
 
-#: A safetensors header: by tensor its dtype, shape and place.
+#: The header of a file of weights: dtype and shape by tensor.
 Header = Mapping[str, Any]
 
 _UNET = {"unet": ("model.diffusion_model.",), "vae": ("first_stage_model.", "vae.")}
@@ -89,14 +89,14 @@ _ALONE = (
         "text encoder alone",
     ),
 )
-"""What else a file may be, by the names of its tensors."""
+"""Other kinds of files, by the names of their tensors."""
 
 _ALONE_IN_GGUF = ((r"^(enc\.)?blk\.\d|^token_embd\.", "text encoder alone"),)
-"""The same, by names that GGUF alone has."""
+"""The same, by names that only GGUF files have."""
 
 
 def base_of(header: Header) -> loaders.BaseCheckpoint | None:
-    """Say what completes a checkpoint that is one file; None for what is none.
+    """Return what completes a checkpoint that is one file; None for a file that is not one.
 
     Source: ``infer_diffusers_model_type`` in ``diffusers.loaders.single_file_utils``, which reads
         the tensors themselves.
@@ -125,13 +125,14 @@ def base_of(header: Header) -> loaders.BaseCheckpoint | None:
 
 
 def kind_of(header: Header) -> str:
-    """Name the kind of checkpoint that a file is, as diffusers does; nothing for a file that is
-    none.
+    """Name the kind of checkpoint that a file is, as diffusers does; empty for a file that is not
+    one.
     """
 
     def shape(name: str) -> list[int]:
-        said = (header.get(f"model.diffusion_model.{name}") or header.get(name) or {}).get("shape")
-        return said if isinstance(said, list) else []
+        entry = header.get(f"model.diffusion_model.{name}") or header.get(name) or {}
+        found = entry.get("shape")
+        return found if isinstance(found, list) else []
 
     def has(beginning: str) -> bool:
         return any(name.startswith(beginning) for name in header)
@@ -189,11 +190,11 @@ CosXL's does.
 
 
 def predicts(model: Model) -> dict[str, Any]:
-    """Give the settings of a sampler that a file of weights says: in the tensors ``v_pred`` and
+    """Return the settings of a sampler that a file of weights holds: in the tensors ``v_pred`` and
     ``ztsnr``, which hold nothing, in those of `CONTINUOUS`, or in ``modelspec.prediction_type``.
 
     Raises:
-        ModelError: it says a prediction that none of diffusers' samplers follows.
+        ModelError: it names a prediction type that no sampler of diffusers supports.
     """
     path = model.path
     if path.suffix.lower() != ".safetensors":
@@ -202,23 +203,23 @@ def predicts(model: Model) -> dict[str, Any]:
     metadata = header.get("__metadata__") or {}
     if CONTINUOUS["sigma_max"] in header and (continuous := _continuous(path)):
         return {"prediction_type": "v_prediction", **continuous}
-    said = (
+    named = (
         "v"
         if "v_pred" in header
         else str(metadata.get("modelspec.prediction_type", "")).strip().lower()
     )
-    if said and said not in PREDICTIONS:
+    if named and named not in PREDICTIONS:
         if metadata.get("modelspec.architecture", "").startswith(
             ("stable-diffusion-v", "stable-diffusion-xl")
         ):
             raise flow.ModelError(
-                f"{path.name} says that it predicts '{said[:40]}' (modelspec.prediction_type), and"
+                f"{path.name} says that it predicts '{named[:40]}' (modelspec.prediction_type), and"
                 f" samplers follow {', '.join(sorted(set(PREDICTIONS.values())))}"
             )
         return {}
-    prediction = PREDICTIONS.get(said, "")
-    # Where there is no signal, noise tells nothing of the picture: the mark means something for
-    # those that predict a velocity alone. Its pictures are those of steps that begin there.
+    prediction = PREDICTIONS.get(named, "")
+    # At zero signal-to-noise ratio, the noise says nothing about the image: ztsnr only makes sense
+    # for models that predict a velocity, with steps that begin there.
     zero = (
         {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         if "ztsnr" in header and prediction == "v_prediction"
@@ -238,11 +239,11 @@ def _continuous(path: Path) -> dict[str, float]:
                 if name in held.keys()  # noqa: SIM118 - it is not a mapping
             }
     except (OSError, SafetensorError, IndexError, TypeError):
-        return {}  # whoever loads the file says so
+        return {}  # loading the file reports it
 
 
 def kind_of_file(model: Model) -> str:
-    """Say in words what a model is that is one file of weights and not a checkpoint."""
+    """Say in words what a single file of weights is that is not a checkpoint."""
     path = model.path
     if path.suffix.lower() != ".safetensors":
         if path.suffix.lower() == ".gguf":
@@ -269,9 +270,8 @@ def kind_of_file(model: Model) -> str:
 
 
 def header_of(model: Model, path: Path | None = None) -> Header:
-    """Return dtypes and shapes by the names of the tensors in a model's file of weights: the model
-    itself, or one in its folder. Nothing of a file that makes no sense, which is said when it is
-    loaded.
+    """Return dtype and shape by tensor of a file of weights: the model itself, or one in its
+    folder. Empty for a damaged file, which is reported when it is loaded.
     """
     return {
         name: entry

@@ -1,5 +1,5 @@
-"""Load a part of a checkpoint from a file in the names of its first authors: diffusers knows how
-these translate, and what it would fetch besides is given.
+"""Load a part of a checkpoint from a file whose tensors have the names of the first authors.
+diffusers translates them; the configuration that it would download is passed to it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def load_from_file(
     settings: loaders.Loading | None = None,
 ) -> Any:
     """Load one part of a checkpoint from a file that holds it, alone or among others, as diffusers
-    translates it; refuse it if weights are missing, or are of another kind of model.
+    translates it. It is refused if weights are missing or belong to another kind of model.
 
     Params:
-        beginning: what the names of the part's tensors in the file begin with; of other tensors
-            nothing is read.
-        like, part: the checkpoint's folder whose `part` has the configuration.
+        beginning: the prefix of the names of the part's tensors in the file. Other tensors are not
+            read.
+        like, part: the folder of the checkpoint whose `part` has the configuration.
         of: the model's reference, for messages.
     Source: ``from_single_file``, and what it calls for text encoders.
     """
@@ -86,19 +86,21 @@ def load_from_file(
         NotImplementedError,
         RuntimeError,
         conversion.SingleFileComponentError,
-    ) as odd:
+    ) as error:
         why = translated(cls, _configuration(like, part), _named(cls, _shapes(file, beginning)))
-        if isinstance(odd, KeyError) and isinstance(odd.args[0], str) and "." in odd.args[0]:
-            why = why or f"it lacks {odd.args[0]}"
-        elif isinstance(odd, NotImplementedError):  # torch's word for weights that never came
+        if isinstance(error, KeyError) and isinstance(error.args[0], str) and "." in error.args[0]:
+            why = why or f"it lacks {error.args[0]}"
+        elif isinstance(
+            error, NotImplementedError
+        ):  # torch raises it for weights on the meta device
             why = why or "some of its weights are missing"
-        elif isinstance(odd, RuntimeError) and not why:
+        elif isinstance(error, RuntimeError) and not why:
             raise
         raise flow.ModelError(
             f"{file.name} holds no {part} that fits the model '{of}':"
-            f" {why or f'its weights are of another kind or shape ({type(odd).__name__}: {plain(odd)})'}"
-        ) from odd
-    # diffusers took out of it what it needed; the rest would be kept beside the module
+            f" {why or f'its weights are of another kind or shape ({type(error).__name__}: {plain(error)})'}"
+        ) from error
+    # diffusers has taken what it needs; the rest would stay in memory
     held.clear()
     state = module.state_dict()
     if missing := sorted(name for name, tensor in state.items() if tensor.is_meta):
@@ -110,17 +112,16 @@ def load_from_file(
         part.startswith(("unet", "transformer"))
         and (more := numbers - sum(_numbers(tensor) for tensor in state.values())) > 0
     ):
-        # diffusers drops what it has no place for, as guidance of a larger kind.
+        # diffusers silently drops weights that the model has no place for.
         raise flow.ModelError(
             f"{file.name} holds no {part} that fits the model '{of}': it has {more:,} numbers for"
             " which this model has no place"
         )
-    # The weights go on asking for gradients, as the libraries leave them: where none does, torch
-    # multiplies otherwise on the CPU, and a picture would differ from theirs by a level.
+    # The weights still require gradients, as the libraries leave them: without, torch multiplies
+    # differently on the CPU, and an image would differ from theirs by a level.
     settings = settings or loaders.Loading()
     if file.suffix.lower() == ".gguf" and settings.offload == "layers":
-        # accelerate makes layers' weights anew when they come and go, and does not know how GGUF's
-        # are made.
+        # accelerate recreates the weights of layers when it moves them, and cannot recreate GGUF's.
         settings = settings._replace(offload="model")
     return loaders.place_module(module.eval(), device=device, settings=settings)
 
@@ -133,7 +134,7 @@ def _configuration(like: Path, part: str) -> dict[str, Any]:
 
 
 def _shapes(file: Path, beginning: str) -> dict[str, Any]:
-    """Give the tensors of a part of a file as their shapes alone."""
+    """Return the tensors of a part of a file without their data."""
     import torch
 
     return {
@@ -145,7 +146,7 @@ def _shapes(file: Path, beginning: str) -> dict[str, Any]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep diffusers from warning that it casts what no module forbids to cast."""
+    """Filter a warning of diffusers that it keeps no module in float32."""
     logger, told = (
         logging.getLogger("diffusers.models.modeling_utils"),
         lambda record: "kept in float32: []" not in record.getMessage(),
@@ -158,8 +159,8 @@ def _hushed() -> Iterator[None]:
 
 
 def _named(cls: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Write before the names of a UNet what its authors did where it is part of a checkpoint:
-    diffusers knows them by that alone.
+    """Add the prefix to the names of a UNet that its authors use in a checkpoint: diffusers
+    recognises them only by that.
     """
     bare = cls.__name__ == "UNet2DConditionModel" and any(
         name.startswith("input_blocks.") for name in tensors
@@ -172,7 +173,7 @@ def _named(cls: Any, tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_tensors(file: Path, beginning: str) -> dict[str, Any]:
-    """Read the tensors of a file whose names begin so."""
+    """Read the tensors of a file whose names have a prefix."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as held:
@@ -192,7 +193,7 @@ def _count(file: Path) -> int:
 
 
 def _numbers(tensor: Any) -> int:
-    """Count the numbers that a tensor stands for: GGUF packs them in blocks of bytes."""
+    """Count the numbers in a tensor: GGUF packs them in blocks of bytes."""
     if (kind := getattr(tensor, "quant_type", None)) is None:
         return int(tensor.numel())
     import gguf

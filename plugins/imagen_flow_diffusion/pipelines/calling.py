@@ -483,4 +483,6 @@ TAKEN_BY = {
         "the port 'controls' of diffusion.text_to_image",
     ),
 }
-"""The node that is made for a model of a kind, where it is not diffusion.text_to_image and its like."""
+"""The node that is made for a model of a kind, where it is not diffusion.text_to_image and its
+like.
+"""

@@ -1,9 +1,9 @@
-"""What a checkpoint can do, by the class of pipeline that it says it is.
+"""Find out what a checkpoint can do, by the class of pipeline that it names.
 
-diffusers names its classes by family, help and task: StableDiffusionXL, ControlNet, Inpaint. So the
-class for another task is found by its name, and only that one is imported: its own tables of
-families would import them all. A family whose text, latents and pixels can be split over three
-nodes has an entry in `SPLIT`; all others are drawn by one node.
+diffusers names classes by family, added network and task: StableDiffusionXL, ControlNet, Inpaint.
+So the class for another task is found by its name, and only that class is imported; diffusers' own
+tables of families would import all of them. Families whose work can be split over three nodes
+(text, latents, pixels) have an entry in `SPLIT`; all others draw with one node.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MASKED = (
 
 @dataclass(frozen=True)
 class Split:
-    """How a family's work is split.
+    """How a family's work is split over nodes.
 
     `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is
     dropped. `reads` is the tokenizer that reads furthest, `length` how many tokens where the call
@@ -117,23 +117,25 @@ OPTIONAL_IMAGE = (
     "QwenImage21Pipeline",
     "ZImageOmniPipeline",
 )
-"""Pipelines that draw from text alone or from text and pictures."""
+"""Pipelines that draw from text, or from text and images."""
 
 PICTURES = ("image", "images")
-"""What pipelines that edit call the pictures that they see."""
+"""How editing pipelines name their images."""
 
 _OTHERWISE = ("strength", "mask_image", "noise_level", "num_frames", "layers")
-"""Arguments of pipelines that do something else with a picture than change it: draw over it, fill it in, enlarge it, set it in motion, take it apart."""
+"""Arguments of pipelines that do something else with a picture than change it: draw over it, fill
+it in, enlarge it, set it in motion, take it apart.
+"""
 
 
 def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "") -> Any:
-    """Find the class that does a task with a checkpoint of some kind.
+    """Find the class of diffusers that does a task with a kind of checkpoint.
 
     Params:
-        help: what diffusers calls the networks that are lent to the checkpoint: ``ControlNet``,
+        help: the word for the added networks in diffusers' class names: ``ControlNet``,
             ``Adapter``.
     Raises:
-        ModelError: none does; the message says what the checkpoint is and which node takes it.
+        ModelError: none does. The message says what the checkpoint is and which node takes it.
     """
     import diffusers
 
@@ -173,8 +175,8 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
 
 
 def _does(cls: Any, task: str) -> bool:
-    """Whether a pipeline does a task, by what its call takes: all draw from a prompt, and want
-    nothing else besides pictures, as the decoder of a prior does.
+    """Whether a pipeline does a task, by the parameters of its call. It must draw from a prompt,
+    and require nothing besides images, as the decoder of a prior does.
     """
     takes = inspect.signature(cls.__call__).parameters
     either = cls.__name__ in OPTIONAL_IMAGE
@@ -195,8 +197,8 @@ def _does(cls: Any, task: str) -> bool:
 
 
 def edits(cls: Any) -> str:
-    """Name the argument of a pipeline's call that is the picture to edit; nothing if it does not
-    edit by words alone, by what its call takes.
+    """Name the argument of a pipeline's call that is the image to edit; empty if the pipeline does
+    not edit by text alone, by the parameters of its call.
     """
     takes = inspect.signature(cls.__call__).parameters
     otherwise = any(name in _OTHERWISE or name.endswith("conditioning_scale") for name in takes)
@@ -208,11 +210,10 @@ def edits(cls: Any) -> str:
 
 
 def split_of(model: Model, kind: str, by: str) -> Split:
-    """Say how a checkpoint's work is split over three nodes.
+    """Return how a checkpoint's work is split over three nodes.
 
     Raises:
-        ModelError: it is of a family that cannot be split; the message says what it is and which
-            node takes it.
+        ModelError: its family cannot be split. The message says what it is and which node takes it.
     """
     family = family_of(kind)
     if kind in TAKEN_BY or family not in SPLIT or family == "IF":
@@ -231,14 +232,14 @@ READS_AS = {
     "StableDiffusionInstructPix2Pix": "StableDiffusion",
     "StableDiffusionXLInstructPix2Pix": "StableDiffusionXL",
 }
-"""Families that cannot be split, and read their words as another."""
+"""Families that cannot be split, by the family that reads its text in the same way."""
 
 
 def check_text(models: Mapping[str, Any], upstream: Mapping[str, Any], by: str) -> None:
-    """Refuse, before anything runs, text that was encoded for another family of models.
+    """Refuse, when planning, text that was encoded for another family of models.
 
     Raises:
-        ModelError: the two families are not one; the message names both.
+        ModelError: the families differ. The message names both.
     """
     model, text = models.get("model"), upstream.get("text")
     read_by = (

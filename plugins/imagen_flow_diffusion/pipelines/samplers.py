@@ -51,7 +51,9 @@ TRAINED = (
     "max_shift",
     "invert_sigmas",
 )
-"""What a checkpoint was trained with, and holds for every sampler, said or left to the default of the checkpoint's own."""
+"""What a checkpoint was trained with, and holds for every sampler, said or left to the default of
+the checkpoint's own.
+"""
 
 OFF: dict[str, Any] = {"clip_sample": False, "snr_shift_scale": 1.0}
 """What classes do by default that a checkpoint does not know of, and how they are told not to."""
@@ -67,7 +69,9 @@ MISSED: dict[str, Any] = {
     "shift_terminal": None,
     "stochastic_sampling": False,
 }
-"""Settings of a checkpoint that are said to be lost where a sampler has none of the name, and the values at which nothing is."""
+"""Settings of a checkpoint that are said to be lost where a sampler has none of the name, and the
+values at which nothing is.
+"""
 
 
 def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) -> str:

@@ -1,8 +1,8 @@
-"""Know which sizes a checkpoint draws: by its autoencoder and its family, so that planning can
-refuse others, which many pipelines change without a word.
+"""Decide by its autoencoder and its family which sizes a checkpoint draws. Planning refuses others,
+which many pipelines silently change.
 
-The sides are multiples of how often the autoencoder halves, and for transformers of the squares
-that they see besides. Measured on every family with pictures of many sizes (the tests do so).
+Sides are multiples of the autoencoder's downscaling, and for transformers also of their patches.
+Measured on every family with images of many sizes (the tests do so).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ SQUARES = {
         2,
     ),
 }
-"""How many numbers of latents a side of what the network sees has, by family."""
+"""The side of the network's patches in latents, by family."""
 
 LEAST = {"Sana": 32, "SanaSprint": 32}
-"""What some pipelines want multiples of whatever their autoencoder does."""
+"""Multiples that some pipelines require whatever their autoencoder does."""
 
 HALVED_AGAIN = ("Kandinsky", "KandinskyV22", "Kandinsky3")
-"""Families whose pipelines halve as often again, and go up to the next multiple."""
+"""Families whose pipelines downscale twice as often, and round up to the next multiple."""
 
 SHAPES = {
     "HunyuanDiT": (
@@ -64,20 +64,24 @@ SHAPES = {
         (768, 1280),
     )
 }
-"""Widths and heights that a family was trained at, where its pipeline draws the nearest of them and says so in a log alone."""
+"""Widths and heights that a family was trained at, where its pipeline draws the nearest of them and
+says so in a log alone.
+"""
 
 BINNED = ("PixArtAlpha", "PixArtSigma", "Sana", "SanaSprint")
-"""Families whose pipelines draw at a size that they were trained at, and resize the picture to what is wanted."""
+"""Families whose pipelines draw at a size that they were trained at, and resize the picture to what
+is wanted.
+"""
 
 SIDES = ("width", "height")
 
 
 def grid_of(model: Model, *, binned: bool = True) -> int:
-    """Say of what number the sides of a checkpoint's pictures are multiples; 1 where any will do,
-    or where it is not known.
+    """Return the number that the sides of a checkpoint's images must be multiples of; 1 if any size
+    will do, or if that is not known.
 
     Params:
-        binned: whether the pipeline may draw at another size and resize the picture.
+        binned: whether the pipeline may draw at another size and resize the image.
     """
     checkpoint = describe(model)
     family = checkpoint.family
@@ -94,11 +98,12 @@ def grid_of(model: Model, *, binned: bool = True) -> int:
 
 
 def refuse_latents(model: Model, given: Mapping[str, Any]) -> None:
-    """Refuse a width or a height that a checkpoint's autoencoder has no latents for, whatever its
-    denoiser draws.
+    """Refuse a width or height that a checkpoint's autoencoder cannot encode, whatever its denoiser
+    draws.
 
     Raises:
-        ModelError: a side is no multiple of what the autoencoder halves, and normalises by squares.
+        ModelError: a side is not a multiple of the downscaling and of the patches that are
+            normalised.
     """
     checkpoint = describe(model)
     squares = 2 if "batch_norm_eps" in checkpoint.autoencoder else 1
@@ -106,11 +111,11 @@ def refuse_latents(model: Model, given: Mapping[str, Any]) -> None:
 
 
 def refuse_size(model: Model, given: Mapping[str, Any], *, binned: bool = True) -> None:
-    """Refuse a width or a height that a checkpoint does not draw, with the two nearest that it
-    does.
+    """Refuse a width or height that a checkpoint does not draw; the message has the two nearest
+    that it does.
 
     Raises:
-        ModelError: a side is no multiple of what the family draws.
+        ModelError: a side is not a multiple of what the family draws.
     """
     kind = what_is(model)
     binned = binned and given.get("use_resolution_binning") is not False
@@ -149,17 +154,16 @@ def _refuse_uneven(model: Model, given: Mapping[str, Any], grid: int, does: str)
 
 
 def nearest(side: int, grid: int) -> str:
-    """Name the two nearest sizes that can be drawn."""
+    """Name the two nearest sides that can be drawn."""
     below = side // grid * grid
     return f"{below} or {below + grid}" if below else str(grid)
 
 
 def check_size(models: Mapping[str, Any], given: Mapping[str, Any], *, binned: bool = True) -> None:
-    """Refuse, when planning, what is known of a picture's size and that the model does not draw.
+    """Refuse, when planning, a size that the model does not draw, as far as it is known.
 
     Params:
-        given: the values of the node's ports that are known; what its `arguments` say goes for as
-            much.
+        given: the known values of the node's ports; sizes in `arguments` count too.
     """
     model = models.get("model")
     if model is not None:
@@ -175,11 +179,10 @@ def check_size(models: Mapping[str, Any], given: Mapping[str, Any], *, binned: b
 
 
 def refuse_other_size(model: Model, drawn: Any, given: Mapping[str, Any]) -> None:
-    """Say that a pipeline drew another size than it was asked for, where that was not known of its
-    family.
+    """Refuse an image of another size than the one asked for, where planning could not know.
 
     Raises:
-        ValueError: a side is another; the message has both sizes.
+        ValueError: the size differs. The message has both.
     """
     if any(given.get(name) not in (None, getattr(drawn, name)) for name in SIDES):
         asked = " x ".join(str(given.get(name) or getattr(drawn, name)) for name in SIDES)

@@ -16,9 +16,7 @@ T = TypeVar("T")
 
 
 class _Stopped(BaseException):
-    """Raised inside the call to end it. Not an Exception, so that no library mistakes it for a
-    fault of its own.
-    """
+    """Raised inside the call to end it. It is not an Exception, so that no library handles it."""
 
 
 def stepping(call: Callable[[Callable[[Any], None]], T]) -> Generator[Any, None, T]:
@@ -62,7 +60,7 @@ def stepping(call: Callable[[Callable[[Any], None]], T]) -> Generator[Any, None,
         stop.set()
         worker.join()
     if failure:
-        # Popped, for a frame that holds its own traceback would keep the tensors of a failed call
+        # Popped: a frame that holds its own traceback would keep the tensors of a failed call
         # alive.
         raise failure.pop()
     return result.pop()
