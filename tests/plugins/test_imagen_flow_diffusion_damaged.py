@@ -365,7 +365,7 @@ def test_no_part_of_any_family_loads_without_one_of_its_weights(kind: str, tmp_p
     """
     from imagen_flow._models import resolve
     from imagen_flow._types.digest import digest_file
-    from imagen_flow_diffusion.checkpoints.folder import index_of
+    from imagen_flow_diffusion.checkpoints.description import index_of
     from imagen_flow_diffusion.loading import parts
     from imagen_flow_diffusion.tiny.kinds import MAKERS as EVERY
 

@@ -266,7 +266,7 @@ def test_with_a_perfect_model_every_sampler_ends_at_the_picture(kind: str, steps
     assert len(fitting) >= 4
     for cls in fitting:
         pipeline = SimpleNamespace(scheduler=own)
-        lost = samplers.choose(pipeline, cls.__name__, None)
+        lost = samplers.set_sampler(pipeline, cls.__name__, None)
         off = (last_step(pipeline.scheduler, own, steps) - CLEAN).std().item()
         # Times are cut to whole numbers by some classes, so that a flow is off by a thousandth of
         # its length.
@@ -330,7 +330,7 @@ def test_a_checkpoints_own_settings_go_over(
     name, said = OWN[own]
     pipeline = SimpleNamespace(scheduler=getattr(diffusers, name).from_config(said))
     other = SimpleNamespace(scheduler=pipeline.scheduler)
-    assert samplers.choose(pipeline, sampler, None) == ""
+    assert samplers.set_sampler(pipeline, sampler, None) == ""
     assert settings.items() <= pipeline.scheduler.config.items()
     first, value = next(iter(settings.items()))
     said_by_user = {
@@ -341,7 +341,7 @@ def test_a_checkpoints_own_settings_go_over(
         else 2.0
     }
     if first != "use_dynamic_shifting":
-        samplers.choose(other, sampler, said_by_user)
+        samplers.set_sampler(other, sampler, said_by_user)
         assert said_by_user.items() <= other.scheduler.config.items()
 
 
@@ -363,7 +363,7 @@ def test_what_a_sampler_loses_is_said(sampler: str) -> None:
 
     name, said = OWN["velocity, down to no signal"]
     pipeline = SimpleNamespace(scheduler=getattr(diffusers, name).from_config(said))
-    words = samplers.choose(pipeline, sampler, None)
+    words = samplers.set_sampler(pipeline, sampler, None)
     assert words.startswith(
         f"{sampler}Scheduler has no setting for what the checkpoint's own sampler says: rescale_betas_zero_snr: true"
     )
@@ -429,12 +429,12 @@ def test_every_sampler_that_is_named_as_fitting_draws(
     pipeline = by_hand(str(tmp_path / family))
     own = pipeline.scheduler
     with pytest.raises(ValueError, match="; these do: ") as caught:
-        samplers.choose(pipeline, "DDIM", None)
+        samplers.set_sampler(pipeline, "DDIM", None)
     names = str(caught.value).partition("; these do: ")[2].split(", ")
     assert {"FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"} <= set(names)
     for name in names:
         pipeline.scheduler = own
-        samplers.choose(pipeline, name, None)
+        samplers.set_sampler(pipeline, name, None)
         pipeline(
             "a fox",
             num_inference_steps=4,

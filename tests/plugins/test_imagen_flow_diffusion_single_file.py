@@ -21,7 +21,7 @@ from imagen_flow._models import ModelPool, quiet_libraries, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow.loaders import Loading
 from imagen_flow_diffusion.checkpoints import single_file
-from imagen_flow_diffusion.checkpoints.folder import index_of
+from imagen_flow_diffusion.checkpoints.description import index_of
 from imagen_flow_diffusion.loading import groups, parts
 from imagen_flow_diffusion.tiny import beside, checkpoints
 

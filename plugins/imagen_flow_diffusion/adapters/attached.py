@@ -18,8 +18,8 @@ import imagen_flow as flow
 from imagen_flow import Image, List, Model, Range, loaders
 from imagen_flow.loaders import Leased, Loader
 
+from ..checkpoints.description import what_is
 from ..checkpoints.diagnosing import require_library
-from ..checkpoints.folder import what_is
 from ..loading.checkpoint import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 from . import lora_files

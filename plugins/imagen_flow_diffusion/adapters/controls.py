@@ -10,11 +10,11 @@ from typing import Annotated, Any, NamedTuple
 
 import imagen_flow as flow
 from imagen_flow import Image, Model, Range, loaders
-from imagen_flow.loaders import Leased, Loader
+from imagen_flow.loaders import Leased, Loader, read_json
 
 from ..checkpoints.controlnets import IN_ONE_FILE, class_of, load_controlnet, text_width
-from ..checkpoints.description import family_of
-from ..checkpoints.folder import load_part, read_json, what_is
+from ..checkpoints.description import family_of, what_is
+from ..checkpoints.folder import load_part
 from ..loading.checkpoint import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
+from imagen_flow.loaders import read_json
 
-from .folder import read_json, what_is
+from .description import what_is
 from .processors import words_alone
 
 if TYPE_CHECKING:

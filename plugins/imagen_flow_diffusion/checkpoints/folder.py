@@ -16,7 +16,6 @@ import imagen_flow as flow
 from imagen_flow import loaders
 from imagen_flow.loaders import read_json
 
-from .description import index_of, what_is
 from .diagnosing import misfit, plain
 from .quantizing import arguments, check_saved, saved_as
 from .scales import scale_among
@@ -25,28 +24,13 @@ from .single_file import header_of
 if TYPE_CHECKING:
     from imagen_flow import Model
 
-__all__ = [
-    "article",
-    "device_of",
-    "dtype_of",
-    "folder_of",
-    "fresh",
-    "index_of",
-    "load_part",
-    "load_scheduler",
-    "quiet",
-    "read_json",
-    "refuse_scaled",
-    "what_is",
-]
-
 #: Networks have some dozens.
 MAX_LAYERS = 1000
 
 _COUNTS = re.compile(r"^(num|n)_\w*(layers?|blocks?)$|layers_per_block$|^(depths?|layers)$")
 
 
-def article(thing: str) -> str:
+def with_article(thing: str) -> str:
     """Put *a* or *an* before a name."""
     return f"{'an' if thing[0] in 'AEIOUaeio' else 'a'} {thing}"
 

@@ -10,14 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from imagen_flow.loaders import read_json
+
 from ..checkpoints.classes import component_class
-from ..checkpoints.folder import (
-    device_of,
-    index_of,
-    quiet,
-    read_json,
-    what_is,
-)
+from ..checkpoints.description import index_of, what_is
+from ..checkpoints.folder import device_of, quiet
 from ..checkpoints.modular import is_modular, of_parts
 from ..checkpoints.single_file import predicts
 from ..pipelines.samplers import as_trained

@@ -6,12 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 import imagen_flow as flow
+from imagen_flow.loaders import read_json
 
-from ..checkpoints.folder import (
-    index_of,
-    read_json,
-    refuse_scaled,
-)
+from ..checkpoints.description import index_of
+from ..checkpoints.folder import refuse_scaled
 from ..checkpoints.quantizing import saved_as
 from .grouping import names_in
 

@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 from imagen_flow.loaders import Loader
 
-from ..checkpoints.description import AUTOENCODERS
-from ..checkpoints.folder import (
-    index_of,
-    what_is,
-)
+from ..checkpoints.description import AUTOENCODERS, index_of, what_is
 from ..pipelines.calling import TAKEN_BY, problem_of
 from .checkpoint import Checkpoint
 from .grouping import is_part, names_in

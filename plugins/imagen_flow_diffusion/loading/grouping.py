@@ -5,10 +5,7 @@ from __future__ import annotations
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ..checkpoints.description import AUTOENCODERS
-from ..checkpoints.folder import (
-    index_of,
-)
+from ..checkpoints.description import AUTOENCODERS, index_of
 
 if TYPE_CHECKING:
     from imagen_flow import Model

@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 from imagen_flow import loaders
-from imagen_flow.loaders import Loader
+from imagen_flow.loaders import Loader, read_json
 
-from ..checkpoints.folder import (
-    article,
-    index_of,
-    read_json,
-    what_is,
-)
+from ..checkpoints.description import index_of, what_is
+from ..checkpoints.folder import with_article
 from ..checkpoints.quantizing import check_quantizing
 from .checkpoint import Group, sampled_as
 from .completeness import refuse_unreadable
@@ -128,7 +124,7 @@ def some_groups(model: Model, *groups: str) -> dict[str, Loader[Any]]:
     if not index_of(model):
         raise flow.ModelError(
             f"the model '{model.reference}' is no diffusers checkpoint: it is"
-            f" {article(what_is(model))}"
+            f" {with_article(what_is(model))}"
         )
     return {name: GROUPS[name] for name in groups if names_in(model, name)}
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import imagen_flow as flow
 from imagen_flow import Model, loaders
-from imagen_flow.loaders import Loader
+from imagen_flow.loaders import Loader, read_json
 
+from ..checkpoints.description import index_of, what_is
 from ..checkpoints.diagnosing import require_library
-from ..checkpoints.folder import article, index_of, load_part, read_json, what_is
+from ..checkpoints.folder import load_part, with_article
 from ..checkpoints.single_file import header_of
 from ..checkpoints.translation import load_from_file
 
@@ -109,7 +110,7 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
             and kind not in (wanted, "single file of weights")
             and not kind.startswith("GGUF file")
         ):
-            raise flow.ModelError(f"{what}: it is {article(kind)}")
+            raise flow.ModelError(f"{what}: it is {with_article(kind)}")
         pattern = BLOCKS.get(own_kind)
         if (
             pattern
@@ -128,7 +129,9 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
         return
     index = index_of(other)
     if (kind := (index.get(part) or [None, what_is(other)])[1]) != own_kind:
-        raise flow.ModelError(f"{what}: it is {article(kind)}, and that is {article(own_kind)}")
+        raise flow.ModelError(
+            f"{what}: it is {with_article(kind)}, and that is {with_article(own_kind)}"
+        )
     config = read_json(other, f"{part}/config.json" if index else "config.json")
     for name, meant in SHAPES.items():
         ours, theirs = own.get(name, meant), config.get(name, meant)

@@ -21,13 +21,13 @@ from ..adapters.attached import (
     with_embedding_words,
 )
 from ..adapters.controls import check_controls, pipeline_word, with_controls
-from ..checkpoints.folder import article
+from ..checkpoints.folder import with_article
 from ..loading.checkpoint import Checkpoint
 from ..loading.components import Drawing, Filling, Whole, check_replaced_parts
 from ..loading.temporary_changes import sparing
-from ..pipelines.calling import also, call, explaining_nan, followed, pictures, to_pil
+from ..pipelines.calling import call, explaining_nan, followed, pictures, to_pil, with_arguments
 from ..pipelines.families import pipeline_for, unguided_by, unread_by
-from ..pipelines.samplers import choose
+from ..pipelines.samplers import set_sampler
 from ..pipelines.sizes import check_size, grid_of, refuse_other_size, refuse_size
 from .shared_ports import RENAMED
 from .shared_ports import Drawing as DrawingPorts
@@ -232,7 +232,7 @@ def _refuse_prior(model: Checkpoint, cls: Any, by: str) -> None:
     ):
         raise flow.ModelError(
             f"{by} can do nothing with a 'prior' for the model '{model.model.reference}':"
-            f" {article(model.kind)} reads the prompt by itself, or has another prior: leave it out"
+            f" {with_article(model.kind)} reads the prompt by itself, or has another prior: leave it out"
         )
 
 
@@ -255,7 +255,9 @@ def draw(
     """
     by = f"diffusion.{task}"
     shared: Mapping[str, Any] = {**ports}
-    given = also({**{name: shared.get(name) for name in _SHARED}, **given}, ports.get("arguments"))
+    given = with_arguments(
+        {**{name: shared.get(name) for name in _SHARED}, **given}, ports.get("arguments")
+    )
     controls = ports.get("controls", [])
     attached = AttachedAdapters(
         ports.get("loras", ()),
@@ -271,7 +273,7 @@ def draw(
     model, given = with_controls(model, cls, given, controls)
     given = with_embedding_words(attached, given)
     made = model.pipeline(cls)
-    lost = choose(made, ports.get("sampler"), ports.get("sampler_settings"))
+    lost = set_sampler(made, ports.get("sampler"), ports.get("sampler_settings"))
     with (
         model.alone(),
         attach_adapters(made, model, attached) as more,

@@ -15,7 +15,8 @@ from imagen_flow import Image, Json, List, Mask, Model, Progress, Seed, Steps, T
 from imagen_flow.loaders import FallbackLevels, Leased, Loader
 
 from ..checkpoints.classes import component_of
-from ..checkpoints.folder import article, load_part, what_is
+from ..checkpoints.description import what_is
+from ..checkpoints.folder import load_part, with_article
 from ..checkpoints.modular import taken_by
 from ..loading.checkpoint import Checkpoint
 from ..loading.components import Whole, check_replaced_parts
@@ -30,7 +31,7 @@ from ..pipelines.calling import (
     problem_of,
     to_pil,
 )
-from ..pipelines.samplers import choose
+from ..pipelines.samplers import set_sampler
 from ..pipelines.sizes import SIDES, check_size, refuse_size
 from .shared_ports import ReplacedParts
 
@@ -57,7 +58,7 @@ class Part(Loader[Any]):
         if model.path.is_file() or (model.path / "model_index.json").is_file():
             raise flow.ModelError(
                 f"the port 'parts' cannot use the model '{model.reference}': it is"
-                f" {article(what_is(model))}, and 'parts' takes one network in a folder with its"
+                f" {with_article(what_is(model))}, and 'parts' takes one network in a folder with its"
                 " config.json"
             )
 
@@ -354,6 +355,6 @@ def _called(
         made = model.with_parts(
             **{name: found if len(found) > 1 else found[0] for name, found in lent_parts.items()}
         ).pipeline(given.cls)
-        lost = choose(made, ports.get("sampler"), ports.get("sampler_settings"))
+        lost = set_sampler(made, ports.get("sampler"), ports.get("sampler_settings"))
         with sparing(getattr(made, "vae", None), memory_levels):
             return (yield from call(made, given.arguments, seed=seed, note=lost))

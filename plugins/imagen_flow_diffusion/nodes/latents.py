@@ -18,7 +18,7 @@ from imagen_flow.loaders import FallbackLevels, Leased
 from ..adapters.attached import AttachedAdapters, attach_adapters
 from ..adapters.controls import check_controls, pipeline_word, with_controls
 from ..checkpoints.description import family_of, what_is
-from ..checkpoints.folder import article, device_of
+from ..checkpoints.folder import device_of, with_article
 from ..loading.checkpoint import Checkpoint
 from ..loading.components import Autoencoder, Denoiser, check_replaced_parts
 from ..loading.latent_spaces import (
@@ -35,16 +35,16 @@ from ..loading.latent_spaces import (
 from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..loading.temporary_changes import sparing
 from ..pipelines.calling import (
-    also,
     call,
     explaining_nan,
     read_encoded,
     refuse_nan,
     to_pil,
     unwrap_image,
+    with_arguments,
 )
 from ..pipelines.families import SPLIT, check_text, pipeline_for, split_of
-from ..pipelines.samplers import choose
+from ..pipelines.samplers import set_sampler
 from ..pipelines.sizes import check_size, refuse_latents, refuse_size
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
 from .shared_ports import RENAMED, Conditioning, Sampling
@@ -135,7 +135,7 @@ def denoise(
         "guidance_scale": ports.get("guidance_scale"),
         "guidance_rescale": ports.get("guidance_rescale"),
     }
-    given = also(given, ports.get("arguments")) | {"output_type": "latent"}
+    given = with_arguments(given, ports.get("arguments")) | {"output_type": "latent"}
     network = next(part for part in model.parts.values() if hasattr(part, "device"))
     given |= read_encoded(text, family=family_of(model.kind), by=by, like=network)
     _refuse_other_width(network, given, by)
@@ -167,7 +167,7 @@ def denoise(
             before = given["image"].shape
     if "use_resolution_binning" in takes:
         given["use_resolution_binning"] = False
-    lost = choose(made, ports.get("sampler"), ports.get("sampler_settings"))
+    lost = set_sampler(made, ports.get("sampler"), ports.get("sampler_settings"))
     attached = AttachedAdapters(
         ports.get("loras", ()), (), ports.get("ip_adapters", ()), ports.get("ip_encoder")
     )
@@ -232,7 +232,7 @@ def decode(
     vae = made.vae
     if tiled and not hasattr(vae, "use_tiling"):
         raise ValueError(
-            f"the autoencoder of '{model.model.reference}', {article(type(vae).__name__)}, cannot"
+            f"the autoencoder of '{model.model.reference}', {with_article(type(vae).__name__)}, cannot"
             " work tile by tile"
         )
     # Pipelines decode in float32 for float16 alone, but encode in it for all that is shorter.

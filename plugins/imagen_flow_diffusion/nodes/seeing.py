@@ -9,7 +9,8 @@ import imagen_flow as flow
 from imagen_flow import Image, Mask, Model, Range
 from imagen_flow.loaders import Leased, Loader, Loading
 
-from ..checkpoints.folder import load_part, what_is
+from ..checkpoints.description import what_is
+from ..checkpoints.folder import load_part
 from ..pipelines.calling import NoNumberError, explaining_nan, problem_of, to_pil
 
 

@@ -12,8 +12,9 @@ import imagen_flow as flow
 from imagen_flow import Image, Model, Progress, Range, Seed, Steps, loaders
 from imagen_flow.loaders import FallbackLevels, Leased, Loader
 
+from ..checkpoints.description import what_is
 from ..checkpoints.diagnosing import require_library
-from ..checkpoints.folder import load_part, quiet, what_is
+from ..checkpoints.folder import load_part, quiet
 from ..checkpoints.scales import scale_among
 from ..loading.checkpoint import Checkpoint
 from ..loading.components import Whole

@@ -1,6 +1,4 @@
-"""Call a pipeline of diffusers as a long node does: step by step, with its faults told in the words
-of the graph.
-"""
+"""Call a pipeline of diffusers step by step, with its errors in the words of the graph."""
 
 from __future__ import annotations
 
@@ -49,16 +47,16 @@ def counted(
     """Call a pipeline, yield (steps done, steps) after each, and return its output.
 
     Params:
-        arguments: those that are None are left to the pipeline's own defaults.
-        seed: of the noise, which is drawn on the CPU, by a generator of its own; None gives the
-            pipeline none.
-        before: the shape of what another has drawn by the same seed already: the pipeline gets what
-            comes next.
-        without: arguments that are None although the pipeline has another default.
+        arguments: those that are None keep the pipeline's defaults.
+        seed: of the noise, which is drawn on the CPU by a new generator; with None the pipeline
+            gets no generator.
+        before: the shape of noise that was already drawn with this seed; the pipeline gets what
+            follows it.
+        without: arguments to pass as None although the pipeline has another default.
     Raises:
-        ValueError: the pipeline does not take an argument, or lacks one, or has no step left to do.
-        RuntimeError: its safety checker blackened the picture. diffusers returns the black picture
-            and only logs it.
+        ValueError: the pipeline does not take an argument, lacks one, or has no step to do.
+        RuntimeError: its safety checker blackened the image. diffusers returns the black image and
+            only logs it.
     """
     import torch
 
@@ -92,19 +90,19 @@ def counted(
         with _drawing_by(seed, pipeline._execution_device):
             try:
                 return given_by(pipeline, watched)
-            except RuntimeError as odd:
+            except RuntimeError as error:
                 if getattr(pipeline, "_num_timesteps", None) != 0:
                     raise
                 # Some pipelines stumble over an empty batch before they give it.
-                raise ValueError(_NONE_LEFT) from odd
-            except (TypeError, ValueError, AssertionError, NotImplementedError) as odd:
-                if not _by_sampler(odd):
+                raise ValueError(_NONE_LEFT) from error
+            except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+                if not _by_sampler(error):
                     raise
-                said = " ".join(str(odd).split())[:200]
+                message = " ".join(str(error).split())[:200]
                 raise ValueError(
                     f"the sampler {type(pipeline.scheduler).__name__} does not work in"
-                    f" {type(pipeline).__name__} with these settings{f': {said}' if said else ''}"
-                ) from odd
+                    f" {type(pipeline).__name__} with these settings{f': {message}' if message else ''}"
+                ) from error
             except NameError as lacking:
                 if isinstance(lacking, UnboundLocalError):
                     raise
@@ -121,7 +119,7 @@ def counted(
     return output
 
 
-def _by_sampler(odd: BaseException) -> bool:
+def _by_sampler(error: BaseException) -> bool:
     """Whether a sampler of diffusers raised something, or refused the steps that a pipeline wanted
     of it.
     """
@@ -130,7 +128,7 @@ def _by_sampler(odd: BaseException) -> bool:
 
     frames = [
         (PurePath(frame.filename).parts[-3:-1], frame.name)
-        for frame in traceback.extract_tb(odd.__traceback__)
+        for frame in traceback.extract_tb(error.__traceback__)
     ]
     return any(
         name == "retrieve_timesteps" or folders == ("diffusers", "schedulers")
@@ -140,8 +138,8 @@ def _by_sampler(odd: BaseException) -> bool:
 
 @contextmanager
 def _drawing_by(seed: int | None, device: Any) -> Iterator[None]:
-    """Let a device's own generator draw by a seed for a while: some pipelines draw from it besides
-    the one that they are given, and a picture is to be one of its seed.
+    """Seed the device's own generator for a while: some pipelines draw from it besides the one that
+    they are given, and the image must depend on the seed alone.
     """
     import torch
 
@@ -191,11 +189,11 @@ def followed(
             yield last
 
 
-def also(given: Mapping[str, Any], arguments: Any) -> dict[str, Any]:
-    """Add what a user gives by a pipeline's own names to what a node's ports give.
+def with_arguments(given: Mapping[str, Any], arguments: Any) -> dict[str, Any]:
+    """Add arguments that the user gives by the pipeline's own names to those of the node's ports.
 
     Raises:
-        ValueError: it is no mapping, names what a port says too, or what the node alone says.
+        ValueError: they are not a mapping, or name one that a port or the node itself sets.
     """
     if arguments is None:
         return dict(given)
@@ -219,7 +217,7 @@ def also(given: Mapping[str, Any], arguments: Any) -> dict[str, Any]:
 
 
 def check_arguments(cls: Any, given: Mapping[str, Any]) -> None:
-    """Refuse arguments that a pipeline does not take; it would ignore some of them in silence."""
+    """Refuse arguments that a pipeline does not take; it would silently ignore some of them."""
     takes = [
         name for name, p in taken_by(cls).items() if name != "self" and p.kind is not p.VAR_KEYWORD
     ]
@@ -238,7 +236,7 @@ _OURS = (
     "callback_on_step_end_tensor_inputs",
     "return_dict",
 )
-"""Arguments of pipelines that are no user's."""
+"""Arguments of pipelines that only nodes set."""
 
 
 _NONE_LEFT = (
@@ -247,7 +245,7 @@ _NONE_LEFT = (
 
 
 def _refuse_none(output: Any) -> None:
-    """Say that nothing was drawn: some pipelines give an empty batch when no step is left for them."""
+    """Refuse an empty batch: some pipelines return one when no step is left."""
     found = output.get("images") if isinstance(output, Mapping) else None
     if found is not None and not len(found):
         raise ValueError(_NONE_LEFT)
@@ -268,18 +266,18 @@ def _refuse_blackened(output: Any) -> None:
 
 
 DRAWN = ("images", "frames", "image", "video", "videos", "rgb")
-"""What pipelines call pictures that they give."""
+"""How pipelines name their images."""
 
 ESTIMATED = ("depth", "prediction")
-"""What they call estimates of what a picture shows."""
+"""How they name estimates of what an image shows."""
 
 
 def pictures(output: Any) -> list[Image]:
-    """Take the pictures out of what a pipeline gave, those of a film one by one; floats become 8
-    bits as in diffusers, and estimates stay as they are.
+    """Return the images in a pipeline's output, those of a video one by one. Floats become 8 bits
+    as in diffusers; estimates stay as they are.
 
     Raises:
-        ValueError: it gave none; the message says what it gave.
+        ValueError: there are none. The message says what there is.
     """
     import numpy as np
 
@@ -302,7 +300,7 @@ def pictures(output: Any) -> list[Image]:
 
 
 def _drawn(found: Any) -> Iterator[Image]:
-    """Take pictures out of lists and arrays of any depth, in order."""
+    """Yield the images in lists and arrays of any depth, in order."""
     import numpy as np
     import PIL.Image
     import torch
@@ -321,7 +319,7 @@ def _drawn(found: Any) -> Iterator[Image]:
 
 
 def to_pil(value: Image | Mask, *, alpha: bool = False) -> Any:
-    """Give a picture as pipelines take it: 8 bits, RGB; a mask as grey."""
+    """Convert an image as pipelines take it: 8 bits, RGB; a mask as grey."""
     import PIL.Image
 
     if isinstance(value, Mask):
@@ -330,9 +328,7 @@ def to_pil(value: Image | Mask, *, alpha: bool = False) -> Any:
 
 
 class NoNumberError(ValueError):
-    """Something computed NaN. The message says what helps where it is not known in what it was
-    computed.
-    """
+    """Something computed NaN. Without a dtype, the message suggests another one."""
 
     def __init__(self, what: str, dtype: str = "") -> None:
         hint = (
@@ -347,32 +343,32 @@ class NoNumberError(ValueError):
 
 @contextmanager
 def explaining_nan(networks: Mapping[str, Any]) -> Iterator[None]:
-    """Say of NaN what is known of its cause by the networks that were computed with: their weights,
-    and their dtype.
-    """
+    """Add to an error about NaN what the networks tell of its cause: their weights and dtype."""
     import torch
 
     try:
         yield
-    except NoNumberError as odd:
+    except NoNumberError as error:
         if broken := without_numbers(networks):
             raise ValueError(
-                f"{odd.what} NaN, for its weights hold some: {broken}; copy or download the model"
+                f"{error.what} NaN, for its weights hold some: {broken}; copy or download the model"
                 " again"
-            ) from odd
+            ) from error
         computed = {
             dtype_of(network)
             for network in networks.values()
             if isinstance(network, torch.nn.Module)
         }
-        raise (NoNumberError(odd.what, "float32") if computed == {torch.float32} else odd) from None
+        raise (
+            NoNumberError(error.what, "float32") if computed == {torch.float32} else error
+        ) from None
 
 
 def refuse_nan(values: torch.Tensor, what: str) -> None:
-    """Say NaN where it enters, and not as a black picture.
+    """Report NaN where it appears, and not as a black image.
 
     Raises:
-        NoNumberError: there is some.
+        NoNumberError: there is NaN.
     """
     import torch
 
@@ -381,8 +377,8 @@ def refuse_nan(values: torch.Tensor, what: str) -> None:
 
 
 def encoded(tensors: Mapping[str, Any], tags: Mapping[str, str]) -> list[Tensor]:
-    """Pack what text was encoded to: each tensor tagged with the argument of the pipeline that it
-    is, or the item of one: ``prompt_embeds[0]``.
+    """Pack encoded text: each tensor is tagged with the argument of the pipeline that it is, or the
+    item of one: ``prompt_embeds[0]``.
     """
     return [
         Tensor(tensor, {**tags, "is": name})
@@ -394,10 +390,10 @@ def encoded(tensors: Mapping[str, Any], tags: Mapping[str, str]) -> list[Tensor]
 def read_encoded(
     text: Sequence[Tensor], *, family: str, by: str, like: Any = None
 ) -> dict[str, Any]:
-    """Unpack what text was encoded to, on the device and in the dtype of a module.
+    """Unpack encoded text, on the device and in the dtype of a module.
 
     Raises:
-        ValueError: it was encoded for another family of models, or is no encoded text.
+        ValueError: it was encoded for another family of models, or is not encoded text.
     """
     found: dict[str, Any] = {}
     lists: dict[str, list[Any]] = {}
@@ -405,9 +401,9 @@ def read_encoded(
     for tensor in text:
         came = tensor.tags.get("family", "")
         if came != family or "is" not in tensor.tags:
-            said = f"were encoded for {came}" if came else "do not come from text.encode"
+            origin = f"were encoded for {came}" if came else "do not come from text.encode"
             raise ValueError(
-                f"the text's states {said}, and {by}'s model is of the family {family}: encode the"
+                f"the text's states {origin}, and {by}'s model is of the family {family}: encode the"
                 " text with the same model"
             )
         values = tensor.torch(device)
@@ -432,10 +428,10 @@ def unwrap_image(pixels: np.ndarray) -> Image:
 
 
 def problem_of(model: Any, by: str, kind: str, takes: str, *, home: str = "") -> flow.ModelError:
-    """Say that a node cannot use a model, what the model is, and which node takes it: `home`, where
-    none is made for its kind.
+    """Return an error: a node cannot use a model, what the model is, and which node takes it
+    (`home` if no node is made for its kind).
     """
-    from ..checkpoints.folder import article
+    from ..checkpoints.folder import with_article
 
     home = TAKEN_BY.get(
         kind,
@@ -444,7 +440,7 @@ def problem_of(model: Any, by: str, kind: str, takes: str, *, home: str = "") ->
     )
     other = f"; {home} takes it" if home and home != by else ""
     return flow.ModelError(
-        f"{by} cannot use the model '{model.reference}': it is {article(kind)}, and {by} takes"
+        f"{by} cannot use the model '{model.reference}': it is {with_article(kind)}, and {by} takes"
         f" {takes}{other}"
     )
 

@@ -17,7 +17,7 @@ import imagen_flow as flow
 from imagen_flow.loaders import unread_words
 
 from ..checkpoints.description import family_of, variant_of, what_is
-from ..checkpoints.folder import article
+from ..checkpoints.folder import with_article
 from .calling import TAKEN_BY, problem_of
 from .reading import foreign
 
@@ -155,7 +155,7 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
             return own
     if own is None and kind.endswith("Pipeline"):
         raise flow.ModelError(
-            f"{by} cannot use the model '{model.reference}': it says that it is {article(kind)},"
+            f"{by} cannot use the model '{model.reference}': it says that it is {with_article(kind)},"
             f" and diffusers {diffusers.__version__} has no class of that name"
         )
     what = f"for {task.replace('_', ' ')}{f' with a {help}' if help else ''}"

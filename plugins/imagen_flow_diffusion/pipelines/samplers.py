@@ -1,14 +1,14 @@
-"""Choose a sampler by the name that diffusers gives it.
+"""Choose a sampler by its name in diffusers.
 
-Made from another sampler's configuration, a class of diffusers drops in silence what it has no
-setting for, takes its own defaults for what the configuration does not say, and knows no other
-name for a setting. So it is worked out here which classes end at the picture that the model
-predicts, what of the checkpoint's own settings goes over, and what is lost.
+A class of diffusers that is made from another sampler's configuration silently drops settings that
+it does not have, uses its own defaults for those that the configuration lacks, and knows no other
+name for a setting. So this module decides which classes end at the image that the model predicts,
+which of the checkpoint's settings are carried over, and which are lost.
 
 Measured with a model whose prediction is exact, on all classes (the tests have the table): the last
-step ends at the picture, or off by the noise of the schedule's first step (0.035 at most) where a
+step ends at the image, or off by the noise of the schedule's first step (0.035 at most) where a
 class ends there; for a flow within 0.005. `DEISMultistepScheduler` and `SASolverScheduler` leave a
-quarter of the noise of 4 steps in what a flow model draws, for they never reach sigma 0 there.
+quarter of the noise of 4 steps in the images of flow models, since they never reach sigma 0.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from typing import Any
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-"""What samplers of both kinds of models need for those that predict a flow."""
+"""The settings that samplers for both kinds of models need for those that predict a flow."""
 
 UNFINISHED = ("DEISMultistepScheduler", "SASolverScheduler")
-"""Samplers of both kinds that leave noise in what a flow model draws."""
+"""Samplers for both kinds that leave noise in the images of flow models."""
 
 READS_NO_SAMPLE = (
     "EulerAncestralDiscreteScheduler",
@@ -31,7 +31,7 @@ READS_NO_SAMPLE = (
     "KDPM2DiscreteScheduler",
     "PNDMScheduler",
 )
-"""Samplers that cannot follow a model which predicts the clean picture."""
+"""Samplers that do not support models which predict the clean image."""
 
 TRAINED = (
     "beta_start",
@@ -56,7 +56,7 @@ the checkpoint's own.
 """
 
 OFF: dict[str, Any] = {"clip_sample": False, "snr_shift_scale": 1.0}
-"""What classes do by default that a checkpoint does not know of, and how they are told not to."""
+"""Settings to switch off what classes do by default, if the checkpoint does not have them."""
 
 MISSED: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
@@ -74,17 +74,17 @@ values at which nothing is.
 """
 
 
-def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) -> str:
-    """Give a pipeline another sampler, or its own with other settings, made from its own sampler's
-    configuration; say which of the checkpoint's settings are lost.
+def set_sampler(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) -> str:
+    """Set a pipeline's sampler, or its settings, starting from the configuration of its own
+    sampler; return a note on which of the checkpoint's settings are lost.
 
     Params:
         sampler: a class of diffusers, with or without ``Scheduler``: ``EulerAncestralDiscrete``;
             None keeps the checkpoint's.
-        settings: of its configuration: ``{use_karras_sigmas: true}``.
+        settings: to change in its configuration: ``{use_karras_sigmas: true}``.
     Raises:
-        ValueError: there is none of that name, it does not fit the model, it has no such setting,
-            or it needs a library that is missing; or the settings are no mapping.
+        ValueError: there is no such sampler, it does not fit the model, it has no such setting, it
+            needs a library that is missing, or the settings are not a mapping.
     """
     if settings is not None and not isinstance(settings, dict):
         raise ValueError("its 'sampler_settings' takes a mapping of names to values")
@@ -101,35 +101,35 @@ def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) 
     if cls is type(own):
         pipeline.scheduler = cls.from_config(own.config, **settings)
         return ""
-    # What the class does not know is left out, or diffusers warns of it.
-    said = {
+    # Settings that the class does not know are left out, or diffusers warns of them.
+    known_config = {
         name: value for name, value in own.config.items() if name in known or name.startswith("_")
     }
-    pipeline.scheduler = cls.from_config(said, **{**carried(cls, own), **settings})
+    pipeline.scheduler = cls.from_config(known_config, **{**carried(cls, own), **settings})
     return _lost(cls, own)
 
 
-def as_trained(own: Any, said: Mapping[str, Any]) -> Any:
-    """Give a checkpoint's sampler with what the file of its denoiser says of how it was trained;
-    one that has no setting for a schedule down to no signal is replaced by DDIM.
+def as_trained(own: Any, trained: Mapping[str, Any]) -> Any:
+    """Return a checkpoint's sampler with the settings that its denoiser was trained with, as the
+    denoiser's file says. A sampler without a setting for zero terminal SNR is replaced by DDIM.
 
     Params:
-        said: settings of samplers; ``sigma_max`` among them says that the denoiser sees any noise
-            up to it (CosXL).
+        trained: settings of samplers; ``sigma_max`` means that the denoiser works at any noise up
+            to it (CosXL).
     """
-    if not said or _is_flow(own):
+    if not trained or _is_flow(own):
         return own
     import diffusers
 
-    if "sigma_max" in said:
+    if "sigma_max" in trained:
         # Source: how diffusers' documentation loads CosXL.
         return diffusers.EDMEulerScheduler(
-            **{"sigma_min": 0.002, "sigma_data": 1.0, "sigma_schedule": "exponential", **said}
+            **{"sigma_min": 0.002, "sigma_data": 1.0, "sigma_schedule": "exponential", **trained}
         )
     known = own._get_init_keys(type(own))
-    if not said.get("rescale_betas_zero_snr") or "rescale_betas_zero_snr" in known:
+    if not trained.get("rescale_betas_zero_snr") or "rescale_betas_zero_snr" in known:
         return type(own).from_config(
-            own.config, **{name: value for name, value in said.items() if name in known}
+            own.config, **{name: value for name, value in trained.items() if name in known}
         )
     config = {
         name: value
@@ -138,13 +138,13 @@ def as_trained(own: Any, said: Mapping[str, Any]) -> Any:
         or name.startswith("_")
     }
     return diffusers.DDIMScheduler.from_config(
-        config, **{**carried(diffusers.DDIMScheduler, own), **said}
+        config, **{**carried(diffusers.DDIMScheduler, own), **trained}
     )
 
 
 def lost_by(sampler: str | None, own: Any) -> str:
-    """Say which settings of a checkpoint another sampler has none for; nothing if it keeps its own,
-    or names none that there is.
+    """Return a note on the settings of a checkpoint that another sampler does not have; empty if it
+    keeps its own, or there is no such sampler.
     """
     every = _samplers()
     cls = (every.get(sampler) or every.get(f"{sampler}Scheduler")) if sampler else None
@@ -152,8 +152,8 @@ def lost_by(sampler: str | None, own: Any) -> str:
 
 
 def carried(cls: Any, own: Any) -> dict[str, Any]:
-    """Give what of a checkpoint's own sampler holds for another class besides what diffusers hands
-    over: what the model was trained with, under the name that the class has for it.
+    """Return the settings of a checkpoint's own sampler that another class needs besides those that
+    diffusers carries over: how the model was trained, under the class's names for it.
     """
     known, config = cls._get_init_keys(cls), own.config
     found = {name: config[name] for name in TRAINED if name in known and name in config}
@@ -176,7 +176,7 @@ def carried(cls: Any, own: Any) -> dict[str, Any]:
 
 
 def _lost(cls: Any, own: Any) -> str:
-    """Say which settings of a checkpoint another sampler has none for."""
+    """Return a note on the settings of a checkpoint that another sampler does not have."""
     unsaid = own.config.get("_use_default_values") or ()
     lost = [
         f"{name}: {str(value).lower() if isinstance(value, bool) else value}"
@@ -219,12 +219,12 @@ def _named(sampler: str, own: Any, settings: Mapping[str, Any], asks: Any) -> An
             f"'{sampler}' does not fit a model made for {type(own).__name__}{why}; {hint}"
         )
     stems = {name.removesuffix("Scheduler").lower(): name for name in fitting}
-    said = "".join(c for c in sampler.lower().removesuffix("scheduler") if c.isalnum())
-    begun = [stem for stem in stems if stem.startswith(said)] or [
-        stem for stem in stems if said in stem
+    wanted_stem = "".join(c for c in sampler.lower().removesuffix("scheduler") if c.isalnum())
+    begun = [stem for stem in stems if stem.startswith(wanted_stem)] or [
+        stem for stem in stems if wanted_stem in stem
     ]
-    close = sorted(begun, key=len)[:1] if said else []
-    close = close or difflib.get_close_matches(said, stems, n=1, cutoff=0.7)
+    close = sorted(begun, key=len)[:1] if wanted_stem else []
+    close = close or difflib.get_close_matches(wanted_stem, stems, n=1, cutoff=0.7)
     raise ValueError(
         f"'{sampler}' is no sampler of diffusers; "
         + (f"did you mean '{stems[close[0]]}'?" if close else hint)
@@ -232,7 +232,7 @@ def _named(sampler: str, own: Any, settings: Mapping[str, Any], asks: Any) -> An
 
 
 def _samplers() -> dict[str, Any]:
-    """Give the samplers that diffusers exports, by name; those that lack a library say so in
+    """Return the samplers that diffusers exports, by name. Those whose library is missing have
     ``_backends``.
     """
     import diffusers.schedulers
@@ -251,8 +251,8 @@ def _samplers() -> dict[str, Any]:
 
 
 def _fits(cls: Any, own: Any, settings: Mapping[str, Any], asks: Any = None) -> bool:
-    """Whether a sampler can take the place of a checkpoint's own, with these settings, and takes
-    the steps that a class of pipelines gives it.
+    """Whether a sampler can replace a checkpoint's own, with these settings, and supports the steps
+    that a class of pipelines gives it.
     """
     if cls is type(own):
         return True
@@ -267,11 +267,11 @@ def _fits(cls: Any, own: Any, settings: Mapping[str, Any], asks: Any = None) -> 
     if "EDM" in f"{cls.__name__} {type(own).__name__}" or (
         config.get("snr_shift_scale", 1.0) != 1.0 and "snr_shift_scale" not in known
     ):
-        return False  # the model sees its input scaled otherwise, or noise of another schedule
+        return False  # the model expects another scale of its input, or another noise schedule
     if config.get("prediction_type") == "sample" and cls.__name__ in READS_NO_SAMPLE:
         return False
-    # Either says that it can take the other's configuration, or both have noise schedules of betas:
-    # some say nothing.
+    # Either declares that it is compatible with the other, or both have noise schedules of betas:
+    # some declare nothing.
     named = cls.__name__ in own._compatibles or type(own).__name__ in cls._compatibles
     return named or all(
         {"beta_schedule", "beta_start"} <= set(one._get_init_keys(one)) for one in (cls, type(own))
@@ -279,8 +279,8 @@ def _fits(cls: Any, own: Any, settings: Mapping[str, Any], asks: Any = None) -> 
 
 
 def _steps(cls: Any) -> bool:
-    """Whether a sampler goes from noise to a picture by steps as pipelines take them: of itself,
-    what the model gave, the time and what it saw. Some want more, some have none.
+    """Whether a sampler's step takes what pipelines give it: the model's output, the time and the
+    input. Some need more, some have no step.
     """
     step = getattr(cls, "step", None)
     if step is None or "Inverse" in cls.__name__:
@@ -295,8 +295,8 @@ def _steps(cls: Any) -> bool:
 
 
 def _takes_steps(cls: Any, own: Any, asks: Any) -> bool:
-    """Whether a sampler takes what the pipelines of a class have it made its steps of: sigmas of
-    their own, and a shift that goes by the picture's size (``mu``).
+    """Whether a sampler supports the steps that a class of pipelines sets: sigmas of its own, and a
+    shift that depends on the image's size (``mu``).
     """
     if not _is_flow(own) or cls.__name__ in (
         "FlowMatchEulerDiscreteScheduler",
@@ -324,14 +324,14 @@ def _takes_steps(cls: Any, own: Any, asks: Any) -> bool:
     )  # times besides, or a list where an array is wanted
     if gives_more or (gives_sigmas and "sigmas" not in takes):
         return False
-    # Classes that take a shift by size refuse one where the checkpoint says nothing of it, save for
+    # Classes that take a shift by size refuse it if the checkpoint does not ask for one, except
     # those that take sigmas too.
     always = re.search(r"\bmu=mu\b", source) is not None
     return not always or bool(by_size) or "sigmas" in takes
 
 
 def _is_flow(own: Any) -> bool:
-    """Whether a checkpoint's own sampler says that its model predicts a flow."""
+    """Whether the model predicts a flow, by the checkpoint's own sampler."""
     return (
         type(own).__name__.startswith("FlowMatch")
         or own.config.get("prediction_type") == "flow_prediction"
@@ -339,7 +339,7 @@ def _is_flow(own: Any) -> bool:
 
 
 def _flows(cls: Any) -> bool:
-    """Whether a sampler serves models of both kinds."""
+    """Whether a sampler supports models of both kinds."""
     return (
         not hasattr(cls, "_backends")
         and _steps(cls)

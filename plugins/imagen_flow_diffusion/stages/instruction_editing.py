@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ..adapters.attached import AttachedAdapters, attach_adapters
 from ..loading.checkpoint import Checkpoint
 from ..loading.temporary_changes import sparing
-from ..pipelines.calling import also, counted, explaining_nan, pictures
+from ..pipelines.calling import counted, explaining_nan, pictures, with_arguments
 from ..pipelines.families import edits, unread_by
-from ..pipelines.samplers import choose, lost_by
+from ..pipelines.samplers import lost_by, set_sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ class Instructed:
                 f" {kind} takes none beside the image; these do: {', '.join(sorted(SEVERAL))}"
             )
         pipeline = self.checkpoint.pipeline(cls)
-        choose(pipeline, sampler, sampler_settings)
+        set_sampler(pipeline, sampler, sampler_settings)
         source = Image.fromarray(picture)
         seen = [
             self._worked(pipeline, source),
@@ -131,7 +131,7 @@ class Instructed:
                 {
                     "width": sides[0],
                     "height": sides[1],
-                    **also(given, arguments),
+                    **with_arguments(given, arguments),
                     **more,
                     "output_type": "np",
                 },

@@ -1,5 +1,5 @@
-"""Say which tiny model stands for another: by what it says it is where it lies on this machine,
-else by its name; and keep those that were made.
+"""Choose the tiny model to use instead of another, by its class if it is on this machine, else by
+its name; and keep those that were made.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import imagen_flow as flow
 from ..checkpoints import single_file
 
 MAKE = 5
-"""Raised when a tiny model is made otherwise, so that those kept from before are not taken."""
+"""Increased when tiny models change, so that those kept from before are not used."""
 
 BY_NAME = (
     (r"kandinsky.*control", "kandinsky-control"),
@@ -92,7 +92,7 @@ BY_NAME = (
     (r"inpaint", "inpainting"),
     (r"stable-diffusion|sd-?1|sd-?v?1|sd-?2|sd-turbo|dreamshaper|realistic", "sd"),
 )
-"""Kinds by words in a model's name, the more particular ones first."""
+"""Kinds by words in a model's name, the more specific ones first."""
 
 BY_CLASS = {
     "AuraFlowPipeline": "aura-flow",
@@ -154,7 +154,7 @@ BY_CLASS = {
     "UnCLIPPipeline": "unclip",
     "ZImagePipeline": "z-image",
 }
-"""Kinds by the class that a checkpoint says it is."""
+"""Kinds by the class that a checkpoint names."""
 
 
 BY_FILE = {
@@ -176,11 +176,11 @@ BY_FILE = {
     "xl_inpaint": "sdxl",
     "xl_refiner": "sdxl-refiner",
 }
-"""Kinds by what a checkpoint in one file is by its header, in diffusers' words."""
+"""Kinds by what diffusers calls a checkpoint in one file, by its header."""
 
 
 def kind_of(reference: str, at: Path | None) -> str:
-    """Say what kind of model a reference means; nothing if that cannot be told."""
+    """Return the kind of model of a reference; empty if it cannot be told."""
     if at is not None and at.is_dir():
         index, config = _read(at / "model_index.json"), _read(at / "config.json")
         named = (
@@ -221,8 +221,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
-    """Give the tiny model that stands for another, made now if it is not kept yet; None if its kind
-    is not known.
+    """Return the path of the tiny model to use instead of another, and make it if it is not kept
+    yet; None if its kind is not known.
     """
     kind = kind_of(reference, at)
     if not kind:
@@ -232,17 +232,16 @@ def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
         / f"{MAKE}-diffusers-{version('diffusers')}-transformers-{version('transformers')}"
         / kind
     )
-    place = _inside(kept)
+    made = _inside(kept)
     if not kept.is_dir():
         _make(kind, kept)
-    within = reference.partition("@")[2].partition("/")[
-        2
-    ]  # a folder of a repository, or a file, where the tiny one has it too
-    return place / within if within and (place / within).exists() else place
+    # A folder or file of a repository, if the tiny one has it too.
+    within = reference.partition("@")[2].partition("/")[2]
+    return made / within if within and (made / within).exists() else made
 
 
 def _inside(kept: Path) -> Path:
-    """Where a kind's model lies in its folder: some are folders, some a file in it."""
+    """Return the path of a kind's model: its folder, or a file in it."""
     kind = kept.name
     return (
         kept / f"{kind}.safetensors"
@@ -252,16 +251,16 @@ def _inside(kept: Path) -> Path:
 
 
 def _make(kind: str, kept: Path) -> None:
-    """Make a tiny model beside its place and put it there whole."""
+    """Make a tiny model in a temporary folder, and move it to its own when it is complete."""
     from ..checkpoints.folder import quiet
     from .kinds import MAKERS
 
-    beside = kept.with_name(f".{kind}-{uuid.uuid4().hex}")
-    beside.mkdir(parents=True)
+    temporary = kept.with_name(f".{kind}-{uuid.uuid4().hex}")
+    temporary.mkdir(parents=True)
     try:
         with quiet():
-            MAKERS[kind](_inside(beside / kind))
+            MAKERS[kind](_inside(temporary / kind))
         with contextlib.suppress(OSError):  # another process was faster
-            os.rename(beside / kind, kept)
+            os.rename(temporary / kind, kept)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
