@@ -77,6 +77,10 @@ for number in range(int(sys.argv[4])):
     plan = flow.plan(graph, {"prompt": f"fox {number}"}, store=None, device="cpu")
     assert not plan.problems, plan.problems
     plan.to_json()
+if sys.argv[5:] == ["run"]:
+    opened.clear()
+    for event in flow.execute(plan):
+        assert "Failed" not in type(event).__name__, event
 print(json.dumps(opened))
 """
 
@@ -90,8 +94,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def opened(models: Path, graph: Path, *, when: str, plans: int) -> dict[str, int]:
-    """Count in a process of its own how often plans of the graph open each file of the models."""
+def opened(
+    models: Path, graph: Path, *more: str, when: str = "now", plans: int = 1
+) -> dict[str, int]:
+    """Count in a process of its own how often plans of the graph open each file of the models; or,
+    if there is a word more, how often a run of four of its nodes does.
+    """
     graph.write_text(
         json.dumps(
             {
@@ -105,12 +113,14 @@ def opened(models: Path, graph: Path, *, when: str, plans: int) -> dict[str, int
                         ),
                     }
                     for name, node in TEN["nodes"].items()
+                    if not more or name in ("text", "small", "fine", "picture")
                 },
+                **({"outputs": {"a": "${picture}"}} if more else {}),
             }
         )
     )
     ran = subprocess.run(
-        [sys.executable, "-c", COUNT, f"{models}/", str(graph), when, str(plans)],
+        [sys.executable, "-c", COUNT, f"{models}/", str(graph), when, str(plans), *more],
         capture_output=True,
         text=True,
     )
@@ -122,7 +132,7 @@ def test_a_plan_opens_each_configuration_once(models: Path, tmp_path: Path) -> N
     """A plan of ten nodes on one checkpoint opens each of its JSON files once, and the weights to
     digest them and to read their headers, even if the files are seconds old.
     """
-    counts = opened(models, tmp_path / "graph.json", when="now", plans=1)
+    counts = opened(models, tmp_path / "graph.json")
     assert {
         name: count for name, count in counts.items() if name.endswith(".json")
     } == dict.fromkeys(
@@ -154,6 +164,21 @@ def test_many_plans_open_each_configuration_once(models: Path, tmp_path: Path) -
         name: count for name, count in counts.items() if count > 1 + name.endswith(".safetensors")
     } == {}
     assert len(counts) == 11
+
+
+@pytest.mark.slow
+def test_a_run_leaves_reading_to_the_libraries(models: Path, tmp_path: Path) -> None:
+    """What a run opens of a checkpoint after it was planned is what diffusers and transformers open
+    to load it: the configuration of each network once, and the tokenizer's files.
+    """
+    counts = opened(models, tmp_path / "graph.json", "run")
+    assert {name: count for name, count in counts.items() if name.endswith(".json")} == {
+        "sd/text_encoder/config.json": 1,
+        "sd/tokenizer/tokenizer.json": 2,
+        "sd/tokenizer/tokenizer_config.json": 2,
+        "sd/unet/config.json": 1,
+        "sd/vae/config.json": 1,
+    }
 
 
 def test_what_a_checkpoint_is_said_to_be(models: Path) -> None:
