@@ -125,10 +125,14 @@ def test_a_model_of_another_kind_is_told_when_planning(tmp_path: Path) -> None:
     assert planned(tmp_path, GRAPH % ("./m", "./m")).problems == ()
 
 
+LOADED: list[str] = []
+
+
 class Light(loaders.Loader[str]):
     """A loader whose models weigh ten bytes each."""
 
     def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> str:
+        LOADED.append(model.path.name)
         return model.digest
 
     def disk_bytes(self, model: Model) -> int:
@@ -136,9 +140,27 @@ class Light(loaders.Loader[str]):
 
 
 @node("toy.light", version=1)
-def light(model: Model[Light]) -> Text:  # type: ignore[valid-type]
+def light(model: Model[Light], *, after: Text = "") -> Text:  # type: ignore[valid-type]
     """Use a model."""
-    return str(model)
+    return f"{after}{model}"
+
+
+def test_a_run_drops_first_what_it_needs_last(tmp_path: Path) -> None:
+    """When the third model comes, the second gives way, for the first is needed before it."""
+    registry = Registry({})
+    registry.add(light)
+    lines = ["imagen_flow: 1", "nodes:"]
+    for place, name in enumerate("abcab"):
+        folder = save_model(tmp_path / name, "{}")
+        (folder / "config.json").write_text(f'{{"name": "{name}"}}')
+        after = f', after: "${{n{place - 1}}}"' if place else ""
+        lines.append(f"  n{place}: {{type: toy.light, model: ./{name}{after}}}")
+    (tmp_path / "g.yaml").write_text("\n".join([*lines, 'outputs: {o: "${n4}"}', ""]))
+    plan = make_plan(resolve(read(tmp_path / "g.yaml"), registry), device="cpu", dtype="float32")
+    LOADED.clear()
+    with ModelPool(budget_bytes=20) as pool:
+        list(execute(plan, pool=pool))
+    assert LOADED == ["a", "b", "c", "b"]
 
 
 def test_what_a_run_needed_is_not_kept_for_it_when_it_is_over(tmp_path: Path) -> None:
