@@ -146,11 +146,11 @@ def light(model: Model[Light], *, after: Text = "") -> Text:  # type: ignore[val
 
 
 def test_a_run_drops_first_what_it_needs_last(tmp_path: Path) -> None:
-    """When the third model comes, the second gives way, for the first is needed before it."""
+    """When the third model comes, the first gives way, for the second is needed before it."""
     registry = Registry({})
     registry.add(light)
     lines = ["imagen_flow: 1", "nodes:"]
-    for place, name in enumerate("abcab"):
+    for place, name in enumerate("abcba"):
         folder = save_model(tmp_path / name, "{}")
         (folder / "config.json").write_text(f'{{"name": "{name}"}}')
         after = f', after: "${{n{place - 1}}}"' if place else ""
@@ -160,7 +160,7 @@ def test_a_run_drops_first_what_it_needs_last(tmp_path: Path) -> None:
     LOADED.clear()
     with ModelPool(budget_bytes=20) as pool:
         list(execute(plan, pool=pool))
-    assert LOADED == ["a", "b", "c", "b"]
+    assert LOADED == ["a", "b", "c", "a"]
 
 
 def test_what_a_run_needed_is_not_kept_for_it_when_it_is_over(tmp_path: Path) -> None:
