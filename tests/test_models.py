@@ -630,7 +630,7 @@ def test_a_model_that_is_needed_twice_is_needed_when_it_is_first():
         assert names(pool) == ["a", "c"]
 
 
-def test_the_budget_heeds_the_plans_of_all_runs():
+def test_the_budget_respects_the_plans_of_all_runs():
     """What one run will need is kept while another says what it needs; once a run is over it needs
     nothing.
     """

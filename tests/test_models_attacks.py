@@ -704,7 +704,7 @@ def test_a_pull_that_was_stopped_before_it_was_locked_is_taken_up(
         b"[" * 100_000,
     ],
 )
-def test_a_note_of_a_stopped_pull_that_is_rubbish_is_not_heeded(
+def test_a_note_of_a_stopped_pull_that_is_rubbish_is_ignored(
     words: bytes,
     server: Any,
     flow: Callable[..., tuple[int, str, str]],

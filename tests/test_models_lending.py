@@ -120,8 +120,8 @@ def test_parts_are_named_by_what_they_hold(tmp_path: Path) -> None:
     assert a["unet"] != b["unet"]
 
 
-def test_settings_that_a_loader_does_not_heed_make_no_difference() -> None:
-    """Asked for a quantisation that it knows nothing of, a loader loads one object; what it heeds
+def test_settings_that_a_loader_does_not_use_make_no_difference() -> None:
+    """Asked for a quantisation that it knows nothing of, a loader loads one object; what it uses
     makes another.
     """
     log: list[Any] = []
@@ -296,7 +296,7 @@ def test_half_precision_is_what_the_device_computes_in(device: str, dtype: str) 
 @pytest.mark.parametrize(
     ("given", "levels", "taken"),
     [
-        ({}, EXACT, ("evict",)),  # a loader that heeds no offload
+        ({}, EXACT, ("evict",)),  # a loader that uses no offload
         # the host is where it would wait
         ({"acts_on": ("offload",), "device": "cpu"}, EXACT, ("evict",)),
         ({"acts_on": ("offload",)}, (), ()),
@@ -433,7 +433,7 @@ def test_a_list_of_models_is_lent_as_a_list() -> None:
 
 
 def test_attention_is_what_the_settings_say_while_the_step_runs() -> None:
-    """Where a loader heeds it: torch has that implementation alone, and all of them again
+    """Where a loader uses it: torch has that implementation alone, and all of them again
     afterwards, also after a failure.
     """
     from torch.backends import cuda

@@ -218,7 +218,7 @@ def test_a_plan_that_is_locked_refuses_what_the_lock_does_not_name(tmp_path: Pat
 SEEN: list[Loading] = []
 
 
-class Heeding(loaders.Loader[Any]):
+class SettingsLoader(loaders.Loader[Any]):
     """A loader that uses two settings."""
 
     settings = ("quantization", "offload")
@@ -228,19 +228,19 @@ class Heeding(loaders.Loader[Any]):
         return "loaded"
 
 
-@node("toy.heeding", version=1)
-def heeding(model: Model[Heeding]) -> Text:  # type: ignore[valid-type]
+@node("toy.sensitive", version=1)
+def sensitive(model: Model[SettingsLoader]) -> Text:  # type: ignore[valid-type]
     """Say what was loaded."""
     return str(model)
 
 
 def test_settings_reach_the_loader_and_the_key(tmp_path: Path) -> None:
-    """A setting of the graph holds for the loaders that heed it; a node's own goes before it. What
+    """A setting of the graph holds for the loaders that use it; a node's own goes before it. What
     changes no pixel changes no key.
     """
     SEEN.clear()
     registry = Registry({})
-    registry.add(heeding)
+    registry.add(sensitive)
     save_model(tmp_path / "m", "{}")
     keys = []
     for graph, own in (
@@ -249,7 +249,7 @@ def test_settings_reach_the_loader_and_the_key(tmp_path: Path) -> None:
         ("quantization: int8, compile: true", ""),
         ("quantization: int8", ", settings: {quantization: nf4}"),
     ):
-        text = f'imagen_flow: 1\nsettings: {{{graph}}}\nnodes:\n  n: {{type: toy.heeding, model: ./m{own}}}\noutputs:\n  o: "${{n}}"\n'
+        text = f'imagen_flow: 1\nsettings: {{{graph}}}\nnodes:\n  n: {{type: toy.sensitive, model: ./m{own}}}\noutputs:\n  o: "${{n}}"\n'
         plan = make_plan(
             resolve(parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), device="cpu"
         )
@@ -271,9 +271,9 @@ def test_a_setting_that_nothing_uses_is_warned_of(tmp_path: Path) -> None:
     """
     registry = Registry({})
     registry.add(draw)
-    registry.add(heeding)
+    registry.add(sensitive)
     (tmp_path / "inner.yaml").write_text(
-        'imagen_flow: 1\nnodes:\n  n: {type: toy.heeding, model: ./m}\noutputs:\n  o: "${n}"\n'
+        'imagen_flow: 1\nnodes:\n  n: {type: toy.sensitive, model: ./m}\noutputs:\n  o: "${n}"\n'
     )
     text = 'imagen_flow: 1\nsettings: {quantization: int8}\nnodes:\n  n: {type: %s}\noutputs:\n  o: "${n}"\n'
     assert [
@@ -283,7 +283,7 @@ def test_a_setting_that_nothing_uses_is_warned_of(tmp_path: Path) -> None:
                 parse(text % type_, name="g.yaml", path=tmp_path / "g.yaml"), registry
             ).warnings
         ]
-        for type_ in ("toy.draw, model: ./m", "toy.heeding, model: ./m", "./inner.yaml")
+        for type_ in ("toy.draw, model: ./m", "toy.sensitive, model: ./m", "./inner.yaml")
     ] == [
         [
             "g.yaml:2:12: warning[bad-setting]: nothing in the graph uses 'quantization'\n2 | settings: {quantization: int8}\n  |            ^^^^^^^^^^^^\n"

@@ -26,6 +26,8 @@ __all__ = ["DTYPE", "is_device", "read_node"]
 
 #: Bindings that read nothing.
 _LITERALS = frozenset({Given, FileAt, ModelAt})
+_RETRIES = PortType("int", range=Range(0, 100))
+_BACKOFF = PortType("float", range=Range(0, 86400))
 _FLAGS = PortType("union", members=(PortType("bool"), PortType("list", element=PortType("bool"))))
 _TIMES = PortType("int", range=Range(1, 10_000))
 
@@ -187,75 +189,76 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
                 fix=nearest_device(found["device"]),
             )
     if pair := words.get("retry"):
-        if isinstance(pair.value.value, dict):
-            for key, item in pair.value.value.items():
-                if key == "times":
-                    binder.take(
-                        item,
-                        PortType("int", range=Range(0, 100)),
-                        "'retry.times'",
-                        found,
-                        "retries",
-                    )
-                elif key == "backoff_s":
-                    binder.take(
-                        item,
-                        PortType("float", range=Range(0, 86400)),
-                        "'retry.backoff_s'",
-                        found,
-                        "backoff_s",
-                    )
-                else:
-                    binder.say(
-                        "unknown-key",
-                        f"'retry' has no key '{key}'",
-                        item.key.mark,
-                        fix=binder.nearest(key, ("times", "backoff_s")),
-                    )
-        else:
-            binder.take(pair, PortType("int", range=Range(0, 100)), "'retry'", found, "retries")
+        _retry(binder, pair, found)
     if pair := words.get("settings"):
-        if not isinstance(pair.value.value, dict):
-            binder.say(
-                "bad-shape",
-                f"'settings' takes a mapping, not {describe(plain(pair.value))}",
-                pair.value.mark,
-                fix="write settings: {dtype: float32}",
-            )
-        for key, item in pair.value.value.items() if isinstance(pair.value.value, dict) else ():
-            if key == "dtype":
-                binder.take(item, DTYPE, "'settings.dtype'", found, "dtype")
-            elif key not in LOADING:
-                binder.say(
-                    "bad-setting",
-                    f"a node has no setting '{key}'",
-                    item.key.mark,
-                    fix=binder.nearest(key, ("dtype", *LOADING)),
-                )
-            elif isinstance(type_, NodeType) and not type_.uses_setting(key):
-                used = [name for name in LOADING if type_.uses_setting(name)]
-                why = (
-                    f"of these settings it uses {', '.join(used)}"
-                    if used
-                    else "it uses none of these settings"
-                )
-                binder.say(
-                    "bad-setting",
-                    f"'{key}' changes nothing about {type_.name}",
-                    item.key.mark,
-                    why=why,
-                    fix=(
-                        "leave it out here; in the settings of the graph it holds for the nodes"
-                        " that heed it"
-                    ),
-                )
-            else:
-                binder.take(
-                    item, LOADING[key], f"'settings.{key}'", found.setdefault("settings", {}), key
-                )
+        _settings(binder, pair, type_, found)
     if pair := words.get("repeat"):
         found["repeat"] = _repeat(binder, pair, type_)
     return found
+
+
+def _retry(binder: Binder, pair: Pair, found: dict[str, Any]) -> None:
+    """Read how often a failed node is tried again, and after how long."""
+    if not isinstance(pair.value.value, dict):
+        binder.take(pair, _RETRIES, "'retry'", found, "retries")
+        return
+    for key, item in pair.value.value.items():
+        if key == "times":
+            binder.take(item, _RETRIES, "'retry.times'", found, "retries")
+        elif key == "backoff_s":
+            binder.take(item, _BACKOFF, "'retry.backoff_s'", found, "backoff_s")
+        else:
+            binder.say(
+                "unknown-key",
+                f"'retry' has no key '{key}'",
+                item.key.mark,
+                fix=binder.nearest(key, ("times", "backoff_s")),
+            )
+
+
+def _settings(
+    binder: Binder, pair: Pair, type_: NodeType | Graph | None, found: dict[str, Any]
+) -> None:
+    """Read a node's own settings; one that its type does not use is a problem."""
+    if not isinstance(pair.value.value, dict):
+        binder.say(
+            "bad-shape",
+            f"'settings' takes a mapping, not {describe(plain(pair.value))}",
+            pair.value.mark,
+            fix="write settings: {dtype: float32}",
+        )
+        return
+    for key, item in pair.value.value.items():
+        if key == "dtype":
+            binder.take(item, DTYPE, "'settings.dtype'", found, "dtype")
+        elif key not in LOADING:
+            binder.say(
+                "bad-setting",
+                f"a node has no setting '{key}'",
+                item.key.mark,
+                fix=binder.nearest(key, ("dtype", *LOADING)),
+            )
+        elif isinstance(type_, NodeType) and not type_.uses_setting(key):
+            used = [name for name in LOADING if type_.uses_setting(name)]
+            why = (
+                f"of these settings it uses {', '.join(used)}"
+                if used
+                else "it uses none of these settings"
+            )
+            binder.say(
+                "bad-setting",
+                f"'{key}' changes nothing about {type_.name}",
+                item.key.mark,
+                why=why,
+                fix=(
+                    "leave it out here; in the settings of the graph it holds for the nodes"
+                    " that use it"
+                ),
+            )
+        else:
+            binder.take(
+                item, LOADING[key], f"'settings.{key}'", found.setdefault("settings", {}), key
+            )
 
 
 def _repeat(binder: Binder, pair: Pair, type_: NodeType | Graph | None) -> Repeat | None:

@@ -142,7 +142,9 @@ class _Resolver:
             {name: node for name in ordered if (node := nodes[name])}, outputs, self.narrowed
         )
         for key in settings.keys() & LOADING.keys():
-            if not self.inside and not any(_heeds(node.type, key) for node in resolved.values()):
+            if not self.inside and not any(
+                _uses_setting(node.type, key) for node in resolved.values()
+            ):
                 self.say(
                     "bad-setting",
                     f"nothing in the graph uses '{key}'",
@@ -336,7 +338,7 @@ class _Resolver:
         return found
 
 
-def _heeds(type_: NodeType | Graph, setting: str) -> bool:
+def _uses_setting(type_: NodeType | Graph, setting: str) -> bool:
     """Whether a setting means anything to a node, or to one in a graph that is used as a node."""
     if isinstance(type_, NodeType):
         return type_.uses_setting(setting)

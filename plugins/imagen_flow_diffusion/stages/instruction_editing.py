@@ -49,7 +49,7 @@ class Instructed:
         self, instruction: str, arguments: Mapping[str, Any], sampler: str | None = None
     ) -> str:
         """Say what of the words is not read, and which of the checkpoint's settings a sampler does
-        not know; nothing if all is heeded, or if it is not known.
+        not know; nothing if all is used, or if it is not known.
         """
         import diffusers
 
