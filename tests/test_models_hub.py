@@ -675,6 +675,18 @@ def test_a_cache_that_is_not_what_the_lock_says_is_refused(hub: Hub) -> None:
     assert found(hub, policy=ModelPolicy(lock)).path == snapshot
 
 
+def test_a_locked_file_that_is_linked_to_another_blob_is_refused(hub: Hub) -> None:
+    """A blob of the same size under another name is another file."""
+    model = hub.resolve(REFERENCE)
+    link = hub.pull(model) / "vae/config.json"
+    other = link.resolve().with_name("0" * 40)
+    other.write_bytes(link.read_bytes()[::-1])
+    link.unlink()
+    link.symlink_to(os.path.relpath(other, link.parent))
+    with pytest.raises(UnresolvedModel, match="is not what the lock says"):
+        found(hub, policy=ModelPolicy(Lock(Path("l")).with_models([model])))
+
+
 def test_a_locked_file_that_was_cut_off_is_refused(hub: Hub) -> None:
     """A blob that still has the name of its content, but not its size, is told when planning."""
     model = hub.resolve(REFERENCE)
