@@ -29,7 +29,7 @@ class Files:
         self._digest = digest
         #: What was read; it goes to the model.
         self.memo = Memo()
-        #: What the file system said of each file before it was digested: a change meanwhile shows.
+        #: The signs of files, taken before they were digested, so that later changes show.
         self.signs: dict[str, Sign] = {}
 
     def digest(self, path: Path) -> str:

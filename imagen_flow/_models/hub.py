@@ -391,11 +391,12 @@ class Hub:
             ):  # which of them the library rests on depends on its version
                 raise
             proxy = _proxy(address)
-            fix = (
-                "look at your"
-                f" connection{', and at the proxy that your environment names' if proxy else ''}{', and at HF_ENDPOINT' if self.endpoint else ''};"
-                " what is here already is kept"
-            )
+            suspects = "your connection"
+            if proxy:
+                suspects += ", and at the proxy that your environment names"
+            if self.endpoint:
+                suspects += ", and at HF_ENDPOINT"
+            fix = f"look at {suspects}; what is here already is kept"
             raise UnresolvedModel(
                 f"unresolved: {what} cannot be fetched",
                 why=(

@@ -205,8 +205,8 @@ def _locked(reference: Reference, text: str, policy: ModelPolicy) -> LockedModel
                 f"--locked takes only what {lock_path} names"
                 if known
                 else (
-                    f"there is no lock{f' {lock_path}' if lock_path else ''}, and --locked takes only"
-                    " what one names"
+                    f"there is no lock{f' {lock_path}' if lock_path else ''}, and --locked takes"
+                    " only what one names"
                 )
             ),
             fix=near if near.startswith("did") else f"run `imagen-flow models resolve {text}`",

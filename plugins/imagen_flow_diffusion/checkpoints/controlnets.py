@@ -110,7 +110,7 @@ def load_controlnet(cls: Any, model: Model, *, device: str, dtype: str) -> Any:
 
 
 def configuration(shapes: Shapes) -> dict[str, Any]:
-    """Derive the configuration of a ControlNet from the shapes of its tensors, in diffusers' names."""
+    """Derive the configuration of a ControlNet from its tensors' shapes, by diffusers' names."""
     levels = _count(shapes, r"down_blocks\.(\d+)\.")
     channels = [
         int(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0]) for level in range(levels)

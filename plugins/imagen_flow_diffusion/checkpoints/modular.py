@@ -1,4 +1,4 @@
-"""Modular pipelines of diffusers, which are assembled from blocks: use them like other pipelines."""
+"""Use modular pipelines of diffusers, which are assembled from blocks, like other pipelines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def is_modular(cls: Any) -> bool:
 
 
 def taken_by(cls: Any) -> Mapping[str, inspect.Parameter]:
-    """Say what the call of a class of pipelines takes, by name: a modular one what its blocks do."""
+    """Return the parameters of a pipeline's call by name; those of its blocks if it is modular."""
     if not is_modular(cls):
         return inspect.signature(cls.__call__).parameters
     return {

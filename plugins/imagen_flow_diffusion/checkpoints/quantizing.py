@@ -95,8 +95,8 @@ def check_saved(model: Model, part: str, library: str, method: str, device: str)
     if method not in READERS:
         if not model.remote_code:
             raise flow.ModelError(
-                f"{problem}, and what reads that may be code from the hub, which runs only if you say"
-                f" --trust-remote-code {model.reference}"
+                f"{problem}, and what reads that may be code from the hub, which runs only if you"
+                f" say --trust-remote-code {model.reference}"
             )
         return
     module, name = READERS[method]
@@ -117,8 +117,8 @@ def _check_fresh(model: Model, device: str, dtype: str, settings: loaders.Loadin
         )
     if name in ("int4", "nf4") and kind != "cuda":
         raise flow.ModelError(
-            f"{problem} on {device}: {loaders.QUANTIZERS[name]}'s kernels for it are CUDA's; int8 runs"
-            " here"
+            f"{problem} on {device}: {loaders.QUANTIZERS[name]}'s kernels for it are CUDA's; int8"
+            " runs here"
         )
     if name == "float8" and kind == "mps":
         raise flow.ModelError(
@@ -127,18 +127,19 @@ def _check_fresh(model: Model, device: str, dtype: str, settings: loaders.Loadin
         )
     if name == "int4" and dtype != "bfloat16":
         raise flow.ModelError(
-            f"{problem} in {dtype}: torchao's kernel computes in bfloat16 alone; say dtype: bfloat16"
+            f"{problem} in {dtype}: torchao's kernel computes in bfloat16 alone; say dtype:"
+            " bfloat16"
         )
     if name == "nf4" and settings.offload == "layers":
         raise flow.ModelError(
-            f"{problem} and offload: layers: bitsandbytes' weights do not come and go one by one; say"
-            " offload: model"
+            f"{problem} and offload: layers: bitsandbytes' weights do not come and go one by one;"
+            " say offload: model"
         )
     least = {"int4": (8, 0), "float8": (8, 9)}.get(name)
     if kind == "cuda" and least and (has := loaders.compute_capability(device)) and has < least:
         raise flow.ModelError(
-            f"{problem} on {device}: it needs a GPU of compute capability {least[0]}.{least[1]}, and"
-            f" this one has {has[0]}.{has[1]}; int8 runs here"
+            f"{problem} on {device}: it needs a GPU of compute capability {least[0]}.{least[1]},"
+            f" and this one has {has[0]}.{has[1]}; int8 runs here"
         )
 
 

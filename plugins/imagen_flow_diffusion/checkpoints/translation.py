@@ -96,9 +96,9 @@ def load_from_file(
             why = why or "some of its weights are missing"
         elif isinstance(error, RuntimeError) and not why:
             raise
+        other = f"its weights are of another kind or shape ({type(error).__name__}: {plain(error)})"
         raise flow.ModelError(
-            f"{file.name} holds no {part} that fits the model '{of}':"
-            f" {why or f'its weights are of another kind or shape ({type(error).__name__}: {plain(error)})'}"
+            f"{file.name} holds no {part} that fits the model '{of}': {why or other}"
         ) from error
     # diffusers has taken what it needs; the rest would stay in memory
     held.clear()

@@ -101,7 +101,8 @@ def counted(
                 message = " ".join(str(error).split())[:200]
                 raise ValueError(
                     f"the sampler {type(pipeline.scheduler).__name__} does not work in"
-                    f" {type(pipeline).__name__} with these settings{f': {message}' if message else ''}"
+                    f" {type(pipeline).__name__} with these settings"
+                    f"{f': {message}' if message else ''}"
                 ) from error
             except NameError as lacking:
                 if isinstance(lacking, UnboundLocalError):
@@ -403,8 +404,8 @@ def read_encoded(
         if came != family or "is" not in tensor.tags:
             origin = f"were encoded for {came}" if came else "do not come from text.encode"
             raise ValueError(
-                f"the text's states {origin}, and {by}'s model is of the family {family}: encode the"
-                " text with the same model"
+                f"the text's states {origin}, and {by}'s model is of the family {family}: encode"
+                " the text with the same model"
             )
         values = tensor.torch(device)
         if dtype is not None and values.is_floating_point():

@@ -155,8 +155,9 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
             return own
     if own is None and kind.endswith("Pipeline"):
         raise flow.ModelError(
-            f"{by} cannot use the model '{model.reference}': it says that it is {with_article(kind)},"
-            f" and diffusers {diffusers.__version__} has no class of that name"
+            f"{by} cannot use the model '{model.reference}': it says that it is"
+            f" {with_article(kind)}, and diffusers {diffusers.__version__} has no class of that"
+            " name"
         )
     what = f"for {task.replace('_', ' ')}{f' with a {help}' if help else ''}"
     does = (

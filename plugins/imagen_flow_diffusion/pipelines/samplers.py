@@ -51,8 +51,8 @@ TRAINED = (
     "max_shift",
     "invert_sigmas",
 )
-"""What a checkpoint was trained with, and holds for every sampler, said or left to the default of
-the checkpoint's own.
+"""Settings that describe how a checkpoint was trained. They apply to every sampler, whether the
+configuration has them or leaves them to the default of the checkpoint's own sampler.
 """
 
 OFF: dict[str, Any] = {"clip_sample": False, "snr_shift_scale": 1.0}
@@ -69,8 +69,8 @@ MISSED: dict[str, Any] = {
     "shift_terminal": None,
     "stochastic_sampling": False,
 }
-"""Settings of a checkpoint that are said to be lost where a sampler has none of the name, and the
-values at which nothing is.
+"""Settings whose loss is reported if a sampler does not have them, and the values at which nothing
+is lost.
 """
 
 

@@ -34,7 +34,7 @@ def unclip_variation(folder: Path) -> Path:
 
 
 def stable_unclip(folder: Path, *, words: bool = False) -> Path:
-    """Stable unCLIP, which varies pictures; or with a prior, which makes of words what it varies."""
+    """Stable unCLIP, which makes variations of images; with a prior it draws from text."""
     from diffusers import DDIMScheduler, DDPMScheduler, PriorTransformer, UnCLIPScheduler
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
         StableUnCLIPImageNormalizer,
