@@ -167,7 +167,7 @@ def test_trust_is_of_a_place(folder: Path) -> None:
     here, there = write(folder / "a" / "nodes.py", ""), write(folder / "b" / "nodes.py", "")
     config.trust({here: config.code_digest(here)})
     assert (config.is_trusted(here), config.is_trusted(there)) == (True, False)
-    config.trust({there: config.form(there)})
+    config.trust({there: config.code_digest(there)})
     assert (config.is_trusted(here), config.is_trusted(there)) == (True, True)
 
 

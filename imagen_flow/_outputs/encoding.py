@@ -1,7 +1,7 @@
 """Encode values as files: which endings each kind of value may have, and the bytes of a file.
 
-Text is UTF-8 and ends with a newline. Numbers, booleans and JSON are JSON with sorted keys. Pictures
-are encoded by `image_files`, tensors as safetensors, sound as 16-bit WAV.
+Text is UTF-8 and ends with a newline. Numbers, booleans and JSON are JSON with sorted keys.
+Pictures are encoded by `image_files`, tensors as safetensors, sound as 16-bit WAV.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Check and fill the path templates of outputs.
 
 The fields of a template are the graph's plain inputs and ``{graph} {output} {item} {index}
-{digest8}``; ``{{`` and ``}}`` are braces. `check_template` refuses templates that cannot work when a
-graph is resolved; `fill_template` makes the text of each field safe.
+{digest8}``; ``{{`` and ``}}`` are braces. `check_template` refuses templates that cannot work when
+a graph is resolved; `fill_template` makes the text of each field safe.
 """
 
 from __future__ import annotations

@@ -294,7 +294,8 @@ class OutputWriter:
             if any(name.startswith(".") for name in hidden):
                 raise OutputError(
                     _message(
-                        f"{subject} is not written to {shown}: a name in the path starts with a dot",
+                        f"{subject} is not written to {shown}: a name in the path starts with a"
+                        " dot",
                         HIDDEN_NAMES,
                         "remove the dot, or choose another folder with --out",
                     )
@@ -351,7 +352,8 @@ class OutputWriter:
             raise OutputError(
                 _message(
                     f"{subject} would leave the output folder",
-                    f"{self.folder} led to {self._root} when the run started and now leads to {root}",
+                    f"{self.folder} led to {self._root} when the run started and now leads to"
+                    f" {root}",
                     "find out what replaced it, and run again",
                 )
             )

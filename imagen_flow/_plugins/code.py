@@ -365,7 +365,8 @@ class LocalCode:
                     continue
                 other = PathFinder.find_spec(name, elsewhere)
                 if other is not None and other.origin is not None:
-                    continue  # installed packages take precedence; packages without __init__.py form one
+                    # installed packages take precedence; packages without __init__.py form one
+                    continue
                 self.helpers[name] = helper
                 pending += _modules(_module_or_package(helper))
 

@@ -298,7 +298,8 @@ class Registry:
             owner, other = self._helpers.setdefault(name, (plugin.name, path))
             if other != path:
                 raise ImportError(
-                    f"its helper {path.name} has the same name as one of another plugin ({owner}); rename"
+                    f"its helper {path.name} has the same name as one of another plugin ({owner});"
+                    " rename"
                     " one of them"
                 )
 

@@ -100,7 +100,8 @@ def read_embedded(path: Path) -> EmbeddedProvenance | None:
     found = _parse_embedded(text, path, png=True)
     if found is None and sidecar is None:
         raise ValueError(
-            "its provenance chunk is not a document of imagen_flow; another program may have changed"
+            "its provenance chunk is not a document of imagen_flow; another program may have"
+            " changed"
             " it"
         )
     return found or sidecar

@@ -11,10 +11,10 @@ several runs may execute it at once.
 
 The modules, bottom up: `value_cache` holds values in memory; `notes` are a node's remarks;
 `anonymous_files` hides file names from nodes; `event_queue` holds the events of a run; `lineage`
-finds the steps of an output, and `recorder` writes its provenance; `model_lookahead` predicts which models will be needed; `call` calls a node's
-function; `results` checks and stores what it returned; `step_runner` runs one step;
-`output_delivery` delivers outputs; `scheduler` decides what runs next; `execution` combines all of
-them.
+finds the steps of an output, and `recorder` writes its provenance; `model_lookahead` predicts which
+models will be needed; `call` calls a node's function; `results` checks and stores what it returned;
+`step_runner` runs one step; `output_delivery` delivers outputs; `scheduler` decides what runs next;
+`execution` combines all of them.
 """
 
 from .execution import Run, execute

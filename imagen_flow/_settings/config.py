@@ -475,7 +475,8 @@ def _why_not(path: Path, known: Mapping[str, str]) -> str | None:
         return (
             None
             if code_digest(path) == trusted
-            else "the file, or code beside it that it could import, has changed since you trusted it"
+            else "the file, or code beside it that it could import, has changed since you"
+            " trusted it"
         )
     except (OSError, UntrustableCode) as error:
         return str(error)

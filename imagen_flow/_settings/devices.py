@@ -174,10 +174,9 @@ def nearest_device(word: str) -> str:
     """
     kind, colon, index = word.strip().lower().partition(":")
     if kind in _DEVICE_ALIASES:
-        return (
-            "did you mean"
-            f" '{_DEVICE_ALIASES[kind]}{colon + index if index.isdecimal() and _DEVICE_ALIASES[kind] == 'cuda' else ''}'?"
-        )
+        device = _DEVICE_ALIASES[kind]
+        suffix = colon + index if index.isdecimal() and device == "cuda" else ""
+        return f"did you mean '{device}{suffix}'?"
     near = nearest(word, ("auto", "cpu", "cuda", "mps"))
     return near if near.startswith("did") else "one of: auto, cpu, cuda, cuda:N, mps"
 
@@ -233,7 +232,8 @@ def resolve_device(requested: str, machine: Machine | None = None) -> str:
     count, index = machine.cuda_devices(), int(match[2] or 0)
     if count == 0:
         raise ValueError(
-            f"there is no device '{requested}' here: the NVIDIA driver is missing or reports no device"
+            f"there is no device '{requested}' here: the NVIDIA driver is missing or reports no"
+            " device"
         )
     if index >= count:
         known = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
@@ -340,7 +340,10 @@ def check_torch(device: str, dtype: str) -> None:
     why = ""
     if kind == "cuda":
         if not torch.cuda.is_available():
-            why = "torch cannot use CUDA, although its files and the driver indicated it when planning"
+            why = (
+                "torch cannot use CUDA, although its files and the driver indicated it when"
+                " planning"
+            )
         elif int(index or 0) >= torch.cuda.device_count():
             why = f"torch sees {torch.cuda.device_count()} CUDA device(s)"
         elif dtype == "bfloat16" and not torch.cuda.is_bf16_supported():

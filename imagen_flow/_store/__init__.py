@@ -19,12 +19,13 @@ them; until a record is written, it is served from memory.
 **Several processes may share a store** on a local disk. `lease` claims a key that is being
 computed, `pin` protects what a run is going to read; both end with their process.
 
-The modules, bottom up: `index_file` (the database) and `index` (its rows), `objects` (content in files) and `locks` (claims of
-processes) each handle one thing on the disk; `records` is the text form of a step's outputs;
-`opening` checks whether a folder can be a store, and opens it; `pins` protects entries from garbage
-collection; `folders` keeps files, folders and models; `values` keeps values of every kind, using
-the index, the objects and the folders; `writer` writes records in a thread of its own;
-`maintenance` collects garbage, verifies and reports sizes; `store` combines all of them.
+The modules, bottom up: `index_file` (the database) and `index` (its rows), `objects` (content in
+files) and `locks` (claims of processes) each handle one thing on the disk; `records` is the text
+form of a step's outputs; `opening` checks whether a folder can be a store, and opens it; `pins`
+protects entries from garbage collection; `folders` keeps files, folders and models; `values` keeps
+values of every kind, using the index, the objects and the folders; `writer` writes records in a
+thread of its own; `maintenance` collects garbage, verifies and reports sizes; `store` combines all
+of them.
 """
 
 from .maintenance import CleanupReport, VerificationReport

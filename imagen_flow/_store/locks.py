@@ -285,7 +285,8 @@ def _windows() -> tuple[_Lock, _Unlock]:
     def lock(fd: int, number: int) -> bool:
         os.lseek(fd, number, os.SEEK_SET)
         try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows only
+            # Windows only
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
         except OSError:
             return False
         return True
@@ -293,7 +294,8 @@ def _windows() -> tuple[_Lock, _Unlock]:
     def unlock(fd: int, number: int) -> None:
         os.lseek(fd, number, os.SEEK_SET)
         with contextlib.suppress(OSError):
-            msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows only
+            # Windows only
+            msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined,unused-ignore]
 
     return lock, unlock
 

@@ -202,7 +202,8 @@ def clear(folder: Path, value_store: ValueStore, pins: Pins) -> None:
     """
     if pins.active():
         raise StoreError(
-            f"the store {folder} is in use by a run\n  = fix: wait for the run to end, then clear it"
+            f"the store {folder} is in use by a run\n  = fix: wait for the run to end, then clear"
+            " it"
         )
     value_store.index.clear()
     for path in [

@@ -99,7 +99,8 @@ def open_folder(folder: Path, seals: Seals) -> tuple[Path, Index, Claims, list[s
         raise
     if claims.exclusive:
         warnings.append(
-            f"the file system of the store {folder} has no locks: only one process at a time can use it"
+            f"the file system of the store {folder} has no locks: only one process at a time can"
+            " use it"
         )
     return folder, index, claims, warnings
 

@@ -515,7 +515,10 @@ class _SpecReader:
                     "bad-reference",
                     f"{what} cannot contain a reference",
                     first.mark,
-                    why="references are allowed in the arguments of nodes and in the 'from' of outputs",
+                    why=(
+                        "references are allowed in the arguments of nodes and in the 'from' of"
+                        " outputs"
+                    ),
                     fix=fix,
                 )
             elif value is UNREADABLE:

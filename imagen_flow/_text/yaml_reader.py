@@ -541,7 +541,10 @@ class _WordReader:
                 f"'{code}' is only half a character",
                 at if at >= 0 else start,
                 at + 6 if at >= 0 else end,
-                why="characters beyond U+FFFF are escaped as surrogate pairs, such as \\ud83d\\ude00",
+                why=(
+                    "characters beyond U+FFFF are escaped as surrogate pairs, such as"
+                    " \\ud83d\\ude00"
+                ),
                 fix="write both halves, or the character itself",
             )
             return None
@@ -572,7 +575,8 @@ class _WordReader:
             at = self.text.find(dollar[0], cursor, end)
             span = (at, at + len(dollar[0])) if at >= 0 else (start, end)
             cursor = span[1]
-            parts[-1] += text[last : dollar.start()]  # type: ignore[operator]  # the last part is always text
+            # the last part is always text
+            parts[-1] += text[last : dollar.start()]  # type: ignore[operator]
             last = dollar.end()
             if dollar[0] == "$$":
                 parts[-1] += "$"  # type: ignore[operator]

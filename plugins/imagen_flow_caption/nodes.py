@@ -15,7 +15,9 @@ CLASSES = {
     "git": "GitForCausalLM",
     "vision-encoder-decoder": "VisionEncoderDecoderModel",
 }
-"""Model types that caption a picture without a prompt, as named in their configuration, and the class of transformers for each."""
+"""Model types that caption a picture without a prompt, as named in their configuration, and the
+class of transformers for each.
+"""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def get(data: Json, path: Text, *, default: Json = None) -> Value:
         else:
             container = f"'{path_so_far}'" if path_so_far else "the data"
             raise ValueError(
-                f"port 'path': {_show_part(part)} is not in {container}, which is {_describe(current)}; fix the"
+                f"port 'path': {_show_part(part)} is not in {container}, which is"
+                f" {_describe(current)}; fix the"
                 " path or give a default"
             )
         path_so_far = (
@@ -86,7 +87,8 @@ def parse(text: Text) -> Json:
         return json.loads(content, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"port 'text' is not JSON: {error.msg.lower()} at line {error.lineno}, column {error.colno}"
+            f"port 'text' is not JSON: {error.msg.lower()} at line {error.lineno}, column"
+            f" {error.colno}"
         ) from error
     except RecursionError as error:
         raise ValueError("port 'text' is nested too deeply") from error

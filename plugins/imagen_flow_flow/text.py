@@ -64,7 +64,8 @@ def format_(
             return found[0][0]
         if found[1] is None:
             raise ValueError(
-                f"port 'template': a '{found[0]}' is unmatched at character {found.start() + 1}; write"
+                f"port 'template': a '{found[0]}' is unmatched at character {found.start() + 1};"
+                " write"
                 f" '{found[0] * 2}' for a brace"
             )
         name, colon, spec = found[1].partition(":")
@@ -93,7 +94,8 @@ def _format_value(value: Any, spec: str | None, name: str) -> str:
                 pass
     if spec is None:
         raise ValueError(
-            f"the field '{{{name}}}' is neither text nor a number nor a boolean; extract a part of it"
+            f"the field '{{{name}}}' is neither text nor a number nor a boolean; extract a part of"
+            " it"
             " with json.get"
         )
     raise ValueError(
@@ -218,6 +220,7 @@ def _checked_length(text: str, size: int | None = None) -> str:
     count = len(text) if size is None else size
     if count > MAX_CHARACTERS:
         raise ValueError(
-            f"the result would have {count:,} characters, more than a text may have ({MAX_CHARACTERS:,})"
+            f"the result would have {count:,} characters, more than a text may have"
+            f" ({MAX_CHARACTERS:,})"
         )
     return text

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from imagen_flow import Model
 
 MAX_VALUES = 2**26
-"""The most values of an input or output: a picture of 4096 × 4096, and far more than any generator's latents."""
+"""The most values of an input or output: a picture of 4096 × 4096, and far more than any
+generator's latents.
+"""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -49,11 +51,8 @@ class NetworkPort:
         return tuple(1 if size is None else size for size in self.shape)
 
     def __str__(self) -> str:
-        return (
-            f"'{self.name}'"
-            f" ({' × '.join('?' if size is None else str(size) for size in self.shape) or 'one number'},"
-            f" {self.dtype})"
-        )
+        sizes = " × ".join("?" if size is None else str(size) for size in self.shape)
+        return f"'{self.name}' ({sizes or 'one number'}, {self.dtype})"
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ def sample(
     inputs = [port for network in networks for port in network.inputs]
     if unknown := sorted((arguments or {}).keys() - {port.name for port in inputs}):
         raise ValueError(
-            f"the generator has no input {' or '.join(unknown)}; its inputs are {_list_ports(inputs)}"
+            f"the generator has no input {' or '.join(unknown)}; its inputs are"
+            f" {_list_ports(inputs)}"
         )
     if label is not None and not any(_is_label(port) for port in inputs):
         raise ValueError(f"the generator takes no label; its inputs are {_list_ports(inputs)}")
@@ -134,7 +135,8 @@ def _gather_inputs(
     if others or (left and (found is None or not found.is_float)):
         raise ValueError(
             f"the purpose of the generator's inputs {_list_ports(left)} is unclear: give"
-            f" {'all but the latents' if found is None else _list_ports(others or left)} in 'arguments'"
+            f" {'all but the latents' if found is None else _list_ports(others or left)} in"
+            " 'arguments'"
         )
     return given, found
 
@@ -253,7 +255,8 @@ def _picture(found: np.ndarray, values: str) -> Image:
     axes = _picture_axes(found.shape)
     if axes is None or found.size > MAX_VALUES:
         raise ValueError(
-            f"the generator gave {' × '.join(map(str, found.shape))} numbers, which is not a picture"
+            f"the generator gave {' × '.join(map(str, found.shape))} numbers, which is not a"
+            " picture"
             " of 1 or 3 channels"
         )
     single_shape = found[0].transpose(axes).astype(np.float32)

@@ -213,7 +213,8 @@ def pad(
     for port, wanted, had in (("width", size[0], image.width), ("height", size[1], image.height)):
         if wanted < had:
             raise ValueError(
-                f"port '{port}' is {wanted}, less than the {had} of the picture; padding never crops:"
+                f"port '{port}' is {wanted}, less than the {had} of the picture; padding never"
+                " crops:"
                 " use image.crop or image.resize first"
             )
     check_size(*size)

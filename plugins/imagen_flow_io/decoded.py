@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 CheckSize = Callable[[int, int], None]
-"""Raises ValueError if a picture of this width and height has too many pixels. Called with the size in the header, before anything is allocated."""
+"""Raises ValueError if a picture of this width and height has too many pixels. Called with the size
+in the header, before anything is allocated.
+"""
 
 
 class Unsupported(Exception):

@@ -54,7 +54,8 @@ def load_json(
         return json.loads(content, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"'{name}' is not JSON: {error.msg.lower()} at line {error.lineno}, column {error.colno};"
+            f"'{name}' is not JSON: {error.msg.lower()} at line {error.lineno}, column"
+            f" {error.colno};"
             " fix the file"
         ) from error
     except RecursionError as error:
@@ -74,7 +75,8 @@ def _text(file: File, max_bytes: int) -> str:
         return file.read_text()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"'{name}' is not UTF-8 text (byte {error.start + 1:,} is invalid); save it as UTF-8, or"
+            f"'{name}' is not UTF-8 text (byte {error.start + 1:,} is invalid); save it as UTF-8,"
+            " or"
             " is it another kind of file?"
         ) from error
 

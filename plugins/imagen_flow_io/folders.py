@@ -42,7 +42,8 @@ def list_files(
     for part in patterns:
         if part.startswith(("/", "~")) or ".." in part.split("/"):
             raise ValueError(
-                f"port 'pattern': '{part}' leads out of the folder; patterns are relative to it, for"
+                f"port 'pattern': '{part}' leads out of the folder; patterns are relative to it,"
+                " for"
                 " example '*.png' or 'photos/*.png'"
             )
     split_patterns = [part.lower().split("/") for part in patterns]
@@ -53,7 +54,8 @@ def list_files(
     ]
     if len(files) > limit:
         raise ValueError(
-            f"{len(files):,} files match '{pattern}', more than limit allows ({limit:,}); narrow the"
+            f"{len(files):,} files match '{pattern}', more than limit allows ({limit:,}); narrow"
+            " the"
             " pattern or raise limit"
         )
     if not files and not empty:

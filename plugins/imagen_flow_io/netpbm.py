@@ -162,7 +162,8 @@ def _pam(content: bytes, check_size: CheckSize) -> Decoded:
     )
     if kind not in _TUPLES:
         raise Unsupported(
-            f"a PAM with {depth} channels of the type '{kind[:40].decode('ascii', 'replace')}'; save"
+            f"a PAM with {depth} channels of the type '{kind[:40].decode('ascii', 'replace')}';"
+            " save"
             " it as grey or RGB, with or without alpha"
         )
     if depth != _TUPLES[kind] or not 1 <= max_value <= 65535:

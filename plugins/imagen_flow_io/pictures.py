@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import PIL.Image
 
 FORMATS = ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-"""The formats that Pillow decodes, by its names. A closed list: which decoders read untrusted files is chosen here, not by what is installed."""
+"""The formats that Pillow decodes, by its names. A closed list: which decoders read untrusted files
+is chosen here, not by what is installed.
+"""
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit, and the upper limit of max_pixels."""

@@ -32,7 +32,9 @@ _PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"iCCP", b"cICP")
 """Chunks that determine how the picture looks: damage in one of them is not ignored."""
 
 _OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
-"""Pillow's raw modes that keep the upper bytes of 16-bit colour, and those that keep the lower ones instead."""
+"""Pillow's raw modes that keep the upper bytes of 16-bit colour, and those that keep the lower ones
+instead.
+"""
 
 
 def read_png(content: bytes, check_size: CheckSize) -> Decoded:
@@ -137,9 +139,9 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]
         if len(content) - at - 12 < length:
             if pixels and kind not in _PIXELS:
                 break
-            if (
-                kind == b"IDAT"
-            ):  # the check sum at the end of what is compressed tells whether pixels are missing, or only what is behind them
+            if kind == b"IDAT":
+                # the check sum at the end of what is compressed tells whether pixels are missing,
+                # or only what is behind them
                 return found, [*pixels, view[at + 8 :]], True
             raise Damaged(f"it ends within its chunk {kind.decode()}")
         sound = zlib.crc32(view[at + 4 : at + 8 + length]) == int.from_bytes(
@@ -155,7 +157,8 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]
                 raise Damaged(f"it has more than {_MAX_CHUNKS:,} chunks without pixels")
             if kind == b"CgBI":
                 raise Unsupported(
-                    "a PNG in Apple's own format (CgBI), which other programs cannot read; save it as"
+                    "a PNG in Apple's own format (CgBI), which other programs cannot read; save it"
+                    " as"
                     " a plain PNG"
                 )
             if kind[:1].isupper() and kind not in _PIXELS:

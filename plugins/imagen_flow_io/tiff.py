@@ -78,12 +78,16 @@ _BY_LIBTIFF = {5: "LZW", 32773: "PackBits", 50000: "Zstandard"}
 _DEFLATE = (8, 32946)
 _LZMA = 34925
 _LZMA_MEMORY = 256 << 20
-"""The most memory for LZMA; the data declare how much they need. The strongest common setting needs 65 MB."""
+"""The most memory for LZMA; the data declare how much they need. The strongest common setting needs
+65 MB.
+"""
 _PICTURES = (2, 3, 4, 6, 7, 32771)
 """Compressions of pictures rather than bytes: Pillow decodes the whole file."""
 
 _RATIOS = {1: 1, 5: 1400, 32773: 64, _LZMA: 1 << 16, 50000: 1 << 16}
-"""The largest compression ratio (1,032 with Deflate): a file that claims more is refused before memory is allocated."""
+"""The largest compression ratio (1,032 with Deflate): a file that claims more is refused before
+memory is allocated.
+"""
 
 _SIGNED = (
     "a TIFF of signed integers, for which there is no agreed white; save it as unsigned"
@@ -510,7 +514,7 @@ def _check_pieces(directory: _Directory, compression: int) -> None:
         if offset + size > len(directory.content):
             raise Damaged(
                 f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, but the"
-                f" file at {len(directory.content):,}"
+                f" file ends at {len(directory.content):,}"
             )
         if compression == 1 and not tiled and size < 3 * width * min(rows, height - index * rows):
             raise Damaged(
@@ -676,7 +680,7 @@ def _decompress(
         if offset + size > len(content):
             raise Damaged(
                 f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, but the"
-                f" file at {len(content):,}"
+                f" file ends at {len(content):,}"
             )
         # No compression expands data this much. Without the bound, many pieces could each claim the
         # whole file.
