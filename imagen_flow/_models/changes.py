@@ -182,8 +182,8 @@ def _module(root: Any, moves: bool) -> dict[str, Any]:
             if tensor is None:
                 weights.append((name, part, None))
                 continue
-            place = () if moves else (tensor.device.type, tensor.device.index, tensor.requires_grad)
-            weights.append((name, part, str(tensor.dtype), tuple(tensor.shape), *place))
+            where = () if moves else (tensor.device.type, tensor.device.index, tensor.requires_grad)
+            weights.append((name, part, str(tensor.dtype), tuple(tensor.shape), *where))
             tensors.append(tensor)
     return {
         "layers": layers,
@@ -244,9 +244,9 @@ def _samples(tensors: list[Any], *, moves: bool = False) -> tuple[Any, ...]:
 
 
 def _configuration(config: Any) -> str:
-    said = config if isinstance(config, Mapping) else getattr(config, "__dict__", None)
+    entries = config if isinstance(config, Mapping) else getattr(config, "__dict__", None)
     return (
-        repr(sorted((str(name), repr(value)) for name, value in said.items()))
-        if isinstance(said, Mapping)
-        else repr(said)
+        repr(sorted((str(name), repr(value)) for name, value in entries.items()))
+        if isinstance(entries, Mapping)
+        else repr(entries)
     )

@@ -43,14 +43,13 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: How much of the memory the models on one device may take, unless a budget is given: the rest is
-# for what runs and for everybody else.
+#: The share of the memory that the models on one device may take, unless a budget is given. The rest
+#: is for computing and for other programs.
 SHARE = 0.6
 SHARE_OF_GPU = 0.8
 
 
-#: The devices that torch's implementations of attention are for; those that are not named run
-# everywhere.
+#: The devices that torch's implementations of attention run on; those not listed run everywhere.
 ATTENTION_ON = {"cudnn": ("cuda",), "efficient": ("cuda",), "flash": ("cpu", "cuda")}
 
 
@@ -156,8 +155,8 @@ def check_support(
 
 
 def default_budget(device: str) -> int | None:
-    """Say what the models on a device may weigh when nobody says: a share of the machine's memory
-    (of the container's, if that is less), or of the GPU's. None where it cannot be known.
+    """Return the default budget for the models on a device: a share of the machine's memory (of the
+    container's, if that is less), or of the GPU's. None if it is unknown.
     """
     torch = sys.modules.get("torch")
     if device.startswith("cuda"):
@@ -209,10 +208,9 @@ class _Resident:
 class ModelPool:
     """Keeps loaded models.
 
-    A value owned by whoever runs. Threads may share it. `budget_bytes` is what the models on one
-    device may weigh (default: see `default_budget`): before a load that would exceed it,
-    idle models are dropped; it is an aim, for what is leased stays, and a single model may be
-    larger.
+    Threads may share it. `budget_bytes` is what the models on one device may weigh (default: see
+    `default_budget`): before a load that would exceed it, idle models are evicted. It is a target:
+    what is leased stays, and a single model may be larger.
     """
 
     def __init__(self, *, budget_bytes: int | None = None) -> None:
@@ -243,16 +241,15 @@ class ModelPool:
         loading: Callable[[str], None] | None = None,
         left_changed: Callable[[str], object] | None = None,
     ) -> Iterator[T]:
-        """Give what a loader makes of a model, loaded at most once, for as long as the context
+        """Lease what a loader makes of a model, loaded at most once, for as long as the context
         lasts.
 
         A loader with parts loads nothing itself: each part is leased as it would be alone, and they
-        are put together for this lease. So whoever needs some parts shares them with whoever needs
-        all. `loading` is told if the model, or a part of it, is not loaded yet.
+        are put together for this lease. `loading` is called if the model, or a part of it, is not
+        loaded yet.
 
-        What is given back otherwise than it was lent (its weights, hooks, processors,
-        configuration) is dropped, and `left_changed` told of what is not as it was; the next lease
-        loads it anew.
+        A model that comes back changed (its weights, hooks, processors, configuration) is dropped,
+        and `left_changed` is called with the differences; the next lease loads it again.
 
         Raises:
             ModelError: it cannot be loaded; the cause is chained. A later lease tries again.
@@ -292,8 +289,9 @@ class ModelPool:
             self._release(resident, left_changed)
 
     def plan_ahead(self, identities: Iterable[Identity], *, of: object = None) -> None:
-        """Say which models a run will need from here on, by when it first will (see
-        `identities_of`). Replaces what was said `of` that run before; none takes it back.
+        """Announce which models a run will need, in the order of their first use (see
+        `identities_of`). This replaces what was announced for that run before; an empty list
+        withdraws it.
         """
         ahead: dict[Identity, int] = {}
         for position, identity in enumerate(identities):
@@ -304,9 +302,7 @@ class ModelPool:
                 self._ahead[of] = ahead
 
     def evict_idle(self, which: Callable[[Identity], bool] = lambda _: True) -> int:
-        """Drop the models that nobody leases (of those, the ones that `which` picks) and give their
-        memory back. Returns how many.
-        """
+        """Evict models that nobody leases, those that `which` selects, and return how many."""
         with self._lock:
             idle = [r for r in self._idle() if which(r.identity)]
             for resident in idle:
@@ -318,12 +314,12 @@ class ModelPool:
         return count
 
     def resident(self) -> list[Identity]:
-        """List the models that are loaded, sorted."""
+        """Return the models that are loaded, sorted."""
         with self._lock:
             return sorted(r.identity for r in self._residents.values() if r.ready.is_set())
 
     def weighs(self) -> Mapping[str, int]:
-        """Say what the loaded models weigh, in bytes by device, as far as it was estimated."""
+        """Return what the loaded models weigh, in bytes by device, as far as it is estimated."""
         with self._lock:
             found: dict[str, int] = {}
             for resident in self._residents.values():
@@ -333,17 +329,15 @@ class ModelPool:
             return found
 
     def close(self) -> None:
-        """Drop every model: idle ones now, leased ones when they are given back. No lease is given
-        any more.
-        """
+        """Evict every model: idle ones now, leased ones when they come back. Later leases fail."""
         with self._lock:
             self._closed = True
         self.run_threads.close()
         self.evict_idle()
 
     def _release(self, resident: _Resident, left_changed: Callable[[str], object] | None) -> None:
-        """Count a lease less. The last of several looks whether the model is as it was: who changes
-        it for a while holds it alone, and others may be doing so before.
+        """Count one lease less. The last of several compares the model with what it was: a node that
+        changes it for a while holds it alone, and others may be doing so before.
         """
         with self._lock:
             resident.leases -= 1
@@ -351,7 +345,7 @@ class ModelPool:
                 self._remove(resident)
             if self._closed or resident.leases or not resident.look:
                 return
-            resident.ready.clear()  # whoever wants it now waits for the look at it
+            resident.ready.clear()  # a lease now waits for the comparison
         changed: list[str] = []
         try:
             changed = differences(
@@ -373,7 +367,7 @@ class ModelPool:
             )
 
     def _remove(self, resident: _Resident) -> None:
-        """Give a resident to nobody any more."""
+        """Lease a resident to nobody any more."""
         if self._residents.get(resident.identity) is resident:
             del self._residents[resident.identity]
 
@@ -422,7 +416,7 @@ class ModelPool:
             # The thread that was loading it was interrupted: this one tries itself.
 
     def _load(self, resident: _Resident, loader: Loader[Any], model: Model) -> None:
-        """Load into `resident`, after making room; wake whoever waits for it, whatever happens."""
+        """Load into `resident`, after making room, and wake those who wait for it in any case."""
         try:
             budget = (
                 default_budget(resident.identity.device)
@@ -496,8 +490,8 @@ class ModelPool:
             ) from cause
 
     def _make_room(self, coming: _Resident, budget: int) -> None:
-        """Drop idle models on the same device until the coming one fits in the budget: first what
-        is never needed, then what is needed last.
+        """Evict idle models on the same device until the coming one fits in the budget: first those
+        that are never needed, then those needed last.
         """
         dropped = False
         with self._lock:
@@ -530,9 +524,7 @@ class ModelPool:
 
 
 def weight_of(loader: Loader[Any], model: Model, *, dtype: str, settings: Loading = PLAIN) -> int:
-    """Estimate what a loader's part of a model takes in memory, in bytes; nothing where the files
-    do not tell.
-    """
+    """Estimate what a loader takes of a model in memory, in bytes; 0 if the files do not tell."""
     on_disk = loader.disk_bytes(model)
     try:
         whole = estimate(

@@ -1,1 +1,1 @@
-"""Load a checkpoint, whole or in groups of parts, its own or another model's in their place."""
+"""Load checkpoints, whole or in groups of parts, and parts of other models instead of their own."""

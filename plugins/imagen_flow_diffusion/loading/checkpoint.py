@@ -72,7 +72,7 @@ class Checkpoint:
         return [group for group in self.groups.values() if part in group.parts][-1]
 
     def with_parts(self, **parts: Any) -> Checkpoint:
-        """Give the same checkpoint with some parts more, or others in their place."""
+        """Return the checkpoint with further parts, or others instead of its own."""
         before = self.groups["given"].parts if "given" in self.groups else {}
         return replace(self, groups={**self.groups, "given": Group({**before, **parts})})
 
@@ -200,12 +200,12 @@ def sampled_as(model: Model) -> dict[str, Any]:
     if other is None:
         return predicts(model) if model.path.is_file() else {}
     config = read_json(other, "scheduler/scheduler_config.json") if index_of(other) else {}
-    said = {
+    trained_as = {
         name: config.get(name, usual)
         for name, usual in (("prediction_type", "epsilon"), ("rescale_betas_zero_snr", False))
         if config
     }
-    return {**said, **(predicts(other) if other.path.is_file() else {})}
+    return {**trained_as, **(predicts(other) if other.path.is_file() else {})}
 
 
 def _fresh(sampler: Any) -> Any:

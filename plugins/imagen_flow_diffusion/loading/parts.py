@@ -83,11 +83,11 @@ def load_component(
         LookupError,
         TypeError,
         AttributeError,
-    ) as odd:  # what the libraries raise for files that make no sense
+    ) as error:  # what the libraries raise for files that make no sense
         raise flow.ModelError(
             f"the model '{model.reference}' is damaged: the files of its {name} make no {entry[1]}"
-            f" ({type(odd).__name__}: {plain(odd)})"
-        ) from odd
+            f" ({type(error).__name__}: {plain(error)})"
+        ) from error
     if "tokenizer" in name and made.model_max_length > MAX_TOKENS:
         # Nothing says how far it reads (``tokenizer_config.json``), so it is as far as its encoder
         # does, where pipelines ask.

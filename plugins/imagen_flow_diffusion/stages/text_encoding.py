@@ -129,7 +129,7 @@ class Encoder:
         }
         # A pipeline that encodes by one of its encoders at a time is called for both.
         which: list[dict[str, Any]] = (
-            [{"text_encoder_index": place} for place in (0, 1)]
+            [{"text_encoder_index": index} for index in (0, 1)]
             if "text_encoder_index" in takes
             else [{}]
         )
@@ -143,7 +143,7 @@ class Encoder:
         named: dict[str, Any] = {}
         for name, value in zip(self.split.encoded, found, strict=True):
             if isinstance(value, list):
-                named |= {f"{name}[{place}]": one for place, one in enumerate(value)}
+                named |= {f"{name}[{index}]": one for index, one in enumerate(value)}
             elif value is None and name.endswith("_mask"):
                 # None lets all be read, but a pipeline that is given none warns of it.
                 named[name] = found[0].new_ones(found[0].shape[:2], dtype=torch.long)
