@@ -18,8 +18,8 @@ from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow._models import leasing as lending
 from imagen_flow._types.models import Loading
 from imagen_flow_diffusion.pipelines import calling
-from imagen_flow_diffusion.tiny import beside
 from imagen_flow_diffusion.tiny import checkpoints as tiny
+from imagen_flow_diffusion.tiny import companions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
@@ -33,10 +33,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     with quiet_libraries():
         tiny.stable_diffusion(folder / "sd15")
-        beside.lora(folder / "fox.safetensors")
-        beside.lora(folder / "ink.safetensors", seed=5)
-        beside.embedding(folder / "cat.safetensors")
-        beside.ip_adapter(folder / "ip")
+        companions.lora(folder / "fox.safetensors")
+        companions.lora(folder / "ink.safetensors", seed=5)
+        companions.embedding(folder / "cat.safetensors")
+        companions.ip_adapter(folder / "ip")
     return folder
 
 
@@ -174,7 +174,7 @@ def test_an_adapter_that_does_not_fit_leaves_layers_that_come_and_go(
 ) -> None:
     """The node fails with its own words, and the next picture is as before."""
     plain = draw(home, pool, settings={"offload": "layers"})
-    beside.lora(tmp_path / "xl.safetensors", base=tiny.stable_diffusion_xl, parts=["unet"])
+    companions.lora(tmp_path / "xl.safetensors", base=tiny.stable_diffusion_xl, parts=["unet"])
     graph = {
         "imagen_flow": 1,
         "settings": {"offload": "layers"},

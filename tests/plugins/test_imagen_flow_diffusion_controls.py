@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from imagen_flow._models import quiet_libraries
 from imagen_flow_diffusion.adapters import controls
 from imagen_flow_diffusion.pipelines import calling
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [
@@ -105,8 +105,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "flux": checkpoints.flux,
     "qwen": checkpoints.qwen_image,
     "sana": checkpoints.sana,
-    "qwen-edges": beside.qwen_controlnet,
-    "sana-edges": beside.sana_controlnet,
+    "qwen-edges": companions.qwen_controlnet,
+    "sana-edges": companions.sana_controlnet,
     "flux-canny": lambda folder: checkpoints.flux(
         folder, class_name="FluxControlPipeline", reads=128
     ),
@@ -114,17 +114,17 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "sd-edges": checkpoints.controlnet,
     "sdxl-edges": lambda folder: checkpoints.controlnet(folder, xl=True),
     "sdxl-tones": lambda folder: checkpoints.controlnet(folder, xl=True, seed=14),
-    "union": beside.union,
-    "union2": lambda folder: beside.union(folder, seed=80),
-    "sd3-edges": beside.sd3_controlnet,
-    "sd3-tones": lambda folder: beside.sd3_controlnet(folder, seed=82),
-    "sd3-fill": lambda folder: beside.sd3_controlnet(folder, fills=True),
-    "flux-edges": beside.flux_controlnet,
-    "flux-hints": lambda folder: beside.flux_controlnet(folder, hints=16, seed=92),
-    "flux-union": lambda folder: beside.flux_controlnet(folder, modes=4),
-    "sd-sketch": beside.t2i_adapter,
-    "sd-depth": lambda folder: beside.t2i_adapter(folder, seed=83),
-    "sdxl-sketch": lambda folder: beside.t2i_adapter(folder, xl=True),
+    "union": companions.union,
+    "union2": lambda folder: companions.union(folder, seed=80),
+    "sd3-edges": companions.sd3_controlnet,
+    "sd3-tones": lambda folder: companions.sd3_controlnet(folder, seed=82),
+    "sd3-fill": lambda folder: companions.sd3_controlnet(folder, fills=True),
+    "flux-edges": companions.flux_controlnet,
+    "flux-hints": lambda folder: companions.flux_controlnet(folder, hints=16, seed=92),
+    "flux-union": lambda folder: companions.flux_controlnet(folder, modes=4),
+    "sd-sketch": companions.t2i_adapter,
+    "sd-depth": lambda folder: companions.t2i_adapter(folder, seed=83),
+    "sdxl-sketch": lambda folder: companions.t2i_adapter(folder, xl=True),
 }
 
 SIZE = {"width": 32, "height": 32}

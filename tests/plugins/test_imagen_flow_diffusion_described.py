@@ -14,7 +14,7 @@ import pytest
 
 import imagen_flow as flow
 from imagen_flow_diffusion.checkpoints.description import describe
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 DRAWN: dict[str, Any] = {"width": 32, "height": 32, "num_inference_steps": 2}
 
@@ -90,7 +90,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("models")
     checkpoints.stable_diffusion(home / "sd")
     checkpoints.controlnet(home / "net")
-    beside.lora(home / "lora.safetensors")
+    companions.lora(home / "lora.safetensors")
     return home
 
 

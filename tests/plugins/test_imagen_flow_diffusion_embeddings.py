@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.stages.loaders import TextEncoder
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [
@@ -36,14 +36,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with quiet_libraries():
         checkpoints.stable_diffusion(folder / "sd")
         checkpoints.stable_diffusion_xl(folder / "sdxl")
-    beside.embedding(folder / "toy.safetensors")
-    beside.embedding(folder / "style.safetensors", seed=31, vectors=1)
-    beside.embedding(folder / "again" / "toy.safetensors", seed=32)
-    beside.embedding(folder / "xl-toy.safetensors", xl=True, seed=33)
-    beside.embedding(folder / "xl-style.safetensors", xl=True, seed=34, vectors=1)
-    beside.embedding(folder / "wide.safetensors", width=48)
-    beside.embedding(folder / "Toy.safetensors", seed=36)
-    beside.lora(folder / "lora.safetensors")
+    companions.embedding(folder / "toy.safetensors")
+    companions.embedding(folder / "style.safetensors", seed=31, vectors=1)
+    companions.embedding(folder / "again" / "toy.safetensors", seed=32)
+    companions.embedding(folder / "xl-toy.safetensors", xl=True, seed=33)
+    companions.embedding(folder / "xl-style.safetensors", xl=True, seed=34, vectors=1)
+    companions.embedding(folder / "wide.safetensors", width=48)
+    companions.embedding(folder / "Toy.safetensors", seed=36)
+    companions.lora(folder / "lora.safetensors")
     for name, state in {
         "ip": {"image_proj.norm.bias": torch.zeros(2), "image_proj.norm.weight": torch.ones(2)},
         "deep": {"emb_params": torch.zeros(1, 2, 32)},
@@ -510,8 +510,8 @@ def test_a_word_is_read_however_its_file_is_called(
     """With a backslash, in another form of Unicode than the prompt, with spaces, which CLIP's
     tokenizers make one of: the picture is that of a plain word.
     """
-    file = beside.embedding(tmp_path / f"{name}.safetensors", seed=41)
-    plain = beside.embedding(tmp_path / "plainly.safetensors", seed=41)
+    file = companions.embedding(tmp_path / f"{name}.safetensors", seed=41)
+    plain = companions.embedding(tmp_path / "plainly.safetensors", seed=41)
     expected = draw(
         one=drawn(
             home / "sd",
@@ -535,7 +535,7 @@ def test_a_prompt_is_cut_by_the_vectors_of_its_words(
     """Not by the letters of their names: an embedding of 80 vectors fills a prompt by itself, and
     what is cut is told.
     """
-    file = beside.embedding(tmp_path / "many.safetensors", vectors=vectors)
+    file = companions.embedding(tmp_path / "many.safetensors", vectors=vectors)
     one = {**drawn(home / "sd", "a <many>", embeddings=[str(file)]), "type": node}
     if node == "text.encode":
         one = {

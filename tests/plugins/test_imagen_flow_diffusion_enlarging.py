@@ -19,7 +19,7 @@ import torch
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.nodes import upscaling
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [
@@ -45,7 +45,9 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     def get(name: str) -> str:
         if not (home / name).exists():
             with quiet_libraries():
-                make = {"x4": checkpoints.upscaler, "esrgan.safetensors": beside.esrgan}.get(name)
+                make = {"x4": checkpoints.upscaler, "esrgan.safetensors": companions.esrgan}.get(
+                    name
+                )
                 make(home / name) if make else checkpoints.swin2sr(
                     home / name, upscale=SWIN[name][0], upsampler=SWIN[name][1]
                 )
@@ -268,7 +270,7 @@ def test_a_file_that_is_no_upscaler_is_refused(
     tmp_path: Path, photos: Callable[..., Any], failure: Callable[..., str], spandrel: Any
 ) -> None:
     """A file of other weights is named."""
-    file = str(beside.embedding(tmp_path / "toy.safetensors"))
+    file = str(companions.embedding(tmp_path / "toy.safetensors"))
     assert (
         failure(photo=photos(6, (24, 32))[1], one=enlarged(file))
         == f"the model '{file}' is no upscaler that spandrel knows"

@@ -14,7 +14,7 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [
@@ -44,15 +44,15 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "control": checkpoints.controlnet,
     "control2": lambda folder: checkpoints.controlnet(folder, seed=14),
     "control-xl": lambda folder: checkpoints.controlnet(folder, xl=True),
-    "style.safetensors": beside.lora,
-    "detail.safetensors": lambda file: beside.lora(file, seed=21, parts=["unet"]),
-    "xl.safetensors": lambda file: beside.lora(
+    "style.safetensors": companions.lora,
+    "detail.safetensors": lambda file: companions.lora(file, seed=21, parts=["unet"]),
+    "xl.safetensors": lambda file: companions.lora(
         file, base=checkpoints.stable_diffusion_xl, parts=["unet"]
     ),
-    "toy.safetensors": beside.embedding,
-    "wide.safetensors": lambda file: beside.embedding(file, width=48),
-    "ip": beside.ip_adapter,
-    "clipseg": beside.clipseg,
+    "toy.safetensors": companions.embedding,
+    "wide.safetensors": lambda file: companions.embedding(file, width=48),
+    "ip": companions.ip_adapter,
+    "clipseg": companions.clipseg,
     "ddpm": checkpoints.ddpm,
     "kandinsky-prior": lambda folder: checkpoints.kandinsky(folder, half="prior"),
     "kandinsky-decoder": lambda folder: checkpoints.kandinsky(folder, half="decoder"),

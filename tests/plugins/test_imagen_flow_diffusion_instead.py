@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import imagen_flow as flow
 from imagen_flow import loaders
 from imagen_flow._models import ModelPool, quiet_libraries
-from imagen_flow_diffusion.tiny import beside, checkpoints, parts
+from imagen_flow_diffusion.tiny import checkpoints, companions, parts
 
 gguf = pytest.importorskip("gguf")
 
@@ -110,7 +110,7 @@ def at(tmp_path_factory: pytest.TempPathFactory, original: ModuleType) -> Callab
         "sd3.gguf": lambda file: quantized(
             original.sd3_transformer(original.state_of(Path(get("sd3")) / "transformer")), file
         ),
-        "lora.safetensors": beside.lora,
+        "lora.safetensors": companions.lora,
     }
     return get
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from imagen_flow._models import quiet_libraries
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [
@@ -26,11 +26,11 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "sdxl": checkpoints.stable_diffusion_xl,
     "sd3": checkpoints.stable_diffusion_3,
     "flux": checkpoints.flux,
-    "collection": beside.ip_adapter,
-    "for-flux": beside.flux_ip_adapter,
-    "clip": beside.clip,
-    "lora.safetensors": beside.lora,
-    "toy.safetensors": beside.embedding,
+    "collection": companions.ip_adapter,
+    "for-flux": companions.flux_ip_adapter,
+    "clip": companions.clip,
+    "lora.safetensors": companions.lora,
+    "toy.safetensors": companions.embedding,
 }
 
 SIZE = {"width": 32, "height": 32}

@@ -16,7 +16,7 @@ import torch
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.loading.components import Whole
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines; peft of a second
 # LoRA.
@@ -52,7 +52,7 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
             make, parts = BASES[base]
             with quiet_libraries():
                 # The second of two leaves the words alone.
-                beside.lora(
+                companions.lora(
                     home / name,
                     base=make,
                     parts=parts if number == "1" else parts[:1],

@@ -13,7 +13,7 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with torch.no_grad():
             next(loaded["unet"].parameters()).add_(1)
         loaded["unet"].float().save_pretrained(folder / "tuned" / "unet")
-        beside.lora(folder / "fox.safetensors")
+        companions.lora(folder / "fox.safetensors")
     assert len(list((folder / "sharded" / "unet").glob("*-of-*.safetensors"))) > 1
     return folder
 

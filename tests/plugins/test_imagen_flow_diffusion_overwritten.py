@@ -14,7 +14,7 @@ import pytest
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 #: diffusers warns of what it itself does with numpy and torch.
 pytestmark = [
@@ -100,7 +100,9 @@ def test_an_overwritten_lora_changes_no_kept_layers(
     base, one, two = tmp_path / "base", tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     with quiet_libraries():
         checkpoints.stable_diffusion(base)
-        beside.lora(one, base=checkpoints.stable_diffusion, parts=["unet", "text_encoder"], seed=1)
+        companions.lora(
+            one, base=checkpoints.stable_diffusion, parts=["unet", "text_encoder"], seed=1
+        )
     shutil.copyfile(one, two)
     with ModelPool() as pool:
         before = draw(pool, None, base, loras=[str(one)])

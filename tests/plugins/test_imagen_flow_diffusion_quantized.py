@@ -35,7 +35,7 @@ from imagen_flow_diffusion.loading.groups import (
     SamplerParts,
     TextParts,
 )
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, (make, *_) in FAMILIES.items():
             make(folder / name)
         checkpoints.stable_diffusion_xl(folder / "xl")
-        beside.lora(folder / "fox.safetensors")
+        companions.lora(folder / "fox.safetensors")
     return folder
 
 

@@ -23,7 +23,7 @@ from imagen_flow.loaders import Loading
 from imagen_flow_diffusion.checkpoints import single_file
 from imagen_flow_diffusion.checkpoints.description import index_of
 from imagen_flow_diffusion.loading import groups, parts
-from imagen_flow_diffusion.tiny import beside, checkpoints
+from imagen_flow_diffusion.tiny import checkpoints, companions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
@@ -391,10 +391,10 @@ def unknown(file: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        (beside.lora, "a LoRA"),
-        (beside.embedding, "a textual inversion"),
+        (companions.lora, "a LoRA"),
+        (companions.embedding, "a textual inversion"),
         (vae_alone, "an autoencoder alone"),
-        (beside.esrgan, "an enlarging network"),
+        (companions.esrgan, "an enlarging network"),
         (unknown, "a single file of weights"),
     ],
 )
@@ -440,7 +440,7 @@ def test_a_lora_is_put_on_a_file_as_on_a_folder(
     """What changes a checkpoint for one call does so wherever its weights came from, the words'
     part too, and is gone after.
     """
-    lora = str(beside.lora(tmp_path / "style.safetensors"))
+    lora = str(companions.lora(tmp_path / "style.safetensors"))
     node = {
         "type": "diffusion.text_to_image",
         "prompt": "a red fox",
