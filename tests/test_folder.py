@@ -2176,10 +2176,10 @@ def test_a_ticket_that_comes_within_a_tick_of_the_clock_is_seen(yard: Yard) -> N
     intake, inbox = Intake(line), yard.root / "in"
     yard.drop(a="one")
     at = os.stat(inbox)
-    assert intake.find_tickets("a.txt") == []
+    assert intake.companions.find_tickets("a.txt") == []
     yard.put("a.yaml", "times: 2")
     os.utime(inbox, ns=(at.st_atime_ns, at.st_mtime_ns))
-    assert intake.find_tickets("a.txt") == ["a.yaml"]
+    assert intake.companions.find_tickets("a.txt") == ["a.yaml"]
 
 
 def test_a_file_that_was_written_over_is_another(yard: Yard) -> None:

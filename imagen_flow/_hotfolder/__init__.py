@@ -28,11 +28,12 @@ the line wait, and fails no item. If only a new process can help (the journal ca
 the process ends with an exit code of its own.
 
 The modules, from the lowest floor up: `ignore` (names that are never taken in); `disk` (file
-operations that tests can record); `config` (text to Line); `journal`; `log` and `notify`; `intake`
-(which files belong to the line, and how to tell their versions apart); `ticket`; `publish` (file
-operations for outputs and originals, durable and in order); `recipe` (a line with its resolved
-graph); `archive` (finishing an item); `watcher` (recording files); `worker` (one item from start to end); `service` (threads);
-`admin` (status and retry).
+operations that tests can record); `config` (text to Line); `journal`; `log`; `companions` (tickets
+and sentinels beside files); `notify`; `intake` (which files belong to the line, and how to tell
+their versions apart); `ticket`; `publish` (file operations for outputs and originals, durable and
+in order); `recipe` (a line with its resolved graph); `archive` (finishing an item); `watcher`
+(recording files); `worker` (one item from start to end); `service` (threads); `admin` (status and
+retry).
 """
 
 from .admin import is_named, retry, status

@@ -184,7 +184,7 @@ def retry(
             restored = free_name(line.inbox, original, [], lambda _: False)
             make_parents(line.inbox, restored, disk)
             # Tickets first: otherwise the original could be processed without its ticket.
-            for ticket in intake.tickets_beside(line.failed / kept):
+            for ticket in intake.companions.tickets_beside(line.failed / kept):
                 for ticket_path in ticket_names(
                     line.inbox / restored, os.path.basename(kept), ticket
                 ):

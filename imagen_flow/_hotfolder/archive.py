@@ -164,7 +164,7 @@ class Archiver:
             ticket = self.intake.absolute(item.path).with_name(name)
 
             def is_same(path: Path, fingerprint: tuple[int, int] = (size, mtime)) -> bool:
-                stat = self.intake.stat_regular(path)
+                stat = self.intake.companions.stat_regular(path)
                 return stat is not None and (stat.st_size, stat.st_mtime_ns) == fingerprint
 
             for target in ticket_names(folder / kept, os.path.basename(item.path), name):
@@ -181,7 +181,7 @@ class Archiver:
                     != "taken"
                 ):
                     break
-        if sentinel := self.intake.find_sentinel(item.path):
+        if sentinel := self.intake.companions.find_sentinel(item.path):
             self.disk.unlink(sentinel)
 
     def _defer(self, item: Item, error: OSError) -> str:

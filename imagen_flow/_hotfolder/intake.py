@@ -24,7 +24,6 @@ import json
 import os
 import re
 import stat
-import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -36,14 +35,13 @@ from .._provenance.embedding import SIDECAR
 from .._system.regular_files import open_regular
 from .._types.digest import digest_stream
 from .._watch import is_temporary
+from .companions import Companions, ListingCache, fold_name
 from .config import Line
 from .disk import find_disk_error
 from .ignore import Ignored
 from .journal import FoundFile, Journal
 
 __all__ = ["Intake", "ListingCache", "TEMPORARY_PREFIX", "PassedOver", "digest_file"]
-
-_TICKETS = (".yaml", ".yml", ".json")
 
 #: Prefix of our temporary files and of originals that are being moved.
 TEMPORARY_PREFIX = ".imagen_flow-"
@@ -55,11 +53,6 @@ _MAX_INTEGER = 2**63
 
 #: Stands for the size of a ticket that is not read: a link, a pipe or the like.
 _NOT_REGULAR = -1
-
-#: A folder's listing is cached only if its last change is at least this old; and how many listings
-#: are cached.
-_MIN_AGE_S = 2.0
-_MAX_LISTINGS = 256
 
 _MOVING_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}([0-9a-f]+)--?(\d+)\.taken")
 
@@ -112,79 +105,6 @@ class PassedOver:
         return "; ".join(descriptions)
 
 
-class _Listing:
-    """The names in a folder at one moment. Keys are case-folded: tickets by the name of the file
-    that they name, files by their own name (`files`) and their stem (`stems`).
-    """
-
-    __slots__ = ("files", "sentinels", "stems", "tickets")
-
-    def __init__(self) -> None:
-        self.sentinels: dict[str, list[str]] = {}
-        self.tickets: dict[str, list[str]] = {}
-        self.files: dict[str, list[str]] = {}
-        self.stems: dict[str, list[str]] = {}
-
-    def add_ticket(self, name: str) -> None:
-        self.tickets.setdefault(_fold(os.path.splitext(name)[0]), []).append(name)
-
-    def add_file(self, name: str) -> None:
-        names = self.files.setdefault(_fold(name), [])
-        if name not in names:
-            names.append(name)
-            self.stems.setdefault(_fold(os.path.splitext(name)[0]), []).append(name)
-
-    def tickets_for(self, name: str) -> list[str]:
-        """Return the names of a file's tickets; several if it is not clear which one is meant."""
-        self.add_file(name)
-        return self._tickets_named(name, name) or self._tickets_named(
-            os.path.splitext(name)[0], name
-        )
-
-    def _tickets_named(self, stem: str, name: str) -> list[str]:
-        """Return the tickets with this stem that are meant for a file."""
-        return sorted(
-            ticket
-            for ticket in self.tickets.get(_fold(stem), ())
-            if name in self.files_for_ticket(ticket)
-        )
-
-    def files_for_sentinel(self, stem: str) -> list[str]:
-        """Return the names of the files that a sentinel with this stem belongs to."""
-        candidates = self.files.get(_fold(stem), [])
-        return [stem] if stem in candidates else sorted(candidates)
-
-    def files_for_ticket(self, ticket: str) -> list[str]:
-        """Return the names of the files that a ticket is meant for; several if it is not clear
-        which.
-        """
-        stem = os.path.splitext(ticket)[0]
-        for index, is_full_name in ((self.files, True), (self.stems, False)):
-            # A file with a ticket for its full name needs no other.
-            candidates = [
-                name
-                for name in index.get(_fold(stem), ())
-                if is_full_name or not self._tickets_named(name, name)
-            ]
-            if (
-                found := [
-                    name
-                    for name in candidates
-                    if (name if is_full_name else os.path.splitext(name)[0]) == stem
-                ]
-                or candidates
-            ):
-                return sorted(found)
-        return []
-
-
-class ListingCache:
-    """Caches listings during a series of lookups, so that each folder is read at most once."""
-
-    def __init__(self) -> None:
-        self.by_folder: dict[str, _Listing] = {}
-
-
 class Intake:
     """Inspects the watched folder of a line. Stateless, except that listings of unchanged folders
     are cached.
@@ -198,7 +118,7 @@ class Intake:
         self._own = {
             os.path.realpath(folder) for folder in (line.out, line.done, line.failed, line.journal)
         }
-        self._listed: dict[str, tuple[tuple[int, int, int], _Listing]] = {}
+        self.companions = Companions(line, self.accepts, self._ignored.matches_file)
 
     # -- which files belong to the line
 
@@ -215,15 +135,9 @@ class Intake:
         return (
             is_temporary(name)
             or name.endswith(SIDECAR)
-            or self.is_ticket(name)
-            or self._is_sentinel(name)
+            or self.companions.is_ticket(name)
+            or self.companions.is_sentinel(name)
         )
-
-    def _is_sentinel(self, name: str) -> bool:
-        return bool(self.line.sentinel) and name.lower().endswith(self.line.sentinel.lower())
-
-    def is_ticket(self, name: str) -> bool:
-        return self.line.ticket != "none" and name.lower().endswith(_TICKETS)
 
     def is_own(self, path: Path) -> bool:
         """Return whether a path lies in a folder that the line itself writes to."""
@@ -290,7 +204,7 @@ class Intake:
             for path in files:
                 yield path, listings
             if skipped is not None and self.line.ticket != "none":
-                listing = self._listing(folder, listings)
+                listing = self.companions.listing(folder, listings)
                 skipped.stray_tickets += sum(
                     not listing.files_for_ticket(ticket)
                     for tickets in listing.tickets.values()
@@ -305,7 +219,7 @@ class Intake:
             if skipped is not None:
                 skipped.links += 1
             return True
-        if not self._is_plain(entry):
+        if not self.companions.is_regular_entry(entry):
             if skipped is not None and not os.path.isdir(entry.path):
                 skipped.special_files += 1
             return True
@@ -330,12 +244,14 @@ class Intake:
         name = relative.as_posix()
         if (self.line.folders == "ignored" and "/" in name) or self._ignored.matches_file(name):
             return
-        if (self._is_sentinel(path.name) or self.is_ticket(path.name)) and not os.path.isdir(path):
+        if (
+            self.companions.is_sentinel(path.name) or self.companions.is_ticket(path.name)
+        ) and not os.path.isdir(path):
             folder, slash, companion = name.rpartition("/")
-            listing = self._listing(folder, listings)
-            stem = _fold(
+            listing = self.companions.listing(folder, listings)
+            stem = fold_name(
                 companion[: -len(self.line.sentinel)]
-                if self._is_sentinel(companion)
+                if self.companions.is_sentinel(companion)
                 else os.path.splitext(companion)[0]
             )
             for file in sorted({*listing.files.get(stem, ()), *listing.stems.get(stem, ())}):
@@ -363,7 +279,7 @@ class Intake:
         Params:
             listings: shared by a series of lookups, so that each folder is read once.
         """
-        stat = self.stat_regular(self.absolute(path))
+        stat = self.companions.stat_regular(self.absolute(path))
         if (
             stat is None
             or not self.accepts(path.rpartition("/")[2])
@@ -371,9 +287,9 @@ class Intake:
         ):
             return None
         fingerprint: list[Any] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        for ticket in self.find_tickets(path, listings):
+        for ticket in self.companions.find_tickets(path, listings):
             ticket_path = self.absolute(path).with_name(ticket)
-            if ticket_stat := self.stat_regular(ticket_path):
+            if ticket_stat := self.companions.stat_regular(ticket_path):
                 fingerprint.append(
                     [ticket, ticket_stat.st_size, ticket_stat.st_mtime_ns, ticket_stat.st_ino]
                 )
@@ -381,7 +297,7 @@ class Intake:
                 fingerprint.append([ticket, _NOT_REGULAR, 0, special.st_ino])
         is_complete = (
             bool(self.line.sentinel)
-            and self.find_sentinel(path, listings) is not None
+            and self.companions.find_sentinel(path, listings) is not None
             and self._has_ticket(fingerprint)
         )
         return FoundFile(
@@ -391,20 +307,6 @@ class Intake:
             is_complete,
             empty=stat.st_size == 0,
         )
-
-    def stat_regular(self, path: Path, *, strict: bool = False) -> os.stat_result | None:
-        """Return the stat of a regular file, or None. If the disk does not respond, return None
-        too, or raise OSError if `strict`.
-        """
-        try:
-            result = os.lstat(path)
-            if stat.S_ISLNK(result.st_mode) and self.line.links == "followed":
-                result = os.stat(path)
-        except (OSError, ValueError) as error:
-            if strict and find_disk_error(error, network=True):
-                raise
-            return None
-        return result if stat.S_ISREG(result.st_mode) else None
 
     def _lstat(self, path: Path) -> os.stat_result | None:
         try:
@@ -419,105 +321,11 @@ class Intake:
         if seen.empty and not seen.whole and unchanged_s < self.line.empty_s:
             return False
         return (
-            not self.line.sentinel or self.find_sentinel(seen.path) is not None
+            not self.line.sentinel or self.companions.find_sentinel(seen.path) is not None
         ) and self._has_ticket(json.loads(seen.fingerprint))
 
     def _has_ticket(self, fingerprint: list[Any]) -> bool:
         return self.line.ticket != "required" or len(fingerprint) > 3
-
-    def find_sentinel(self, path: str, listings: ListingCache | None = None) -> Path | None:
-        """Return the sentinel that says that a file is complete, in any case and Unicode form."""
-        if not self.line.sentinel:
-            return None
-        sentinel = self.absolute(path + self.line.sentinel)
-        if self.stat_regular(sentinel):
-            return sentinel
-        head, _, name = path.rpartition("/")
-        listing = self._listing(head, listings)
-        listing.add_file(name)
-        for other in listing.sentinels.get(_fold(name), ()):
-            if name in listing.files_for_sentinel(
-                other[: -len(self.line.sentinel)]
-            ) and self.stat_regular(sentinel.with_name(other)):
-                return sentinel.with_name(other)
-        return None
-
-    # -- tickets
-
-    def find_tickets(self, path: str, listings: ListingCache | None = None) -> list[str]:
-        """Return the names of a file's tickets; several if it is not clear which one is meant."""
-        if self.line.ticket == "none":
-            return []
-        head, _, name = path.rpartition("/")
-        return self._listing(head, listings).tickets_for(name)
-
-    def other_candidates(self, path: str, ticket: str) -> list[str]:
-        """Return the paths of other files that the ticket of a file may be meant for."""
-        head, slash, name = path.rpartition("/")
-        listing = self._listing(head, None)
-        listing.add_file(name)
-        return [
-            f"{head}{slash}{other}" for other in listing.files_for_ticket(ticket) if other != name
-        ]
-
-    def _is_plain(self, entry: os.DirEntry[str]) -> bool:
-        try:
-            return entry.is_file(follow_symlinks=self.line.links == "followed")
-        except OSError:  # a link to itself
-            return False
-
-    def tickets_beside(self, path: Path) -> list[str]:
-        """Return the names of the tickets beside a file anywhere, such as one in `failed`."""
-        return (
-            self._read_folder(os.fspath(path.parent), "").tickets_for(path.name)
-            if self.line.ticket != "none"
-            else []
-        )
-
-    def _listing(self, folder: str, listings: ListingCache | None) -> _Listing:
-        if listings is not None and folder in listings.by_folder:
-            return listings.by_folder[folder]
-        path = os.path.join(self.root, folder) if folder else self.root
-        now = time.time()
-        try:
-            stat = os.stat(path)
-            fingerprint = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
-            cached = self._listed.get(folder)
-            if cached is not None and cached[0] == fingerprint:
-                listing = cached[1]
-            else:
-                listing = self._read_folder(path, folder)
-                # In a folder that has just changed, a name could appear without changing its time.
-                if now - stat.st_mtime > _MIN_AGE_S:
-                    if len(self._listed) > _MAX_LISTINGS:
-                        self._listed.clear()
-                    self._listed[folder] = (fingerprint, listing)
-        except OSError:
-            listing = _Listing()
-        if listings is not None:
-            listings.by_folder[folder] = listing
-        return listing
-
-    def _read_folder(self, path: str, folder: str) -> _Listing:
-        listing = _Listing()
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if self._is_sentinel(entry.name):
-                    listing.sentinels.setdefault(
-                        _fold(entry.name[: -len(self.line.sentinel)]), []
-                    ).append(entry.name)
-                elif self.is_ticket(entry.name) and not is_temporary(entry.name):
-                    if not os.path.isdir(entry.path):
-                        listing.add_ticket(entry.name)
-                elif (
-                    self.accepts(entry.name)
-                    and self._is_plain(entry)
-                    and not self._ignored.matches_file(
-                        f"{folder}/{entry.name}" if folder else entry.name
-                    )
-                ):
-                    listing.add_file(entry.name)
-        return listing
 
     def is_unchanged(self, fingerprint: str, path: Path, digest: str | None) -> bool:
         """Return whether a file is the version that a fingerprint was taken of: it has its size and
@@ -526,7 +334,7 @@ class Intake:
         Raises:
             OSError: the disk does not respond.
         """
-        stat = self.stat_regular(path, strict=True)
+        stat = self.companions.stat_regular(path, strict=True)
         if stat is None:
             return False
         size, mtime, inode = json.loads(fingerprint)[:3]
@@ -581,7 +389,3 @@ def digest_file(path: Path, *, links: bool) -> str:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
         return digest_stream(stream)
-
-
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()

@@ -23,9 +23,10 @@ from .._plan.request import Options
 from .._settings.config import Settings
 from ..errors import GraphError, Problem
 from .archive import LineBlocked
+from .companions import ListingCache
 from .config import Line
 from .disk import Disk, LocalDisk, MountGuard
-from .intake import Intake, ListingCache
+from .intake import Intake
 from .journal import TROUBLE, Journal, JournalError, OwnershipLost
 from .log import Log
 from .notify import Notifier

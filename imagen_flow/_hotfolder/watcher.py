@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .._watch import changes
+from .companions import ListingCache
 from .config import Line
 from .disk import Disk, MountGuard, name_exists
-from .intake import Intake, ListingCache, PassedOver
+from .intake import Intake, PassedOver
 from .journal import UNREAD, Journal, JournalError
 from .log import Log
 

@@ -293,7 +293,7 @@ class ItemProcessor:
                 ),
                 retryable=False,
             )
-        if other_files := self.intake.other_candidates(item.path, ticket.name):
+        if other_files := self.intake.companions.other_candidates(item.path, ticket.name):
             reason = (
                 f"the ticket {ticket.name} may be for {item.path} or for"
                 f" {' or '.join(other_files)}\n  = fix: for example, name it {own_name}"
