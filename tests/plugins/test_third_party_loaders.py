@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import imagen_flow as flow
+from imagen_flow._plugins.registry import discover
 from imagen_flow.events import Event, StepLoading
 from imagen_flow.models import ModelPool
 
@@ -248,3 +249,16 @@ def test_it_passes_a_strict_type_checker(tmp_path: Path) -> None:
     )
     assert good.stdout == "Success: no issues found in 1 source file\n", good.stdout + good.stderr
     assert '"Toy" has no attribute "tail"' in bad.stdout
+
+
+def test_what_plugins_offer_is_remembered(tmp_path: Path) -> None:
+    """So that a plugin is imported only for a checkpoint of its own."""
+    cache = tmp_path / "plugins.json"
+    discover(cache=cache)
+    registry = discover(cache=cache)
+    embedded = next(p for name, p in registry.plugins.items() if name.endswith(":embedded"))
+    assert registry.loader_for("text encoder", "StableDiffusionPipeline") is None
+    assert embedded.module is None
+    offered = registry.loader_for("text encoder", "ImagenCascade")
+    assert offered is not None and type(offered.loader).__name__ == "TextLoader"
+    assert embedded.module is not None and len(offered.source_digest) == 40
