@@ -221,6 +221,34 @@ def test_one_adapter_reads_several_pictures(
     assert same(draw(a=pictures[0][1], b=pictures[1][1], one=drawn(at("sdxl"), **adapters)), theirs)
 
 
+def test_each_of_several_adapters_may_read_several_pictures(
+    at: Callable[[str], str],
+    photos: Callable[..., Any],
+    draw: Callable[..., Any],
+    by_hand: Callable[..., Any],
+) -> None:
+    """Two pictures for one adapter and one for the other, as lists in the list by hand."""
+    files = [
+        "sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
+        "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
+    ]
+    (a, b, c), loads = zip(*(photos(number) for number in range(3)), strict=True)
+    pipeline = hand_attached(by_hand(at("sdxl")), at("collection"), files, [0.6, 1.0], "models")
+    theirs = pipeline(
+        "a fox",
+        ip_adapter_image=[[a, b], [c]],
+        generator=noise(),
+        num_inference_steps=2,
+        **SIZE,
+    ).images[0]
+    adapters = [
+        {"model": at("collection"), "file": files[0], "scale": 0.6, "image": ["${a}", "${b}"]},
+        {"model": at("collection"), "file": files[1], "image": "${c}"},
+    ]
+    nodes = dict(zip("abc", loads, strict=True))
+    assert same(draw(**nodes, one=drawn(at("sdxl"), ip_adapters=adapters)), theirs)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_flux_reads_pictures_by_an_encoder_that_is_named(
     count: int,
