@@ -1,20 +1,16 @@
-"""Torture a hot folder: files dropped at random, slowly, renamed and replaced on the way, and its
-processes killed at random instants. Then count.
+"""Stress a hot folder: files that are delivered at random, slowly, renamed and replaced, and
+processes that are killed at random instants. Then count.
 
 ::
 
-    python tests/folder_torture.py                    # until 300 kills, with two workers; prints
-    the seed that tells the run again
+    python tests/folder_torture.py                     # 300 kills, two workers; prints the seed
     python tests/folder_torture.py --kills 1000 --workers 1 --seed 7
-    python tests/folder_torture.py --apart /dev/shm/x # the watched folder on a file system of its
-    own, so that originals are copied
-    python tests/folder_torture.py --embedded         # photographs drawn on the spot, through the
-    models that come along
+    python tests/folder_torture.py --apart /dev/shm/x  # the watched folder on another file system
+    python tests/folder_torture.py --embedded          # photographs, through the bundled models
 
-In the end every file that was dropped is accounted for exactly once (its original, in its last
-form, in `done` or `failed`; its outputs, whole and right, in `out`), and nothing else lies
-anywhere.
-What is random is drawn from the seed; when exactly a process dies also hangs on the machine.
+In the end, every file that was delivered is accounted for exactly once (the last version of its
+original in `done` or `failed`, complete and correct outputs in `out`), and there are no other
+files. Random decisions come from the seed; the exact instant of a kill also depends on the machine.
 """
 
 from __future__ import annotations
@@ -95,7 +91,7 @@ stop_s: 2
 
 @dataclass
 class Torture:
-    """One run of it. `report` is told how it goes."""
+    """One stress run. `report` is called with its progress."""
 
     root: Path
     seed: int
@@ -104,13 +100,13 @@ class Torture:
     workers: int
     settle_s: float = 0.4
     embedded: bool = False
-    #: A folder on another file system for the files that are dropped.
+    #: A watched folder on another file system.
     apart: Path | None = None
     report: Callable[[str], None] = print
-    #: The last form of each file that was dropped, by its path.
+    #: The last version of each delivered file, by its path.
     expected: dict[str, bytes] = field(default_factory=dict)
     processes: list[int] = field(default_factory=list)
-    nursery: subprocess.Popen[bytes] | None = None
+    fork_server: subprocess.Popen[bytes] | None = None
     killed: int = 0
     over: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
@@ -133,28 +129,27 @@ class Torture:
         )
 
     def ask(self, words: str) -> int:
-        """Ask the process that the others are forked off: ``launch`` gives a new one's number,
-        ``wait N`` how it ended. Importing all anew for each would take a hundred times as long as
-        dying does.
+        """Ask the fork server: ``launch`` returns the id of a new process, ``wait N`` its exit
+        code. Importing everything for each process would take a hundred times as long.
         """
-        if self.nursery is None:
+        if self.fork_server is None:
             command = [sys.executable, __file__, "--nursery"]
-            self.nursery = subprocess.Popen(
+            self.fork_server = subprocess.Popen(
                 command,
                 cwd=self.root,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
-        assert self.nursery.stdin is not None and self.nursery.stdout is not None
-        self.nursery.stdin.write(f"{words}\n".encode())
-        self.nursery.stdin.flush()
-        return int(self.nursery.stdout.readline())
+        assert self.fork_server.stdin is not None and self.fork_server.stdout is not None
+        self.fork_server.stdin.write(f"{words}\n".encode())
+        self.fork_server.stdin.flush()
+        return int(self.fork_server.stdout.readline())
 
     # -- dropping
 
     def drop(self, chance: random.Random, number: int) -> None:
-        """Drop a file in one of the ways in which people and programs do."""
+        """Deliver a file in one of the ways that people and programs use."""
         folder = chance.choice(["", "", "sub/", "sub/deep é/"])
         ending = "png" if self.embedded else "txt"
         path = f"{folder}file {number:04}.{ending}"
@@ -177,8 +172,7 @@ class Torture:
         elif way == "replaced":
             self.expected.setdefault(path, data)
             place.write_bytes(data)
-            # The first form has gone or the second takes its place: whichever comes, the last form
-            # counts.
+            # Whether the first version was processed or replaced before, the last version counts.
             time.sleep(chance.uniform(0, self.settle_s / 2))
             data = self.content(chance, number)
             aside = place.with_name(f".{place.name}.part")
@@ -194,7 +188,7 @@ class Torture:
     def content(self, chance: random.Random, number: int) -> bytes:
         if self.embedded:
             return photograph(chance)
-        # Some have the content of others, some cannot be done.
+        # Some have the same content as others, some fail.
         word = (
             "poison"
             if chance.random() < 0.06
@@ -207,16 +201,16 @@ class Torture:
     # -- killing
 
     def kill_one(self, chance: random.Random) -> None:
-        """Kill a process at a random instant, and launch another; or only stop it for a while."""
+        """Kill a process at a random instant and start another, or only suspend it for a while."""
         number = chance.randrange(len(self.processes))
         process = self.processes[number]
         if chance.random() < 0.8:
-            # Mostly when it is at work, not while it starts.
+            # Mostly while it works, not while it starts.
             self.wait_for(lambda: process in self.at_work())
         time.sleep(chance.uniform(0, 6.0 if self.embedded else 0.5))
         if chance.random() < 0.08:
-            # Not dead, but silent for longer than its lease: another takes its item over, and it
-            # must find that out.
+            # Suspended for longer than its lease: another process takes over its item, and it must
+            # notice that.
             os.kill(process, signal.SIGSTOP)
             time.sleep(chance.uniform(1.0, 3.5))
             os.kill(process, signal.SIGCONT)
@@ -231,7 +225,7 @@ class Torture:
         self.processes[number] = self.ask("launch")
 
     def at_work(self) -> set[int]:
-        """The processes that have entered the journal."""
+        """Return the processes that are registered in the journal."""
         place = self.root / "line.journal" / "journal.sqlite"
         try:
             with contextlib.closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as journal:
@@ -246,7 +240,7 @@ class Torture:
             time.sleep(0.02)
 
     def run(self) -> None:
-        """Torture, let it come to rest, and check."""
+        """Run until the kills are done, let the lines finish, and check."""
         chance = random.Random(self.seed)
         self.lay_out()
         self.processes = [self.ask("launch") for _ in range(self.workers)]
@@ -267,8 +261,8 @@ class Torture:
             for process in self.processes:
                 os.kill(process, signal.SIGTERM)
             codes = [self.ask(f"wait {process}") for process in self.processes]
-            assert self.nursery is not None
-            self.nursery.communicate()
+            assert self.fork_server is not None
+            self.fork_server.communicate()
         assert set(codes) <= {0}, f"processes that were asked to stop ended with {codes}"
         self.check()
 
@@ -340,7 +334,7 @@ class Torture:
                 assert f"{last[0]}.failed.txt" in found["failed"], f"{path} has no reason"
                 outputs |= {loud, f"{loud}.provenance.json", again} & found[
                     "out"
-                ].keys()  # of a form before it
+                ].keys()  # of an earlier version
                 continue
             outputs |= {loud, f"{loud}.provenance.json", again}
             if self.embedded:
@@ -385,8 +379,8 @@ class Torture:
 
 
 def photograph(chance: random.Random) -> bytes:
-    """Draw what a camera might give: a scene of the embedded models' world, with light that falls
-    off and noise.
+    """Draw something like a photograph: a scene of the embedded models' world, with uneven light
+    and noise.
     """
     from io import BytesIO
 
@@ -414,8 +408,10 @@ def photograph(chance: random.Random) -> bytes:
     return out.getvalue()
 
 
-def nursery() -> None:
-    """Fork off workers as asked. One thread, and all imported: a child begins at once."""
+def fork_server() -> None:
+    """Fork workers on request. It has one thread and all imports, so that a child starts at
+    once.
+    """
     from importlib import import_module
 
     from imagen_flow._plugins.registry import discover
@@ -457,7 +453,7 @@ def nursery() -> None:
 
 def main() -> None:
     if sys.argv[1:] == ["--nursery"]:
-        nursery()
+        fork_server()
         return
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--kills", type=int)
