@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,27 @@ def test_a_model_answers_each_question_once(tmp_path: Path) -> None:
     assert found().once(name_of) == "other"
     assert found().digest != model.digest
     assert asked == ["m", "m"]
+
+
+def test_threads_that_ask_at_once_share_one_answer(tmp_path: Path) -> None:
+    """Of several threads that ask a model the same, one works it out and the others wait for it."""
+    asked: list[int] = []
+    threads = 8
+    ready = threading.Barrier(threads)
+
+    def describe(_: flow.Model) -> int:
+        asked.append(threading.get_ident())
+        return sum(range(2_000_000))
+
+    model = flow.Model(tmp_path)
+
+    def ask(_: int) -> int:
+        ready.wait()
+        return model.once(describe)
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert len(set(pool.map(ask, range(threads)))) == 1
+    assert len(asked) == 1
 
 
 def test_a_damaged_configuration_is_told_each_time(tmp_path: Path) -> None:

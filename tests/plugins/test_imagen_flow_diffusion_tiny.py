@@ -108,3 +108,16 @@ def test_a_tiny_model_is_made_once(tmp_path: Path) -> None:
     assert stand_in("hf:other/lora", None, tmp_path) == first
     assert first.stat().st_mtime_ns == made
     assert [path.name for path in first.parent.parent.iterdir()] == ["lora"]
+
+
+def test_companions_keep_their_former_name() -> None:
+    """Scripts that import the companions of tiny checkpoints by their former name get all of them."""
+    from imagen_flow_diffusion.tiny import beside, companions
+
+    made = {
+        name
+        for name, value in vars(companions).items()
+        if getattr(value, "__module__", "") == companions.__name__ and not name.startswith("_")
+    }
+    assert made - set(beside.__all__) == set()
+    assert all(getattr(beside, name) is getattr(companions, name) for name in beside.__all__)
