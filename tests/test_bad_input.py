@@ -862,10 +862,7 @@ def test_replay_opens_no_local_file(call: Call, folder: Path) -> None:
     assert [name for name in opened if "secret" in name] == []
     assert (said.code, said.out, listed(folder / "again")) == (2, "", [])
     assert said.err.count("error[missing-file]: the file './secret.txt' is not available") == 1
-    assert (
-        "= why: a picture's graph opens no file of this machine by its name, and the store does not hold its content"
-        in said.err
-    )
+    assert "because a picture names them, and the store does not have its content" in said.err
     assert "= fix: pass --set ./secret.txt=PATH" in said.err
     said = call(
         "replay",
@@ -948,7 +945,7 @@ def test_the_same_from_python(folder: Path) -> None:
     graph(folder, LOAD)
     with pytest.raises(flow.GraphError, match="there is no file 'q.png'"):
         flow.run("g.yaml", picture="q.png", store=None)
-    with pytest.raises(flow.NodeError, match="'./p.png' is not a picture that can be read"):
+    with pytest.raises(flow.NodeError, match="'./p.png' is not a readable picture"):
         flow.run("g.yaml", store=None)
     (folder / "p.png").write_bytes(png(2, 2))
     (folder / "out").mkdir()

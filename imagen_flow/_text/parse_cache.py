@@ -2,9 +2,9 @@
 most expensive part of planning from the store.
 
 An entry is a JSON file in the user's cache folder, named by a digest of the text and of everything
-that parses it: this module, `yaml_reader`, ruamel.yaml and Python's own character tables. So an
-upgrade never uses the results of an older parser. Only text without problems is cached. An entry
-that is damaged or cannot be written costs only time.
+that parses it: this module, `decoding`, `yaml_reader`, ruamel.yaml and Python's own character
+tables. So an upgrade never uses the results of an older parser. Only text without problems is
+cached. An entry that is damaged or cannot be written costs only time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Mark, Source
-from . import yaml_reader
+from . import decoding, yaml_reader
 from .yaml_reader import Pair, ParsedText, Reference, Template, Word
 
 __all__ = ["read_words"]
@@ -63,7 +63,7 @@ def _reader_digest() -> bytes:
         OSError: its source is not available, for example in an archive.
     """
     ruamel = importlib.util.find_spec("ruamel.yaml")
-    sources = (__file__, yaml_reader.__file__, ruamel.origin if ruamel else None)
+    sources = (__file__, decoding.__file__, yaml_reader.__file__, ruamel.origin if ruamel else None)
     state = blake2b(sys.version.encode(), digest_size=20)
     for source in sources:
         if source is None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import Mark, Problem, Source
+from .decoding import decode
+from .yaml_messages import INVALID_ESCAPE, explain
 
 __all__ = [
     "NAME",
@@ -110,13 +112,11 @@ def read_words(text: str | bytes, *, name: str, references: bool = True) -> Pars
     if len(text) > MAX_BYTES:
         return ParsedText(Source(name, ""), None, (too_large(name),))
     if isinstance(text, bytes):
-        data = text
-        if refusal := _refuse_binary(data, name):
-            return refusal
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            return _not_utf8(data, error, name)
+        decoded = decode(text, name)
+        if isinstance(decoded, Problem):
+            assert decoded.mark is not None
+            return ParsedText(decoded.mark.source, None, (decoded,))
+        text = decoded
     source = source_of(text, name)
     reader = _WordReader(source, references)
     try:
@@ -142,73 +142,6 @@ def too_large(name: str) -> Problem:
         mark,
         fix="put data into separate files, and refer to them in the graph",
     )
-
-
-#: The first bytes of other kinds of files that are mistaken for graphs.
-_FILE_KINDS = {
-    b"\x89PNG\r\n": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"RIFF": "a picture or a sound",
-    b"GIF8": "a picture",
-    b"II*\0": "a picture",
-    b"MM\0*": "a picture",
-    b"PK\x03\x04": "an archive",
-    b"\x1f\x8b": "an archive",
-    b"%PDF-": "a PDF",
-}
-
-
-def _refuse_binary(data: bytes, name: str) -> ParsedText | None:
-    """Refuse a file that is not text, and say what it is; UTF-16 without a byte order mark is
-    recognised by its zero bytes.
-    """
-    kind = next((words for start, words in _FILE_KINDS.items() if data.startswith(start)), "")
-    if not kind and (data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in data[:4096]):
-        return None
-    source = Source(name, "")
-    zeros = data[:4096].count(0)
-    if (
-        not kind
-        and max(data[:4096:2].count(0), data[1:4096:2].count(0)) == zeros
-        and zeros > len(data[:4096]) // 3
-    ):
-        problem = Problem(
-            "not-utf8",
-            "the file is UTF-16",
-            Mark(source, 1, 1),
-            "a graph is UTF-8 text",
-            "save the file as UTF-8",
-        )
-    else:
-        fix = (
-            "name a graph file; 'imagen-flow replay' runs the graph that a picture contains"
-            if "picture" in kind
-            else "name a graph file"
-        )
-        problem = Problem(
-            "not-utf8",
-            f"the file is {kind or 'not text'}",
-            Mark(source, 1, 1),
-            "" if kind else "it contains zero bytes",
-            fix,
-        )
-    return ParsedText(source, None, (problem,))
-
-
-def _not_utf8(data: bytes, error: UnicodeDecodeError, name: str) -> ParsedText:
-    before = data[: error.start].decode("utf-8")
-    source = Source(name, data.decode("utf-8", "replace").replace("\0", "\ufffd"))
-    mark = Mark(source, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    why = "the file is UTF-16" if utf16 else f"{error.reason}, at byte {error.start} of the file"
-    problem = Problem(
-        "not-utf8",
-        f"byte 0x{data[error.start]:02x} is not UTF-8 text",
-        mark,
-        why,
-        "save the file as UTF-8",
-    )
-    return ParsedText(source, None, (problem,))
 
 
 #: What ends a key, in YAML and in JSON without spaces.
@@ -665,11 +598,11 @@ class _WordReader:
                 if "chr()" in str(error):
                     raise self.refuse(
                         "syntax",
-                        _ESCAPE[0],
+                        INVALID_ESCAPE[0],
                         at,
                         at + 1,
                         why="there is no character above U+10FFFF",
-                        fix=_ESCAPE[1],
+                        fix=INVALID_ESCAPE[1],
                     ) from None
                 raise self.refuse(
                     "syntax",
@@ -749,7 +682,7 @@ class _WordReader:
             bracket = "}" if isinstance(self.stack[-1].items, dict) else "]"
             opened = self.stack[-1].start
         line = self.text[self.starts[self.mark(at, at).line - 1] : at]
-        message, why, fix = _explain(
+        message, why, fix = explain(
             str(error.problem or ""),
             context,
             here,
@@ -772,113 +705,3 @@ class _WordReader:
         if "never closed" in message or "has no ':'" in message or "cannot start" in message:
             at = opened
         return self.refuse("syntax", message, at, at + 1, why=why, fix=fix)
-
-
-_ESCAPE = (
-    "a backslash in double quotes starts an invalid escape",
-    "double the backslash, or use single quotes",
-)
-
-
-def _explain(
-    problem: str, context: str, here: str, line: str, bracket: str, opened: int, first: str
-) -> tuple[str, str, str]:
-    """Translate a message of ruamel: message, why, fix.
-
-    Params:
-        here: the character at which it stopped, and `line` the text before it in its line.
-        bracket: what would close the mapping or list in brackets that is being read, if any.
-        opened: the line in which the part that is being read started, and `first` its first
-            character.
-    """
-    ended = not here or "stream end" in problem or "end of stream" in problem
-    if here == "\t":
-        return "a tab cannot indent", "indentation must be spaces", "replace the tab with spaces"
-    if ("cannot start any token" in problem and here not in "}],") or "mapping keys" in problem:
-        return f"a word cannot start with '{here}'", "", "quote it"
-    if "sequence entries" in problem:
-        return (
-            "a list cannot start here",
-            "",
-            "start each '- ' on its own line, or quote the text",
-        )
-    if any(what in context for what in ("an anchor", "an alias", "a tag")):
-        return f"a word cannot start with '{first}'", "", "quote it"
-    if "unknown escape" in problem or "escape sequence" in problem:
-        return _ESCAPE[0], "", _ESCAPE[1]
-    if "document separator" in problem:
-        return (
-            "a quote is never closed",
-            "'---' or '...' at the start of a line ends the text",
-            "indent the line",
-        )
-    if "quoted scalar" in context and ended:
-        return (
-            "a quote is never closed",
-            "the text ends before it",
-            'close it; a quote inside the text is doubled in \'…\' and written \\" in "…"',
-        )
-    if "block scalar" in context:
-        return (
-            "the text of a block starts on the line after '|' or '>'",
-            "",
-            "start the text on the next line",
-        )
-    if bracket:
-        what = "mapping" if bracket == "}" else "list"
-        if ended or "block end" in problem:
-            return (
-                f"the {what} is never closed",
-                "the text ends before it",
-                f"close it with '{bracket}'",
-            )
-        fix = (
-            f"close it with '{bracket}', put ',' between its items, and quotes around text with"
-            " brackets, commas or ': ' in it"
-        )
-        return (
-            f"',' or '{bracket}' is expected here",
-            f"the {what} that was opened in line {opened} is still open",
-            fix,
-        )
-    if "mapping values are not allowed" in problem and ": " not in line:
-        return (
-            "a ':' is where no key can be",
-            "the line above is not finished: it is text, or a key without ':'",
-            "fix the line above, or the indentation of this one",
-        )
-    if "mapping values are not allowed" in problem:
-        return (
-            "a second ':' in one line",
-            "'key: value' must be alone on its line",
-            "quote the text if ': ' belongs to it, else fix the indentation",
-        )
-    if "expected ':'" in problem:
-        return (
-            "a key has no ':'",
-            "",
-            "write 'key: value', or indent the line if it belongs to the one above",
-        )
-    if "block end" in problem or "indentation" in problem:
-        return (
-            "the line does not fit the ones above it",
-            "its indentation differs, or a word follows where none can",
-            "indent lines that belong together equally, and quote text with special characters",
-        )
-    if "expected the node content" in problem or "cannot start any token" in problem:
-        return (
-            (
-                f"'{here}' is where a value is expected"
-                if here.strip()
-                else "a value is expected here"
-            ),
-            "",
-            "write a value, or quote the text",
-        )
-    if "document start" in problem or "document end" in problem:
-        return (
-            "the text goes on after its end",
-            "a graph is one mapping",
-            "remove the rest, or the bracket that closes too early",
-        )
-    return problem or context or "this is neither YAML nor JSON", "", ""
