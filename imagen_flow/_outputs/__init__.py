@@ -1,1 +1,1 @@
-"""Where outputs go, and how pictures are written."""
+"""Write outputs: path templates, encodings, files."""

@@ -1,1 +1,1 @@
-"""Plugins and the registry of node types."""
+"""Discover plugins and build the registry of node types."""

@@ -1,1 +1,1 @@
-"""How a value came to be, and its place in a picture."""
+"""The provenance of outputs: its document, and how files carry it."""

@@ -1,1 +1,1 @@
-"""What this machine offers: regular files, processes, the user's folders, seals."""
+"""Services of this machine: regular files, processes, user folders, seals."""

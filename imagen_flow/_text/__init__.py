@@ -1,1 +1,1 @@
-"""Graph files as written: words with their positions, and the cache of what was read."""
+"""Read graph files: words with their positions, specs, and the parse cache."""

@@ -1,11 +1,10 @@
-"""Bring colours to sRGB, by an ICC profile or by the code points of ITU-T H.273.
+"""Convert colours to sRGB, by an ICC profile or by the code points of ITU-T H.273.
 
-littleCMS, through Pillow, converts 8 bits. It offers no more there, so a profile of curves and a
-matrix (which nearly every RGB and grey profile is) is applied to 16 bits and to floating point
-here, by its formula.
+littleCMS, through Pillow, converts only 8 bits, so a profile of curves and a matrix (as nearly
+every RGB and grey profile is) is applied to 16 bits and floating point here, by its formula.
 
 Source: ICC.1:2022, sections 8.3 (models), 10.6 (curveType), 10.18 (parametricCurveType), annex F;
-    IEC 61966-2-1 (sRGB); ITU-T H.273, tables 2 and 3; CIE 15 (L*a*b*).
+IEC 61966-2-1 (sRGB); ITU-T H.273, tables 2 and 3; CIE 15 (L*a*b*).
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ class _MatrixProfile:
     """Whether a curve is a table, whose last entry is 1."""
 
     def apply(self, colours: np.ndarray) -> np.ndarray:
-        """Convert grey or RGB of any depth to sRGB of equal depth. Floating point keeps what lies
-        outside of 0 to 1.
+        """Convert grey or RGB of any depth to sRGB of the same depth. Floating point keeps values
+        outside 0 to 1.
         """
         import numpy as np
 
@@ -106,13 +105,13 @@ class _MatrixProfile:
 
 
 def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -> np.ndarray:
-    """Bring grey (1 channel), RGB (3) or CMYK (4, 0 is no ink) to grey or RGB in sRGB.
+    """Convert grey (1 channel), RGB (3) or CMYK (4, 0 is no ink) to grey or RGB in sRGB.
 
-    What `cicp` says goes before `profile`. A profile that is of another kind of picture, or cannot
-    be applied, says nothing.
+    `cicp` takes precedence over `profile`. A profile for another kind of picture, or one that
+    cannot be applied, is ignored.
 
     Raises:
-        Unsupported: high dynamic range, or floating-point colours with a profile of tables.
+        Unsupported: high dynamic range, or floating-point colours with a table-based profile.
     """
     import numpy as np
 
@@ -138,7 +137,7 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
         if opened is not None:
             if colours.dtype == "float32":
                 raise Unsupported(
-                    "a picture in floating point whose colour profile is made of tables; convert it"
+                    "a picture in floating point with a table-based colour profile; convert it"
                     " to sRGB or to a linear profile first"
                 )
             eight = (
@@ -152,7 +151,7 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
                 and _is_steep(opened, colours.shape[2])
             ):
                 raise Unsupported(
-                    "a picture of 16 bits whose colour profile is made of tables for linear light,"
+                    "a picture of 16 bits with a table-based colour profile for linear light,"
                     " which 8 bits cannot hold; convert it to sRGB or to another profile first"
                 )
             if colours.shape[2] == 4 or not _is_srgb(opened, eight.shape[2]):
@@ -161,7 +160,7 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
                     return converted
     if colours.shape[2] != 4:
         return colours
-    # Without a profile, each ink takes away its part of the light.
+    # Without a profile, each ink absorbs its part of the light.
     out = np.empty((*colours.shape[:2], 3), colours.dtype)
     for i in range(3):
         if colours.dtype == "float32":
@@ -176,8 +175,8 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
 
 
 def srgb_from_lab(lab: np.ndarray, *, offset: bool) -> np.ndarray:
-    """Bring L*a*b* under D50 of 8 or 16 bits, as a TIFF holds it, to sRGB of equal depth. With
-    `offset` a* and b* are unsigned about their middle (ICC), else two's complement (CIE).
+    """Convert L*a*b* under D50 of 8 or 16 bits, as stored in a TIFF, to sRGB of the same depth.
+    With `offset` a* and b* are unsigned with an offset (ICC), else two's complement (CIE).
     """
     import numpy as np
 
@@ -232,7 +231,7 @@ def _values(curve: Curve, values: np.ndarray) -> np.ndarray:
 
 
 def _from_cicp(primaries: int, transfer: int) -> _MatrixProfile | None:
-    """Give the colour space of two code points of H.273; None where they say nothing that can be
+    """Give the colour space of two code points of H.273; None if they specify nothing that can be
     applied.
     """
     import numpy as np
@@ -242,8 +241,8 @@ def _from_cicp(primaries: int, transfer: int) -> _MatrixProfile | None:
             f"a picture of high dynamic range ({'PQ' if transfer == 16 else 'HLG'}), which sRGB"
             " cannot hold; tone-map it to sRGB first"
         )
-    # BT.709 and its kin are what cameras apply; screens and other programs show such pictures with
-    # sRGB's curve.
+    # Cameras encode with BT.709 and related curves; screens and other programs show such pictures
+    # with sRGB's curve.
     curve: Curve | None = {
         1: _decode,
         6: _decode,
@@ -281,9 +280,7 @@ def _primaries_matrix(*primaries: tuple[float, float]) -> np.ndarray:
 
 
 def _parse_matrix_profile(profile: bytes) -> _MatrixProfile | None:
-    """Read a grey or RGB profile of curves and a matrix; None where it is of another kind or
-    damaged.
-    """
+    """Read a grey or RGB profile of curves and a matrix; None if it is of another kind or damaged."""
     import numpy as np
 
     try:
@@ -396,8 +393,8 @@ def _curve(tag: bytes) -> Curve:
 
 
 def _open_profile(profile: bytes, channels: int) -> ImageCmsProfile | None:
-    """Open a profile, unless it is of no use for pictures of so many channels. A grey picture may
-    carry the RGB profile of the program's documents.
+    """Open a profile, unless it does not suit pictures with this number of channels. A grey picture
+    may contain the RGB profile of the program's documents.
     """
     from PIL import ImageCms
 
@@ -410,8 +407,8 @@ def _open_profile(profile: bytes, channels: int) -> ImageCmsProfile | None:
 
 
 def _is_srgb(profile: ImageCmsProfile, channels: int) -> bool:
-    """Whether a profile is sRGB by what it does: its name may say anything. True where no colour of
-    a lattice moves by more than a level.
+    """Tell whether a profile is sRGB by its effect, because its name may say anything: true if no
+    colour of a lattice moves by more than one level.
     """
     import numpy as np
 

@@ -189,7 +189,7 @@ def is_tiff(content: bytes) -> bool:
 
 
 def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded | None:
-    """Decode the first picture. None: Pillow decodes this kind, and rightly.
+    """Decode the first picture. Returns None for kinds that Pillow decodes correctly.
 
     Raises:
         Damaged, Unsupported: see there.
@@ -524,8 +524,8 @@ def _check_pieces(directory: _Directory, compression: int) -> None:
 
 
 def _is_plain_ycbcr(directory: _Directory, compression: int) -> bool:
-    """Whether YCbCr is that of JPEG, which Pillow takes it for unless libtiff converts it; and,
-    where it lies uncompressed, colours have the size of the picture.
+    """Tell whether YCbCr is that of JPEG, which Pillow assumes unless libtiff converts it; and, if
+    uncompressed, whether the colours have the size of the picture.
     """
     coefficients, levels = (
         directory.ratios(529) or [0.299, 0.587, 0.114],
@@ -580,7 +580,7 @@ def _layout(
         else (width, min(directory.number(278, height), height))
     )
     if min(tile) < 1:
-        raise Damaged(f"it lies in pieces of {tile[0]} x {tile[1]} pixels")
+        raise Damaged(f"it consists of pieces of {tile[0]} x {tile[1]} pixels")
     return _Layout(
         width,
         height,
@@ -734,9 +734,9 @@ def _unpack_by_libtiff(batch: list[tuple[bytes, int]], layout: _Layout) -> np.nd
     from PIL.TiffImagePlugin import TiffImageFile
 
     height = sum(rows for _, rows in batch)
-    places, at = [], 8
+    strip_offsets, at = [], 8
     for piece, _ in batch:
-        places.append(at)
+        strip_offsets.append(at)
         at += len(piece)
     more = at + at % 2
     fields: list[tuple[int, int, list[int]]] = [
@@ -745,7 +745,7 @@ def _unpack_by_libtiff(batch: list[tuple[bytes, int]], layout: _Layout) -> np.nd
         (258, 3, [8]),
         (259, 3, [layout.compression]),
         (262, 3, [1]),
-        (273, 4, places),
+        (273, 4, strip_offsets),
         (277, 3, [1]),
         (278, 4, [batch[0][1]]),
         (279, 4, [len(piece) for piece, _ in batch]),
@@ -805,8 +805,8 @@ def _to_numbers(rows: np.ndarray, layout: _Layout) -> np.ndarray:
 
 
 def _split_bits(rows: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Split rows into numbers of some bits each, the first in the highest bits, whatever the byte
-    order.
+    """Split rows into numbers of a few bits each, the first one in the highest bits, whatever the
+    byte order.
     """
     import numpy as np
 

@@ -764,7 +764,7 @@ def test_16_bits_of_linear_light_in_a_profile_of_tables_are_refused(tmp_path: Pa
     """They would come in coarse steps."""
     kind = Kind(2, 16)
     assert refusal(tmp_path, written(samples_of(kind), kind, iccp(icc_of_tables(1.0)))) == (
-        "'a.png' is a picture of 16 bits whose colour profile is made of tables for linear light, which 8 bits cannot hold; convert it to sRGB or to another profile first"
+        "'a.png' is a picture of 16 bits with a table-based colour profile for linear light, which 8 bits cannot hold; convert it to sRGB or to another profile first"
     )
     assert load(tmp_path, written(np.full((1, 1, 3), 55, "uint16"), RGB, iccp(icc_of_tables(1.0))))[
         0, 0, 0

@@ -920,7 +920,7 @@ def test_what_cannot_be_read_rightly_is_refused(
             "a damaged TIFF picture (its planar configuration is 3 and its fill order 1; both can be 1 or 2)",
         ),
         (256, 0, "a damaged TIFF picture (it has 0 x 13 pixels)"),
-        (278, 0, "a damaged TIFF picture (it lies in pieces of 21 x 0 pixels)"),
+        (278, 0, "a damaged TIFF picture (it consists of pieces of 21 x 0 pixels)"),
         (278, 1, "a damaged TIFF picture (its pixels are in 13 pieces, but it locates only 3)"),
         (
             257,
