@@ -743,7 +743,9 @@ def test_a_curve_that_makes_no_sense_ends_in_a_picture_or_a_message(
         try:
             assert load(tmp_path, content).shape == samples.shape
         except ValueError as refused:
-            assert str(refused).startswith("'a.png' is a picture of 16 bits whose colour profile")
+            assert str(refused).startswith(
+                "'a.png' is a picture of 16 bits with a table-based colour profile"
+            )
 
 
 @pytest.mark.parametrize("depth", [8, 16])
