@@ -1288,7 +1288,7 @@ def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
         events.StepLoading("g[0]/n", "[9]", "hf:a/b", 6.0),
         events.StepFinished("g[0]/n", "[9]", 90.0, 6.0),
     ):
-        progress.update(event)  # it waited for its model, as no other will
+        progress.update(event)  # it waited for its model, unlike the others
     progress.update(events.StepsKnown("g[0]/n", 6, 6.0))
     progress.update(events.StepStarted("g[0]/n", "[3]", "", 6.0))
     assert progress.remaining(6.5) == (6 * 2.0 + 1.5, True)

@@ -307,8 +307,8 @@ def test_commands_print_by_one_function() -> None:
                     called,
                 ):
                     found.append(f"{path.name}:{node.lineno}: {ast.unparse(node)[:60]}")
-    # The version and an interrupt are said before anything is imported; the fault of `Misused` is
-    # printed by `show_fault`.
+    # The version and an interrupt are printed before anything is imported; `show_click_error`
+    # prints a `UsageFault`.
     assert [line.partition(":")[0] for line in found] == ["__init__.py"]
 
 

@@ -75,7 +75,7 @@ class Process:
         for end in ready:
             try:
                 data = os.read(end, 65536)
-            except OSError:  # the other end of a terminal has gone
+            except OSError:  # the other end of the terminal is closed
                 data = b""
             if not data:
                 del self.ends[end]

@@ -1195,8 +1195,8 @@ def test_required_ticket(yard: Yard) -> None:
 
 
 TICKETS = {
-    # files; tickets with how often they say; what becomes of each file: how often it was said, or a
-    # word of the reason
+    # files; tickets with the number of repetitions that they set; for each file, its number of
+    # repetitions, or a word of the reason
     "capitals": (["a.txt"], {"a.YAML": 2}, [2]),
     "capitals of the file": (["B.TXT"], {"b.yaml": 2}, [2]),
     "capitals and all": (["c.txt"], {"C.TXT.Json": 2}, [2]),
@@ -1244,7 +1244,7 @@ def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
         yard.put(".new", f"<{number}>")
         os.rename(
             yard.root / "in/.new", yard.root / "in" / name
-        )  # together with the others, before anything has looked
+        )  # together with the others, before the first scan
     if running and not any(isinstance(one, str) for one in wanted):
         until(lambda: len(yard.events()) == len(files))
         running.close()
@@ -1550,7 +1550,7 @@ def test_settling(tmp_path: Path) -> None:
     assert (settled(), journal.seconds_to_next_check(2.0)) == (0, 2.0)
     now[0] += 1.9
     assert settled() == 0
-    form["x"] = "[2, 1, 1]"  # it grew, and nobody told
+    form["x"] = "[2, 1, 1]"  # it grew without an event
     now[0] += 0.2
     assert settled() == 0
     now[0] += 1.9

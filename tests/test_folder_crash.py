@@ -277,7 +277,7 @@ class Model:
 
 TOP = ("in", "out", "done", "failed")
 
-#: A clock that goes on by a second whenever somebody looks.
+#: A clock that advances by a second with every call.
 SECONDS = itertools.count(1_000_000)
 
 
@@ -301,7 +301,7 @@ def work_off(
     journal = Journal(recipe.line.journal, clock=lambda: float(next(SECONDS)))
     try:
         if quick:
-            journal._db.execute("PRAGMA synchronous=OFF")  # the crash is ours to make
+            journal._db.execute("PRAGMA synchronous=OFF")  # crashes are simulated
         if trace:
             trace(journal)
         journal.register()
@@ -354,7 +354,7 @@ class Crashes:
         place = self.recipe.line.journal / "journal.sqlite"
 
         def note() -> None:
-            # A reader of its own sees what is committed, and nothing else.
+            # A separate reader sees only what is committed.
             with sqlite3.connect(f"file:{place}?mode=ro", uri=True) as reader:
                 self.recorder.result.append(("journal", reader.serialize()))
             reader.close()
@@ -635,7 +635,7 @@ def test_full_disk(crashes: Callable[..., Crashes]) -> None:
                     and ".imagen_flow-" not in name
                 ]
                 troubles += 1
-                disk.left = 4 * troubles  # ever more is freed, so that it comes to an end
+                disk.left = 4 * troubles  # free ever more, so that it ends
         assert tree(line.root) == expected
         total += troubles
     assert total > 20

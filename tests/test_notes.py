@@ -81,9 +81,9 @@ def test_notes_are_said_again_though_only_what_lies_below_is_needed(graph: Path)
     read.
     """
     flow.run(graph, plugins="nodes.py")
-    said: list[Any] = []
-    flow.run(graph, plugins="nodes.py", force="l", on_event=said.append)
-    assert [type(event).__name__ for event in said if getattr(event, "node", "") == "n"] == [
+    messages: list[Any] = []
+    flow.run(graph, plugins="nodes.py", force="l", on_event=messages.append)
+    assert [type(event).__name__ for event in messages if getattr(event, "node", "") == "n"] == [
         "StepCached",
         "StepNote",
         "StepNote",
@@ -103,12 +103,12 @@ def test_a_step_that_fails_has_said_its_notes(graph: Path) -> None:
     graph.write_text(
         'imagen_flow: 1\nnodes: {n: {type: my.note, text: a, fail: true, retry: {times: 2}}}\noutputs: {o: "${n}"}\n'
     )
-    said = [
+    messages = [
         str(event)
         for event in execute(flow.plan(graph, plugins="nodes.py", store=None))
         if isinstance(event, StepNote)
     ]
-    assert said == ["n: unknown word", "n: cut"]
+    assert messages == ["n: unknown word", "n: cut"]
 
 
 def test_notes_are_bounded(graph: Path) -> None:

@@ -244,7 +244,7 @@ def test_other_formats_replay_from_their_sidecar(tmp_path: Path) -> None:
     assert again(tmp_path / "out/o.jpg").verify().identical
 
 
-def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) -> None:
+def test_a_picture_whose_drawn_textanother_program_rewrote_is_replayed(make: Make) -> None:
     """The seal holds as long as the pixels and the text are the same."""
     picture = make(SIMPLE)
     data = picture.read_bytes()
@@ -533,9 +533,11 @@ class Drawn:
 @node("toy.records", version=1)
 def draw_records(drawn: List[Drawn], *, seed: Seed) -> Image:
     """Paint by all that the records hold."""
-    said = "".join(f"{d.model}{d.file.read_text() if d.file else ''}{d.add}" for d in drawn)
+    drawn_text = "".join(f"{d.model}{d.file.read_text() if d.file else ''}{d.add}" for d in drawn)
     return Image(
-        np.random.default_rng([seed, *said.encode()]).integers(0, 255, (4, 4, 3), dtype="uint8")
+        np.random.default_rng([seed, *drawn_text.encode()]).integers(
+            0, 255, (4, 4, 3), dtype="uint8"
+        )
     )
 
 

@@ -26,7 +26,7 @@ from imagen_flow._settings import config
 from imagen_flow._watch import Changed, Refused, Reloaded, Waiting, Warned, as_json, watch_graphs
 from imagen_flow.events import OutputWritten, RunFinished, RunStarted, StepFinished, StepStarted
 
-#: How long a busy machine may take over anything.
+#: How long anything may take on a busy machine.
 PATIENCE_S = 90
 
 NODES = '''
@@ -65,13 +65,13 @@ class Watching:
 
     def __init__(self, *graphs: Path, default_out: Path | None = None, **options: Any) -> None:
         self.cancel = threading.Event()
-        self.said: Queue[Any] = Queue()
+        self.queue: Queue[Any] = Queue()
         if default_out is None:
-            self.happenings = flow.watch(
+            self.stream = flow.watch(
                 graphs, cancel=self.cancel, **{"settle_s": 0.05, "store": None, **options}
             )
         else:
-            self.happenings = watch_graphs(
+            self.stream = watch_graphs(
                 graphs,
                 Options.of(store=None, **options),
                 cancel=self.cancel,
@@ -83,33 +83,33 @@ class Watching:
 
     def pump(self) -> None:
         try:
-            for said in self.happenings:
-                self.said.put(said)
+            for event in self.stream:
+                self.queue.put(event)
         except BaseException as error:
-            self.said.put(error)
+            self.queue.put(error)
             raise
-        self.said.put(None)
+        self.queue.put(None)
 
     def next(self) -> Any:
-        said = self.said.get(timeout=PATIENCE_S)
-        if isinstance(said, BaseException):
-            raise said
-        return said
+        event = self.queue.get(timeout=PATIENCE_S)
+        if isinstance(event, BaseException):
+            raise event
+        return event
 
     def until(self, wanted: type | Callable[[Any], bool]) -> list[Any]:
-        """Take what is said until this is."""
-        told: list[Any] = []
+        """Return the events up to one of a type, or one that meets a condition."""
+        events: list[Any] = []
         while True:
             try:
-                told.append(self.next())
+                events.append(self.next())
             except Empty:
-                pytest.fail(f"not said, only: {[as_json(t) for t in told]}")
-            assert told[-1] is not None, "it ended"
-            if isinstance(told[-1], wanted) if isinstance(wanted, type) else wanted(told[-1]):
-                return told
+                pytest.fail(f"it does not come, only: {[as_json(event) for event in events]}")
+            assert events[-1] is not None, "it ended"
+            if isinstance(events[-1], wanted) if isinstance(wanted, type) else wanted(events[-1]):
+                return events
 
     def rest(self) -> list[Any]:
-        """Take what is said until it waits for a change."""
+        """Return the events until it waits for a change."""
         return self.until(Waiting)
 
     def close(self) -> None:
@@ -159,17 +159,17 @@ def save(path: Path | str, text: str, *, time_s: float | None = None) -> None:
     os.replace(aside, path)
 
 
-def ran(said: list[Any]) -> list[str]:
-    return [s.node + s.item for s in said if isinstance(s, StepFinished)]
+def ran(events: list[Any]) -> list[str]:
+    return [s.node + s.item for s in events if isinstance(s, StepFinished)]
 
 
-def runs(said: list[Any]) -> list[str]:
-    return [s.status for s in said if isinstance(s, RunFinished)]
+def runs(events: list[Any]) -> list[str]:
+    return [s.status for s in events if isinstance(s, RunFinished)]
 
 
-def value(said: list[Any], output: str = "words") -> Any:
+def value(events: list[Any], output: str = "words") -> Any:
     """The last value of an output."""
-    return [s.value for s in said if isinstance(s, OutputWritten) and s.output == output][-1]
+    return [s.value for s in events if isinstance(s, OutputWritten) and s.output == output][-1]
 
 
 TWO = graph(
@@ -187,20 +187,20 @@ def test_only_what_a_change_touches_is_computed(tmp_path: Path, watch: Any) -> N
     """
     save("g.yaml", TWO)
     watching = watch("g.yaml", out="out")
-    said = watching.rest()
-    assert (ran(said), value(said)) == (["first", "second"], "A!")
+    events = watching.rest()
+    assert (ran(events), value(events)) == (["first", "second"], "A!")
     save("g.yaml", TWO.replace('"!"', '"?"'))
-    said = watching.rest()
-    assert [type(s).__name__ for s in said[:3]] == ["Changed", "Planned", "RunStarted"]
-    assert said[0] == Changed(("g.yaml",), ("g.yaml",), cancels=False, at_s=said[0].at_s)
-    assert (ran(said), value(said), (tmp_path / "out/words.txt").read_text()) == (
+    events = watching.rest()
+    assert [type(s).__name__ for s in events[:3]] == ["Changed", "Planned", "RunStarted"]
+    assert events[0] == Changed(("g.yaml",), ("g.yaml",), cancels=False, at_s=events[0].at_s)
+    assert (ran(events), value(events), (tmp_path / "out/words.txt").read_text()) == (
         ["second"],
         "A?",
         "A?\n",
     )
     save("g.yaml", "# a comment\n" + TWO.replace('"!"', '"?"'))
-    said = watching.rest()
-    assert (ran(said), runs(said)) == ([], ["done"])
+    events = watching.rest()
+    assert (ran(events), runs(events)) == ([], ["done"])
 
 
 def test_a_graph_that_is_included_counts(watch: Any) -> None:
@@ -274,12 +274,12 @@ def test_files_that_are_read_count(tmp_path: Path, watch: Any) -> None:
         ("given", "c", "234"),
     ):
         save(name, expected[len(expected) - "cba".index(node) - 1])
-        said = watching.rest()
-        assert (value(said), ran(said)[0]) == (expected, node)
-        assert said[0].paths == (name,)
+        events = watching.rest()
+        assert (value(events), ran(events)[0]) == (expected, node)
+        assert events[0].paths == (name,)
     save("named", "2")
-    said = watching.rest()
-    assert (ran(said), runs(said)) == ([], ["done"])
+    events = watching.rest()
+    assert (ran(events), runs(events)) == ([], ["done"])
 
 
 def test_a_missing_file_is_waited_for(watch: Any) -> None:
@@ -311,8 +311,8 @@ def test_a_folder_that_is_read_counts(tmp_path: Path, watch: Any) -> None:
     names = [f"f{i:03}" for i in range(500)]
     for name in names:
         save(f"in/{name}", "1")
-    said = watching.rest()
-    assert (value(said), runs(said), len(said[0].paths)) == (" ".join(names), ["done"], 500)
+    events = watching.rest()
+    assert (value(events), runs(events), len(events[0].paths)) == (" ".join(names), ["done"], 500)
     (tmp_path / "in/f007").unlink()
     assert len(value(watching.rest()).split()) == 499
 
@@ -332,13 +332,13 @@ def test_a_broken_graph_is_waited_out(tmp_path: Path, watch: Any) -> None:
         TWO.replace('"a"', "1"),
     ):
         save("g.yaml", broken)
-        said = watching.rest()
-        assert [type(s) for s in said] == [Changed, Refused, Waiting]
-        assert said[1].problems
+        events = watching.rest()
+        assert [type(s) for s in events] == [Changed, Refused, Waiting]
+        assert events[1].problems
         assert (tmp_path / "out/words.txt").read_text() == "A!\n"
     save("g.yaml", TWO.replace('"!"', '"."'))
-    said = watching.rest()
-    assert (ran(said), (tmp_path / "out/words.txt").read_text()) == (["second"], "A.\n")
+    events = watching.rest()
+    assert (ran(events), (tmp_path / "out/words.txt").read_text()) == (["second"], "A.\n")
 
 
 def test_a_node_that_fails_is_waited_out(tmp_path: Path, watch: Any) -> None:
@@ -368,8 +368,8 @@ SLOW = graph(
 )
 
 
-def working(said: Any) -> bool:
-    return isinstance(said, StepStarted) and said.node == "first"
+def working(event: Any) -> bool:
+    return isinstance(event, StepStarted) and event.node == "first"
 
 
 def test_a_change_stops_a_run_that_is_no_longer_wanted(tmp_path: Path, watch: Any) -> None:
@@ -380,16 +380,16 @@ def test_a_change_stops_a_run_that_is_no_longer_wanted(tmp_path: Path, watch: An
     watching = watch("g.yaml")
     watching.until(working)
     save("g.yaml", (SLOW % "never").replace('"1"', '"2"'))
-    said = watching.until(working)
-    assert (runs(said), [s.cancels for s in said if isinstance(s, Changed)]) == (
+    events = watching.until(working)
+    assert (runs(events), [s.cancels for s in events if isinstance(s, Changed)]) == (
         ["cancelled"],
         [True],
     )
     save("g.yaml", (SLOW % "go").replace('"1"', '"3"'))
     watching.until(working)
     save("go", "")
-    said = watching.rest()
-    assert (value(said), runs(said)) == ("3 at last!", ["done"])
+    events = watching.rest()
+    assert (value(events), runs(events)) == ("3 at last!", ["done"])
 
 
 def test_outputs_beside_the_graph_make_no_difference(tmp_path: Path, watch: Any) -> None:
@@ -400,8 +400,8 @@ def test_outputs_beside_the_graph_make_no_difference(tmp_path: Path, watch: Any)
     watching = watch("g.yaml", out=".")
     watching.until(working)
     save("g.yaml", TWO)
-    said = watching.rest()
-    assert (runs(said), value(said)) == (["cancelled", "done"], "A!")
+    events = watching.rest()
+    assert (runs(events), value(events)) == (["cancelled", "done"], "A!")
 
 
 def test_what_a_run_works_on_is_let_finish_while_it_is_wanted(tmp_path: Path, watch: Any) -> None:
@@ -415,8 +415,8 @@ def test_what_a_run_works_on_is_let_finish_while_it_is_wanted(tmp_path: Path, wa
     (changed,) = [s for s in watching.until(Changed) if isinstance(s, Changed)]
     assert not changed.cancels
     save("go", "")
-    said = watching.rest()
-    assert (ran(said).count("first"), value(said)) == (1, "1 at last?")
+    events = watching.rest()
+    assert (ran(events).count("first"), value(events)) == (1, "1 at last?")
 
 
 def test_a_broken_change_leaves_a_run_alone(tmp_path: Path, watch: Any) -> None:
@@ -429,8 +429,8 @@ def test_a_broken_change_leaves_a_run_alone(tmp_path: Path, watch: Any) -> None:
     save("g.yaml", "nodes: [")
     watching.until(Refused)
     save("go", "")
-    said = watching.rest()
-    assert (value(said), runs(said)) == ("1 at last!", ["done"])
+    events = watching.rest()
+    assert (value(events), runs(events)) == ("1 at last!", ["done"])
 
 
 def test_queue_lets_a_run_end(tmp_path: Path, watch: Any) -> None:
@@ -442,9 +442,9 @@ def test_queue_lets_a_run_end(tmp_path: Path, watch: Any) -> None:
         save("g.yaml", (SLOW % "go").replace('"1"', f'"{text}"'))
         watching.until(Changed)
     save("go", "")
-    said = watching.rest()
-    assert runs(said) == ["done", "done"]
-    assert [s.value for s in said if isinstance(s, OutputWritten)] == ["1 at last!", "3 at last!"]
+    events = watching.rest()
+    assert runs(events) == ["done", "done"]
+    assert [s.value for s in events if isinstance(s, OutputWritten)] == ["1 at last!", "3 at last!"]
 
 
 def test_cancel_ends_a_run(tmp_path: Path, watch: Any) -> None:
@@ -454,8 +454,8 @@ def test_cancel_ends_a_run(tmp_path: Path, watch: Any) -> None:
     watching = watch("g.yaml")
     watching.until(working)
     watching.cancel.set()
-    said = watching.until(RunFinished)
-    assert runs(said) == ["cancelled"]
+    events = watching.until(RunFinished)
+    assert runs(events) == ["cancelled"]
     assert watching.next() is None
     watching.close()
     left = [t for t in set(threading.enumerate()) - before if t.join(PATIENCE_S) or t.is_alive()]
@@ -467,9 +467,9 @@ def test_whoever_stops_iterating_stops_it(tmp_path: Path, watch: Any) -> None:
     before = set(threading.enumerate())
     save("nodes.py", NODES)
     save("g.yaml", SLOW % "never")
-    happenings = flow.watch("g.yaml", plugins=["nodes.py"], store=None)
-    assert any(working(said) for said in happenings)
-    happenings.close()  # type: ignore[attr-defined]
+    stream = flow.watch("g.yaml", plugins=["nodes.py"], store=None)
+    assert any(working(event) for event in stream)
+    stream.close()  # type: ignore[attr-defined]
     left = [t for t in set(threading.enumerate()) - before if t.join(PATIENCE_S) or t.is_alive()]
     assert left == []
 
@@ -493,15 +493,15 @@ def test_graphs_that_share_an_input(tmp_path: Path, watch: Any) -> None:
         ),
     )
     watching = watch("a.yaml", "b.yaml", inputs={"f": "own"})
-    said = watching.rest()
-    assert [s.value for s in said if isinstance(s, OutputWritten)] == ["1", "11"]
+    events = watching.rest()
+    assert [s.value for s in events if isinstance(s, OutputWritten)] == ["1", "11"]
     save("shared", "2")
-    said = watching.rest()
-    assert said[0].graphs == ("a.yaml", "b.yaml")
-    assert [s.value for s in said if isinstance(s, OutputWritten)] == ["2", "21"]
+    events = watching.rest()
+    assert events[0].graphs == ("a.yaml", "b.yaml")
+    assert [s.value for s in events if isinstance(s, OutputWritten)] == ["2", "21"]
     save("own", "3")
-    said = watching.rest()
-    assert (said[0].graphs, [s.graph for s in said if isinstance(s, RunStarted)]) == (
+    events = watching.rest()
+    assert (events[0].graphs, [s.graph for s in events if isinstance(s, RunStarted)]) == (
         ("b.yaml",),
         ["b.yaml"],
     )
@@ -519,8 +519,8 @@ def test_a_change_of_another_graph_waits_for_the_run_in_progress(
     (changed,) = [s for s in watching.until(Changed) if isinstance(s, Changed)]
     assert (changed.graphs, changed.cancels) == (("b.yaml",), False)
     save("go", "")
-    said = watching.rest()
-    assert (runs(said), value(said)) == (["done", "done"], "A?")
+    events = watching.rest()
+    assert (runs(events), value(events)) == (["done", "done"], "A?")
 
 
 def test_a_graph_that_reads_what_another_writes_follows_it(tmp_path: Path, watch: Any) -> None:
@@ -539,10 +539,10 @@ def test_a_graph_that_reads_what_another_writes_follows_it(tmp_path: Path, watch
     watching = watch("a.yaml", "b.yaml", out="out")
     assert value(watching.rest()).strip() == "1"
     save("source", "2")
-    said = watching.until(
+    events = watching.until(
         lambda s: isinstance(s, OutputWritten) and s.path is None and s.value.strip() == "2"
     )
-    assert next(s.graph for s in said if isinstance(s, RunStarted)) == "a.yaml"
+    assert next(s.graph for s in events if isinstance(s, RunStarted)) == "a.yaml"
 
 
 def test_own_outputs_start_no_run(tmp_path: Path, watch: Any) -> None:
@@ -556,17 +556,17 @@ def test_own_outputs_start_no_run(tmp_path: Path, watch: Any) -> None:
         graph("a: {type: toy.list, folder: ./in}", 'words: {from: "${a}", path: "{digest8}.txt"}'),
     )
     watching = watch("g.yaml", out="in", settle_s=0.0)
-    said = watching.rest()
-    (warned,) = [s for s in said if isinstance(s, Warned)]
+    events = watching.rest()
+    (warned,) = [s for s in events if isinstance(s, Warned)]
     assert [str(p).split("\n")[0] for p in warned.problems] == [
         "warning[bad-path]: output 'words' is written into in, which the graph reads"
     ]
     for i in range(3):
         save(f"in/y{i}", "1")
-        said = watching.rest()
-        assert (len(runs(said)), [s for s in said if isinstance(s, Warned)]) == (1, [])
-    time.sleep(0.5)  # nothing can be awaited that is not to come
-    assert watching.said.empty()
+        events = watching.rest()
+        assert (len(runs(events)), [s for s in events if isinstance(s, Warned)]) == (1, [])
+    time.sleep(0.5)  # wait for something that must not happen
+    assert watching.queue.empty()
     assert len(list((tmp_path / "in").glob("*.txt"))) == 4
     written = next((tmp_path / "in").glob("*.txt"))
     save(written, "changed by hand")
@@ -585,8 +585,8 @@ def test_an_output_folder_made_by_a_run_starts_none(tmp_path: Path, watch: Any) 
     )
     watching = watch("g.yaml", out="in/made/out", settle_s=0.0)
     assert runs(watching.rest()) == ["done"]
-    time.sleep(0.5)  # nothing can be awaited that is not to come
-    assert watching.said.empty()
+    time.sleep(0.5)  # wait for something that must not happen
+    assert watching.queue.empty()
 
 
 def test_the_store_starts_no_run(tmp_path: Path, watch: Any) -> None:
@@ -595,12 +595,12 @@ def test_the_store_starts_no_run(tmp_path: Path, watch: Any) -> None:
     save("in/x", "1")
     save("g.yaml", graph("a: {type: toy.list, folder: ./in}", 'words: "${a}"'))
     watching = watch("g.yaml", store=tmp_path / "in/store", settle_s=0.0)
-    said = watching.rest()
-    (warned,) = [s for s in said if isinstance(s, Warned)]
+    events = watching.rest()
+    (warned,) = [s for s in events if isinstance(s, Warned)]
     assert warned.problems[0].message == "the store is in in, which the graph reads"
-    assert runs(said) == ["done"]
-    time.sleep(0.5)  # nothing can be awaited that is not to come
-    assert watching.said.empty()
+    assert runs(events) == ["done"]
+    time.sleep(0.5)  # wait for something that must not happen
+    assert watching.queue.empty()
 
 
 def test_a_seed_is_drawn_once(watch: Any) -> None:
@@ -646,15 +646,15 @@ def test_the_code_of_a_local_plugin_counts(tmp_path: Path, watch: Any) -> None:
     watching = watch("g.yaml", plugins=["nodes.py", "greet.py"])
     assert value(watching.rest()) == "hello YOU"
     save("greeting.py", "WORD = 'howdy'\n")
-    said = watching.rest()
-    assert ([s.plugins for s in said if isinstance(s, Reloaded)], ran(said), value(said)) == (
+    events = watching.rest()
+    assert ([s.plugins for s in events if isinstance(s, Reloaded)], ran(events), value(events)) == (
         [("greet.py",)],
         ["g"],
         "howdy YOU",
     )
     save("greet.py", GREET.replace('" "', '", "'))
-    said = watching.rest()
-    assert (ran(said), value(said)) == (["g"], "howdy, YOU")
+    events = watching.rest()
+    assert (ran(events), value(events)) == (["g"], "howdy, YOU")
 
 
 def test_what_a_local_plugin_reads_from_its_folder_counts(tmp_path: Path, watch: Any) -> None:
@@ -697,10 +697,10 @@ def test_a_plugin_that_breaks_leaves_its_code_in_use(tmp_path: Path, watch: Any)
     watching = watch("g.yaml", plugins=["greet.py"])
     watching.rest()
     save("greeting.py", "WORD = \n")
-    said = watching.rest()
-    (warned,) = [s for s in said if isinstance(s, Warned)]
+    events = watching.rest()
+    (warned,) = [s for s in events if isinstance(s, Warned)]
     assert warned.problems[0].message == "the plugin greet.py cannot be used as it is now"
-    assert (ran(said), [s for s in said if isinstance(s, Reloaded)]) == ([], [])
+    assert (ran(events), [s for s in events if isinstance(s, Reloaded)]) == ([], [])
     save("g.yaml", text.replace('"you"', '"all"'))
     assert value(watching.rest()) == "hello all"
     save("greeting.py", "WORD = 'mended'\n")
@@ -738,8 +738,8 @@ def test_a_plugin_that_is_installed_as_editable_counts(
     (package / "__init__.py").write_text(
         "from imagen_flow import hookimpl\nfrom .nodes import say\n@hookimpl\ndef imagen_flow_nodes():\n    return [say]\n"
     )
-    # Of one size and one second, as two quick edits are: what Python remembers of compiled code
-    # must not count.
+    # The same size in the same second, as with two quick edits: Python's cached bytecode must not
+    # be used.
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     save(package / "words.py", "WORD = 'one'\n", time_s=1_700_000_000)
     (package / "nodes.py").write_text(
@@ -752,14 +752,14 @@ def test_a_plugin_that_is_installed_as_editable_counts(
     try:
         assert value(watching.rest()) == "one you"
         save(package / "words.py", "WORD = 'two'\n", time_s=1_700_000_000)
-        said = watching.rest()
-        assert ([s.plugins for s in said if isinstance(s, Reloaded)], value(said)) == (
+        events = watching.rest()
+        assert ([s.plugins for s in events if isinstance(s, Reloaded)], value(events)) == (
             [("watched-dist:watched",)],
             "two you",
         )
         save(package / "nodes.py", "from nowhere_at_all import x\n")
-        said = watching.rest()
-        assert [s.problems[0].message for s in said if isinstance(s, Warned)] == [
+        events = watching.rest()
+        assert [s.problems[0].message for s in events if isinstance(s, Warned)] == [
             "the plugin watched-dist:watched cannot be used as it is now"
         ]
         save("g.yaml", graph('g: {type: watched.say, to: "all"}', 'words: "${g}"'))
@@ -781,11 +781,11 @@ def test_a_plugin_that_no_graph_uses_starts_no_run(tmp_path: Path, watch: Any) -
     watching.rest()
     save("greeting.py", "WORD = 'howdy'\n")
     save("greet.py", GREET.replace("my.greet", "my.salute"))
-    time.sleep(1.0)  # nothing can be awaited that is not to come
-    assert watching.said.empty()
+    time.sleep(1.0)  # wait for something that must not happen
+    assert watching.queue.empty()
     save("g.yaml", graph('g: {type: my.salute, name: "you"}', 'words: "${g}"'))
-    said = watching.rest()
-    assert (runs(said), value(said)) == (["done"], "howdy you")
+    events = watching.rest()
+    assert (runs(events), value(events)) == (["done"], "howdy you")
 
 
 LOADER = """
@@ -823,8 +823,8 @@ def test_models_stay_loaded_until_their_loader_changes(tmp_path: Path, watch: An
     assert ran(watching.rest()) == ["u"]
     assert (tmp_path / "loads").read_text() == "v1\nv1\n"
     save("loader.py", LOADER.replace("VERSION", "v2"))
-    said = watching.rest()
-    assert ([s.dropped for s in said if isinstance(s, Reloaded)], value(said)) == ([2], "v22")
+    events = watching.rest()
+    assert ([s.dropped for s in events if isinstance(s, Reloaded)], value(events)) == ([2], "v22")
     assert (tmp_path / "loads").read_text() == "v1\nv1\nv2\n"
     assert len(pool.resident()) == 1
 
@@ -888,15 +888,18 @@ def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(
     save(folder / "imagen-flow.toml", 'plugins = ["./mine.py"]\n')
     save(folder / "g.yaml", graph('g: {type: my.say, to: "you"}', 'words: "${g}"'))
     watching = watch(folder / "g.yaml", plugins=[], out=tmp_path / "out")
-    said = watching.rest()
-    assert [[p.code for p in s.problems] for s in said if isinstance(s, Warned)] == [
+    events = watching.rest()
+    assert [[p.code for p in s.problems] for s in events if isinstance(s, Warned)] == [
         ["untrusted-plugin"]
     ]
     config.trust({plugin: config.code_digest(plugin)})
     assert value(watching.rest()) == "one you"
     save(plugin, code.replace("VERSION", "two"))
-    said = watching.rest()
-    assert ([[p.code for p in s.problems] for s in said if isinstance(s, Warned)], ran(said)) == (
+    events = watching.rest()
+    assert (
+        [[p.code for p in s.problems] for s in events if isinstance(s, Warned)],
+        ran(events),
+    ) == (
         [["untrusted-plugin"]],
         [],
     )
@@ -923,12 +926,12 @@ def test_all_that_is_said_is_json(tmp_path: Path, watch: Any) -> None:
     """Every event has a JSON form with its name."""
     save("g.yaml", TWO)
     watching = watch("g.yaml")
-    said = watching.rest()
+    events = watching.rest()
     save("g.yaml", "nodes: [")
-    said += watching.rest()
+    events += watching.rest()
     save("nodes.py", NODES + "\n1/0\n")
-    said += watching.rest()
-    lines = [json.loads(json.dumps(as_json(s))) for s in said]
+    events += watching.rest()
+    lines = [json.loads(json.dumps(as_json(s))) for s in events]
     assert all(line["event"] and "at_s" in line for line in lines)
     assert {
         "planned",

@@ -24,7 +24,7 @@ from watchdog.observers.api import BaseObserver
 
 from imagen_flow._watch import changes, is_temporary, settled
 
-#: How long a busy machine may take over anything.
+#: How long anything may take on a busy machine.
 PATIENCE_S = 60
 
 
@@ -226,7 +226,7 @@ def test_a_file_without_rest_holds_up_no_other(
     finally:
         stop.set()
         writer.join()
-    if busy not in told:  # on a machine that stalls the writer it seemed to rest
+    if busy not in told:  # on a stalling machine it may have settled
         watched.until(busy)
 
 
@@ -567,7 +567,7 @@ def test_lost_events_are_made_up_for(
     for file in files:
         file.write_text("1")
     for name in ("watchdog", "watchdog.observers.inotify", "watchdog.observers.inotify_c"):
-        # As ``logging.config.dictConfig`` does with all loggers that it is not told of.
+        # As ``logging.config.dictConfig`` does with all loggers that it does not name.
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     watched = watch_by_events(place)
     (reader,) = threads("InotifyFD")
