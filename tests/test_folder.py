@@ -2289,16 +2289,18 @@ def test_the_last_items_are_remembered_however_old(tmp_path: Path) -> None:
     """Of the items that ended long ago, the newest are kept, as are failed and active ones."""
     journal = journal_at(tmp_path / "j", [100.0], boot="b")
     journal.register()
-    journal.record([FoundFile(name, "[1,1,1]", 0) for name in "abcdef"], settled=True)
-    for state in ("failed", "done", "done", "done", "done"):
+    journal.record([FoundFile(name, "[1,1,1]", 0) for name in "abcdefg"], settled=True)
+    for state in ("failed", "done", "done", "done", "done", "failed"):
         item = journal.claim("name", kills=3, busy=False)
         assert item is not None
         journal.finish(item, state, kept=None)
     journal.forget(3600, keep=2)
-    assert journal.count_by_state() == {"done": 4, "failed": 1, "settled": 1}
+    assert journal.count_by_state() == {"done": 4, "failed": 2, "settled": 1}
     journal.forget(-60, keep=2)
-    assert journal.count_by_state() == {"done": 2, "failed": 1, "settled": 1}
+    assert journal.count_by_state() == {"done": 2, "failed": 2, "settled": 1}
     assert [item.path for item in journal.items(["done"])] == ["e", "d"]
+    journal.forget(-60, keep=1)
+    assert [item.path for item in journal.items(["done"])] == ["e"]
     journal.close()
 
 

@@ -188,6 +188,14 @@ REFUSED = object()
         (read(Annotated[float, Range(0, 1)]), 1.01, REFUSED),
         (read(Annotated[float, Range(0, 1)]), 2, REFUSED),
         (FLOAT, 2**53, float(2**53)),
+        (FLOAT, 2**53 + 1, REFUSED),
+        (FLOAT, -(2**53) - 1, REFUSED),
+        (FLOAT, 2**60, float(2**60)),
+        (FLOAT, 2**60 + 1, REFUSED),
+        (read(Annotated[float, Range(0, None)]), 2**53 + 1, REFUSED),
+        (read(List[float]), [2**53 + 1], REFUSED),
+        (read(float | str), 2**53 + 1, REFUSED),
+        (NUMBER, 2**53 + 1, 2**53 + 1),
         (FLOAT, 10**400, REFUSED),
         (read(List[Annotated[int, Range(1, 9)]]), [1, 9], [1, 9]),
         (read(List[Annotated[int, Range(1, 9)]]), [1, 10], REFUSED),
@@ -230,7 +238,16 @@ def test_values_are_checked_strictly(type_: PortType, value: Any, taken: Any) ->
             f"takes a whole number or true or false, not the text '{'x' * 57}…'",
         ),
         (read(Image), {}, "takes the output of a node that gives image, not a mapping"),
-        (FLOAT, 10**400, "takes a number, not a very large whole number"),
+        (
+            FLOAT,
+            10**400,
+            "takes a number, not a very large whole number, which a float would round",
+        ),
+        (
+            FLOAT,
+            2**53 + 1,
+            "takes a number, not 9007199254740993, which a float would round",
+        ),
     ],
 )
 def test_a_refusal_speaks_of_the_graph_file(type_: PortType, value: Any, words: str) -> None:

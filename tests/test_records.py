@@ -422,6 +422,10 @@ ALL += (first,)
             ["t0*1.0@0.0:1 w*0.5@0.0:None", "t1*1.0@0.0:2 w*0.5@0.0:None"],
         ),
         ({"uses": "${ll}"}, ["a*1.0@0.0:None", ""]),
+        (
+            {"uses": [{"text": "${l}"}, "y", "${t}"]},
+            [f"t{i}*1.0@0.0:None y*1.0@0.0:None m2.0*1.0@0.0:None" for i in (0, 1)],
+        ),
     ],
 )
 def test_each_goes_through_records_and_through_lists_in_their_fields(
@@ -434,10 +438,59 @@ def test_each_goes_through_records_and_through_lists_in_their_fields(
         "n": {"type": "r.float", "n": 0.5},
         "l": {"type": "r.texts", "n": 2},
         "ll": {"type": "r.texts", "each": {"n": [1, 0]}},
+        "t": {"type": "r.maybes", "n": 2},
         "u": {"type": "r.uses", "each": each},
     }
     result = [one.replace("a*", "t0*") for one in result]
     assert ran(planned(registry, graph_of(nodes, ["u"]))) == {"u": result}
+
+
+@pytest.mark.parametrize(
+    ("fields", "result"),
+    [
+        ({"many": "${ll}"}, ["t0*1.0:0", "*1.0:0"]),
+        ({"many": [["a"], ["b", "c"]], "weight": [1, 2]}, ["a*1.0:0", "b,c*2.0:0"]),
+        ({"many": ["a", "b"], "weight": [1, 2]}, ["a,b*1.0:0", "a,b*2.0:0"]),
+        ({"many": "${l}", "either": [1, "x"]}, ["t0,t1*1.0:1", "t0,t1*1.0:x"]),
+    ],
+)
+def test_each_goes_through_lists_of_what_a_field_takes(
+    registry: Registry, fields: dict[str, Any], result: list[str]
+) -> None:
+    """A field that takes a list is given a list of lists to go through; a list is the same for all
+    elements. A field of several types goes through a list if it takes none.
+    """
+    nodes = {
+        "l": {"type": "r.texts", "n": 2},
+        "ll": {"type": "r.texts", "each": {"n": [1, 0]}},
+        "u": {"type": "r.grouped", "each": {"group": fields}},
+    }
+    assert ran(planned(registry, graph_of(nodes, ["u"]))) == {"u": result}
+
+
+@record
+class Group:
+    many: List[str]
+    weight: float = 1.0
+    either: int | str = 0
+
+
+@node("r.grouped", version=1)
+def grouped(group: Group) -> str:
+    return f"{','.join(group.many)}*{group.weight}:{group.either}"
+
+
+ALL += (grouped,)
+
+
+def test_a_list_in_brackets_is_told_to_stand_without_them(registry: Registry) -> None:
+    """Going through it with `each` would not mend it."""
+    nodes = {"l": {"type": "r.texts", "n": 2}, "u": {"type": "r.uses", "uses": ["${l}"]}}
+    with pytest.raises(GraphError) as refused:
+        planned(registry, graph_of(nodes, ["u"]))
+    assert [p.fix for p in refused.value.problems] == [
+        'for the elements of that list alone, write "${l}" without brackets'
+    ]
 
 
 def test_lists_in_fields_are_of_one_length(registry: Registry) -> None:

@@ -338,6 +338,45 @@ def test_a_node_that_comes_out_the_same_stops_the_rerun(toys: Toys, store: Store
     ]
 
 
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [
+        (2**60, ["finished r", "output r"]),
+        (
+            2**60 + 1,
+            [
+                "failed r: its 'value' takes a number, not 1152921504606846977, which a"
+                " float would round"
+            ],
+        ),
+        (
+            10**400,
+            [
+                "failed r: its 'value' takes a number, not a very large whole number, which a"
+                " float would round"
+            ],
+        ),
+    ],
+)
+def test_a_whole_number_on_an_edge_is_never_rounded(
+    toys: Toys, number: int, outcome: list[str]
+) -> None:
+    """A port of floats takes the whole numbers that a float can be, and refuses the others."""
+
+    @node("toy.real", version=1)
+    def real(value: float) -> float:
+        return value
+
+    graph = toys.add(real).graph(
+        'inputs: {n: {type: int}}\nnodes: {r: {type: toy.real, value: "${n}"}}\n'
+        'outputs: {r: "${r}"}'
+    )
+    said = words(carry_out(graph, {"n": number}))
+    assert [line for line in said if line.split()[0] in ("failed", "finished", "output")][
+        : len(outcome)
+    ] == outcome
+
+
 def test_equal_steps_are_one_step(toys: Toys) -> None:
     """Two nodes, or two elements, that would compute the same do so once."""
     graph = toys.graph("""

@@ -207,17 +207,21 @@ class Binder:
         return False
 
     def _goes_through(self, word: Word, field: PortType) -> bool:
-        """Whether a field that takes no list is given one."""
-        if field.kind in ("list", "json", "any", "union"):
-            return False
+        """Whether a field is given a list of what it takes."""
+        of_lists = field.kind == "list" and not _takes_list(field.element)
         if isinstance(word.value, tuple):
-            return True
+            return not _takes_list(field) or (
+                of_lists and bool(word.value) and all(type(w.value) is tuple for w in word.value)
+            )
         if not isinstance(word.value, Reference):
             return False
         problems = list(self.problems)
         found = self.look_up(word.value)
         self.problems[:] = problems
-        return found is not None and found[1] is not None and found[1].kind == "list"
+        given = found[1] if found is not None else None
+        if given is None or given.kind != "list":
+            return False
+        return not _takes_list(field) or (of_lists and _takes_list(given.element))
 
     def per_element(self, word: Word, port: PortType, what: str) -> Binding | None:
         """Bind what `each` gives to a port: a list of its values; or, for a port of records, what
@@ -230,8 +234,7 @@ class Binder:
             port.element is not None
             and port.element.record is not None
             and isinstance(value, tuple)
-            and value
-            and all(isinstance(item.value, dict) for item in value)
+            and any(isinstance(item.value, dict) for item in value)
         ):
             items = [
                 self.record(
@@ -383,12 +386,15 @@ class Binder:
             and fits(source.element, port)
         ):
             port_name = what.split("'")[1] if "'" in what else "port"
+            whole = f'for the elements of that list alone, write "${{{name}}}" without brackets'
             self.say(
                 "list-into-single",
                 f"${{{name}}} is {source}, and {what} takes one"
                 f" {port.name if port.kind != 'list' else port}",
                 reference.mark,
-                fix=f"run the node for each element: each: {{{_nested(port_name, name, what)}}}",
+                fix=whole
+                if what.startswith("element ")
+                else f"run the node for each element: each: {{{_nested(port_name, name, what)}}}",
             )
             return None
         self.say(
@@ -500,6 +506,12 @@ class Binder:
         elif isinstance(value, dict):
             for pair in value.values():
                 self.scan(pair.value)
+
+
+def _takes_list(port: PortType | None) -> bool:
+    return port is not None and (
+        port.kind in ("list", "json", "any") or any(map(_takes_list, port.members))
+    )
 
 
 def _nested(port: str, reference: str, what: str) -> str:

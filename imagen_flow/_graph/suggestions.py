@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from .._text.spec import Reference, Template, Word
-from .._types.ports import Port, PortType, Record, fits
+from .._types.ports import Port, PortType, Record, fits, is_exact_float
 
 __all__ = [
     "mend_edge",
@@ -75,13 +76,15 @@ def _sample(type_: PortType) -> str:
 def mend_literal(value: Any, port: PortType) -> str:
     if isinstance(value, float) and port.kind == "int" and value.is_integer():
         return f"write {int(value)}"
+    if type(value) is int and port.kind == "float" and abs(value) <= sys.float_info.max:
+        return "" if is_exact_float(value) else f"write {int(float(value))}"
     if isinstance(value, str) and port.kind in ("int", "float", "number", "bool"):
         try:
             float(value)
         except ValueError:
             return ""
         return "remove the quotes"
-    if not isinstance(value, str | list | dict) and port.kind == "text" and not port.choices:
+    if isinstance(value, bool | int | float) and port.kind == "text" and not port.choices:
         return f'quote it: "{str(value).lower() if isinstance(value, bool) else value}"'
     if port.kind == "list" and (
         not isinstance(value, list | dict) or port.innermost_record is not None

@@ -769,9 +769,10 @@ class Journal:
         """
         with self.transaction() as db:
             db.execute(
-                "DELETE FROM item WHERE ended_at<? AND state IN ('done', 'skipped', 'gone',"
-                " 'retried') AND id<(SELECT max(id) FROM item)-?",
-                (time.time() - older_than_s, keep),
+                "WITH ended AS (SELECT id, ended_at FROM item WHERE state IN ('done', 'skipped',"
+                " 'gone', 'retried') ORDER BY id DESC LIMIT -1 OFFSET ?)"
+                " DELETE FROM item WHERE id IN (SELECT id FROM ended WHERE ended_at<?)",
+                (keep, time.time() - older_than_s),
             )
 
 

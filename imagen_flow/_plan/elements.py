@@ -88,7 +88,8 @@ def _lists(path: str, binding: Binding) -> Iterator[tuple[str, Binding]]:
                 yield from _lists(f"{path}.{name}", item)
     elif isinstance(binding.each, Listed):
         for i, item in enumerate(binding.each.items):
-            yield from _lists(f"{path}[{i}]", item)
+            if any(sizing(PerElement(item))):
+                yield from _lists(f"{path}[{i}]", item)
     else:
         yield from _lists(path, binding.each)
 

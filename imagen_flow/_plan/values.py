@@ -38,7 +38,7 @@ from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
 from .._types.codec import Codecs
 from .._types.models import Model
-from .._types.ports import BadValue, Port, PortType
+from .._types.ports import BadValue, Port, PortType, is_exact_float
 from .._types.values import Absent, File, FileChanged, Folder
 from ..errors import MAX_PROBLEMS, GraphError, Problem, nearest
 from .named_models import NamedModels
@@ -370,12 +370,14 @@ class Values:
         return held[1]
 
     def converted(self, slot: Artifact, port: PortType) -> Artifact:
-        """A whole number into a port of numbers is that number."""
+        """A whole number into a port of numbers is that number. One that a float would round stays
+        what it is: the port refuses it when the node is called.
+        """
         if slot.items is not None and port.kind == "list" and port.element is not None:
             items = [self.converted(item, port.element) for item in slot.items]
             if any(a is not b for a, b in zip(items, slot.items, strict=True)):
                 slot = list_of(items)
-        elif slot.kind == "int" and port.kind == "float":
+        elif slot.kind == "int" and port.kind == "float" and is_exact_float(self.value(slot)):
             return self.constants.add(float(self.value(slot)))
         return present(slot)
 

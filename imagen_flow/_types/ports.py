@@ -35,7 +35,16 @@ from .values import (
     _ValueMarker,
 )
 
-__all__ = ["BadValue", "Port", "PortType", "Record", "fits", "parse_type", "read_annotation"]
+__all__ = [
+    "BadValue",
+    "Port",
+    "PortType",
+    "Record",
+    "fits",
+    "is_exact_float",
+    "parse_type",
+    "read_annotation",
+]
 
 _PLAIN: dict[Any, str] = {
     bool: "bool",
@@ -184,13 +193,13 @@ class PortType:
         kind = self.kind
         if self._is_plainly_right(value):
             return value
-        if (
-            kind == "float"
-            and type(value) is int
-            and abs(value) <= _EXACT
-            and self._is_plainly_right(float(value))
-        ):
-            return float(value)
+        if kind == "float" and type(value) is int:
+            if not is_exact_float(value):
+                raise BadValue(
+                    f"takes {self.words}, not {describe(value)}, which a float would round"
+                )
+            if self._is_plainly_right(float(value)):
+                return float(value)
         if kind == "any":
             return _copied(value)
         if kind == "union":
@@ -294,8 +303,6 @@ def _copied(value: Any) -> Any:
 _CLASSES: dict[str, Any] = {kind: cls for cls, kind in _PLAIN.items()}
 #: What can be one of several choices: a graph file can spell it.
 _CHOICES = (str, int, float, bool)
-#: Up to here every whole number is a float.
-_EXACT = 2**53
 _SCALARS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "int": (int,),
@@ -303,6 +310,14 @@ _SCALARS: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "text": (str,),
 }
+
+
+def is_exact_float(number: int) -> bool:
+    """Whether a float equals a whole number; beyond 2**53 not all do."""
+    try:
+        return float(number) == number
+    except OverflowError:
+        return False
 
 
 class BadValue(ValueError):
