@@ -388,7 +388,7 @@ def test_settings_hold_in_python_too(
     )
     path = tmp_path / "graphs" / "g.yaml"
     path.write_text('{imagen_flow: 1, nodes: {d: {type: my.double, n: 4}}, outputs: {d: "${d}"}}')
-    with pytest.raises(GraphError, match="no plugin offers the node type 'my.double'"):
+    with pytest.raises(GraphError, match="no plugin provides the node type 'my.double'"):
         flow.load(path)
     assert "warning[untrusted-plugin]: mine.py is not loaded" in caplog.text
     config.trust({mine: config.code_digest(mine)})

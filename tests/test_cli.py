@@ -809,15 +809,15 @@ def test_replay_of_nothing(call: Call, folder: Path) -> None:
     [
         (
             ("nodes", "resize"),
-            "error[unknown-node-type]: no plugin offers the node type 'resize'\n  = fix: did you mean 'image.resize' or 'latents.resize' or 'mask.resize'?\n",
+            "error[unknown-node-type]: no plugin provides the node type 'resize'\n  = fix: did you mean 'image.resize' or 'latents.resize' or 'mask.resize'?\n",
         ),
         (
             ("nodes", "image.resiz"),
-            "error[unknown-node-type]: no plugin offers the node type 'image.resiz'\n  = fix: did you mean 'image.resize'?\n",
+            "error[unknown-node-type]: no plugin provides the node type 'image.resiz'\n  = fix: did you mean 'image.resize'?\n",
         ),
         (
             ("nodes", "my.own"),
-            "error[unknown-node-type]: no plugin offers the node type 'my.own'\n  = fix: run `imagen-flow nodes` to list the node types; those in a Python file need --plugin FILE\n",
+            "error[unknown-node-type]: no plugin provides the node type 'my.own'\n  = fix: run `imagen-flow nodes` to list the node types; those in a Python file need --plugin FILE\n",
         ),
         (
             ("nodes", "--plugin", "graphs"),
@@ -940,7 +940,7 @@ def test_unknown_node(call: Call) -> None:
     assert result.code == 2
     assert (
         result.err.splitlines()[0]
-        == "error[unknown-node-type]: no plugin offers the node type 'image.rezise'"
+        == "error[unknown-node-type]: no plugin provides the node type 'image.rezise'"
     )
     assert result.err.splitlines()[-1] == "  = fix: did you mean 'image.resize'?"
 

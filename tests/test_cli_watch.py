@@ -132,7 +132,7 @@ def test_plain_lines(tmp_path: Path, start: Any) -> None:
     assert re.match(r"\d\d:\d\d:\d\d changed: g.yaml\n", result)
     save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.lowd"))
     result = process.until(r"its last outputs stay$")
-    assert "error[unknown-node-type]: no plugin offers the node type 'toy.lowd'" in result
+    assert "error[unknown-node-type]: no plugin provides the node type 'toy.lowd'" in result
     assert (tmp_path / "out/g.txt").read_text() == "AGAIN\n"
     save(tmp_path / "g.yaml", GRAPH.replace("WORD", "again"))
     assert "  1 step from the store\n" in process.until(

@@ -389,7 +389,7 @@ def test_all_problems_are_said_at_once_in_file_order() -> None:
         outputs: {a: "${a.x}", b: "${b}"}
         """) == [
         "4:23 bad-literal: port 'a' of t.add takes a whole number, not true",
-        "5:13 unknown-node-type: no plugin offers the node type 't.nothing'",
+        "5:13 unknown-node-type: no plugin provides the node type 't.nothing'",
         "6:24 unknown-reference: there is no node or input 'd'",
         "6:31 unknown-port: t.add has no input port 'c'",
         "7:15 unknown-output: node 'a' has no output 'x'",

@@ -66,7 +66,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
         (
             "image.resize",
             "resize",
-            "g.yaml:5:17: error[unknown-node-type]: no plugin offers the node type 'resize'\n"
+            "g.yaml:5:17: error[unknown-node-type]: no plugin provides the node type 'resize'\n"
             '5 |   small: {type: resize, image: "${loaded}", width: 10, height: 10}\n'
             "  |                 ^^^^^^\n"
             "  = fix: did you mean 'image.resize'?\n",
@@ -74,7 +74,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
         (
             '{type: image.resize, image: "${loaded}", width: 10, height: 10}',
             '{type: resize, picture: "${loaded}"}',
-            "g.yaml:5:17: error[unknown-node-type]: no plugin offers the node type 'resize'\n"
+            "g.yaml:5:17: error[unknown-node-type]: no plugin provides the node type 'resize'\n"
             '5 |   small: {type: resize, picture: "${loaded}"}\n'
             "  |                 ^^^^^^\n"
             "  = fix: did you mean 'image.resize' or 'latents.resize' or 'mask.resize'?\n",
@@ -82,7 +82,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
         (
             "image.resize",
             "my.bug",
-            "g.yaml:5:17: error[unknown-node-type]: no plugin offers the node type 'my.bug'\n"
+            "g.yaml:5:17: error[unknown-node-type]: no plugin provides the node type 'my.bug'\n"
             '5 |   small: {type: my.bug, image: "${loaded}", width: 10, height: 10}\n'
             "  |                 ^^^^^^\n"
             "  = fix: name the Python file that offers it with --plugin FILE, or install its plugin; `imagen-flow nodes` lists the node types that there are\n",

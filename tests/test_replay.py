@@ -608,7 +608,7 @@ outputs: {o: {from: "${p}", path: o.png}}
     [
         ('"name":"o"', '"name":"other"', "no output 'other'"),
         ("imagen_flow: 1", "imagen_flow: 99", "unknown-version"),
-        ("toy.paint, seed", "shell.run, seed", "no plugin offers the node type 'shell.run'"),
+        ("toy.paint, seed", "shell.run, seed", "no plugin provides the node type 'shell.run'"),
         ('"file":"main.yaml"', '"file":"other.yaml"', "damaged or forged"),
         ('"value":3', '"value":"three"', "takes a whole number"),
         ('"value":3', '"files":[]', "takes a whole number"),

@@ -83,7 +83,7 @@ EFFECTS: dict[str, list[Effect]] = {
         Effect(Path("kept"), "files: kept", "files: home store"),
         Effect(None, "files: none", "files: home store"),
     ],
-    "plugins": [Effect((Path("nodes.py"),), "", "no plugin offers the node type 'my.look'")],
+    "plugins": [Effect((Path("nodes.py"),), "", "no plugin provides the node type 'my.look'")],
     "locked": [Effect(True, "is not in the lock")],
     "tiny": [Effect(True, "", "is not on this machine", "absent")],
     "allow_pickle": [

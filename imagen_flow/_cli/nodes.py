@@ -70,7 +70,7 @@ def _report_unknown_type(type: str, registry: Registry) -> int:
     else:
         problem = Problem(
             "unknown-node-type",
-            f"no plugin offers the node type '{type}'",
+            f"no plugin provides the node type '{type}'",
             why="; ".join(registry.faults),
             fix=_suggest_type(type, registry.names()),
         )

@@ -196,7 +196,7 @@ class _Resolver:
                 faults = "; ".join(self.registry.faults)
                 self.say(
                     "unknown-node-type",
-                    f"no plugin offers the node type '{name}'",
+                    f"no plugin provides the node type '{name}'",
                     written.type.mark,
                     why=f"plugins that could not be loaded: {faults}" if faults else "",
                     fix=self.nearest_type(name, written),
