@@ -1,5 +1,5 @@
-"""A text that was read once is remembered, exactly, and nothing that an older reader made is
-believed.
+"""A text that was parsed once comes back from the cache exactly, and results of an older parser are
+never used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ outputs:
 
 
 def shown(part: Any) -> Any:
-    """Words as plain data, with the places of all marks."""
+    """Give words as plain data, with the positions of all marks."""
     if isinstance(part, ParsedText):
         return part.source.name, part.source.text, shown(part.word), [str(p) for p in part.problems]
     if isinstance(part, Word):
@@ -51,7 +51,7 @@ def shown(part: Any) -> Any:
 
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the texts that were read for real."""
+    """The names of the texts that were really parsed."""
     read: list[str] = []
     real = yaml_reader.read_words
 
@@ -65,7 +65,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.name)
 def test_every_graph_is_remembered_as_it_was_read(path: Path, tmp_path: Path) -> None:
-    """What is remembered has every word and every mark; a text with problems keeps them."""
+    """A cached text has every word and every mark; a text with problems keeps them."""
     data = path.read_bytes()
     fresh = shown(yaml_reader.read_words(data, name=path.name))
     assert [
@@ -74,7 +74,7 @@ def test_every_graph_is_remembered_as_it_was_read(path: Path, tmp_path: Path) ->
 
 
 def test_a_text_is_read_once(tmp_path: Path, unread: list[str]) -> None:
-    """The second time nothing is parsed, whatever the text is called; another text is read."""
+    """The second time nothing is parsed, whatever the text's name; another text is parsed."""
     first = parse_cache.read_words(TEXT, name="first", folder=tmp_path)
     second = parse_cache.read_words(TEXT.encode(), name="second", folder=tmp_path)
     parse_cache.read_words(TEXT + "# more\n", name="third", folder=tmp_path)
@@ -96,7 +96,7 @@ def test_a_text_is_read_once(tmp_path: Path, unread: list[str]) -> None:
 def test_any_json_is_remembered_as_it_was_read(
     tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
-    """Any value comes back as it is: its type, its text, its place."""
+    """Any value comes back unchanged: its type, its text, its position."""
     folder = tmp_path_factory.mktemp("words")
     text = json.dumps(data)
     fresh = shown(yaml_reader.read_words(text, name="t"))
@@ -119,7 +119,7 @@ def test_line_ends_and_byte_order_marks(tmp_path: Path) -> None:
 def test_another_reader_reads_anew(
     tmp_path: Path, unread: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an upgrade of whatever reads, what was remembered counts no more."""
+    """After an upgrade of the parser, older entries are not used."""
     parse_cache.read_words(TEXT, name="before", folder=tmp_path / "words")
     newer = tmp_path / "yaml_reader.py"
     newer.write_bytes(Path(yaml_reader.__file__).read_bytes() + b"\n# newer\n")
@@ -140,24 +140,22 @@ def test_another_reader_reads_anew(
         b'[1,1,1,{"x":[{}]}]',
     ],
 )
-def test_a_damaged_memo_is_read_anew_and_mended(
-    tmp_path: Path, unread: list[str], damage: Any
-) -> None:
-    """What is not as it was written is not believed, and is written again."""
+def test_a_damaged_entry_is_replaced(tmp_path: Path, unread: list[str], damage: Any) -> None:
+    """A damaged entry is not used, and is written again."""
     fresh = shown(parse_cache.read_words(TEXT, name="t", folder=tmp_path))
-    (memo,) = tmp_path.iterdir()
-    whole = memo.read_bytes()
-    memo.write_bytes(
+    (entry,) = tmp_path.iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(
         damage(whole)
         if callable(damage)
-        else damage and parse_cache._seal(memo, damage) + b"\n" + damage
+        else damage and parse_cache._seal(entry, damage) + b"\n" + damage
     )
     assert shown(parse_cache.read_words(TEXT, name="t", folder=tmp_path)) == fresh
-    assert (unread, memo.read_bytes()) == (["t", "t"], whole)
+    assert (unread, entry.read_bytes()) == (["t", "t"], whole)
 
 
-def test_a_memo_under_anothers_name_is_not_believed(tmp_path: Path, unread: list[str]) -> None:
-    """Two memos whose names are exchanged are read anew, as is one that is no file."""
+def test_an_entry_under_another_name_is_not_used(tmp_path: Path, unread: list[str]) -> None:
+    """Two entries with exchanged names are not used, nor is one that is not a file."""
     texts = {name: f"n: {name}" for name in "ab"}
     first = {
         name: shown(parse_cache.read_words(text, name=name, folder=tmp_path))
@@ -180,8 +178,8 @@ def test_a_memo_under_anothers_name_is_not_believed(tmp_path: Path, unread: list
     assert len(unread) == 5
 
 
-def test_memos_are_few_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The least recently read make room, and a large text is not remembered."""
+def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least recently used entries are removed, and a large text is not cached."""
     monkeypatch.setattr(parse_cache, "MAX_ENTRIES", 3)
     for number in range(6):
         parse_cache.read_words(f"n: {number}", name="t", folder=tmp_path)
@@ -191,7 +189,7 @@ def test_memos_are_few_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_place_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
-    """Where memos cannot lie, texts are read."""
+    """If the cache cannot be written, texts are parsed."""
     (tmp_path / "file").write_text("")
     fresh = shown(yaml_reader.read_words(TEXT, name="t"))
     assert (
@@ -201,6 +199,6 @@ def test_a_place_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> No
 
 
 def test_problems_are_not_remembered(tmp_path: Path) -> None:
-    """A text with a problem is read every time."""
+    """A text with a problem is parsed every time."""
     parse_cache.read_words("a: 1\na: 2\n", name="t", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -155,10 +155,10 @@ def test_two_distributions_may_use_one_name_for_their_entry_points(installed: An
 def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(
     installed: Any, tmp_path: Path
 ) -> None:
-    """Neither is taken, whichever was imported first, also when the memo tells of them."""
+    """Neither is used, whichever was imported first, even if both are cached."""
     entries = installed(pe=GOOD.format(name="x"), pf=GOOD.format(name="x"))
-    for memo in (None, tmp_path / "memo.json", tmp_path / "memo.json"):
-        registry = discover(entry_points=entries, cache=memo)
+    for cache_file in (None, tmp_path / "cache.json", tmp_path / "cache.json"):
+        registry = discover(entry_points=entries, cache=cache_file)
         registry.load_all()
         with pytest.raises(GraphError) as refused:
             registry.find("x.one")
@@ -172,30 +172,30 @@ def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(
 
 def test_what_plugins_offer_is_remembered(installed: Any, tmp_path: Path) -> None:
     """Known plugins are imported only when asked for; one that has changed is looked at anew."""
-    memo = tmp_path / "memo.json"
+    cache_file = tmp_path / "cache.json"
     entries = installed(pg=GOOD.format(name="pg"), ph=GOOD.format(name="ph"))
-    discover(entry_points=entries, cache=memo)
+    discover(entry_points=entries, cache=cache_file)
     for name in ("pg", "ph"):
         del sys.modules[name]
-    registry = discover(entry_points=entries, cache=memo)
+    registry = discover(entry_points=entries, cache=cache_file)
     assert registry.names() == ["pg.one", "ph.one"]
     assert {"pg", "ph"}.isdisjoint(sys.modules)
     assert registry.find("ph.one") is not None
     assert ("pg" in sys.modules, "ph" in sys.modules) == (False, True)
     installed(ph=GOOD.format(name="other"))
     del sys.modules["ph"]
-    assert discover(entry_points=entries, cache=memo).names() == ["other.one", "pg.one"]
+    assert discover(entry_points=entries, cache=cache_file).names() == ["other.one", "pg.one"]
 
 
 def test_a_plugin_that_breaks_still_tells_what_it_offered(installed: Any, tmp_path: Path) -> None:
     """So a graph that uses it can say which plugin to mend."""
-    memo = tmp_path / "memo.json"
+    cache_file = tmp_path / "cache.json"
     entries = installed(pi=GOOD.format(name="pi"))
-    discover(entry_points=entries, cache=memo)
+    discover(entry_points=entries, cache=cache_file)
     installed(pi="import gone_for_good")
     del sys.modules["pi"]
     for _ in range(2):
-        registry = discover(entry_points=entries, cache=memo)
+        registry = discover(entry_points=entries, cache=cache_file)
         assert registry.find("pi.one") is None
         offered = registry.offered_by("pi.one")
         assert offered is not None
@@ -213,16 +213,14 @@ def test_a_plugin_that_breaks_still_tells_what_it_offered(installed: Any, tmp_pa
         '{"pj-dist:pj": {"stamp": 1, "nodes": 2, "models": 3, "codecs": 4}}',
     ],
 )
-def test_a_damaged_memo_costs_time_and_nothing_else(
-    installed: Any, tmp_path: Path, text: str
-) -> None:
+def test_a_damaged_cache_only_costs_time(installed: Any, tmp_path: Path, text: str) -> None:
     """It is written anew."""
-    memo = tmp_path / "memo.json"
-    memo.write_text(text)
-    assert discover(entry_points=installed(pj=GOOD.format(name="pj")), cache=memo).names() == [
-        "pj.one"
-    ]
-    assert json.loads(memo.read_text())["pj-dist:pj"]["nodes"] == ["pj.one"]
+    cache_file = tmp_path / "cache.json"
+    cache_file.write_text(text)
+    assert discover(
+        entry_points=installed(pj=GOOD.format(name="pj")), cache=cache_file
+    ).names() == ["pj.one"]
+    assert json.loads(cache_file.read_text())["pj-dist:pj"]["nodes"] == ["pj.one"]
 
 
 def test_a_function_can_be_added_directly() -> None:
@@ -584,7 +582,7 @@ def test_large_data_of_a_plugin_is_digested_once(installed: Any, tmp_path: Path)
         digests.append(
             digest(
                 discover(
-                    [tmp_path / "nodes.py"], entry_points=list, cache=tmp_path / "cache/memo.json"
+                    [tmp_path / "nodes.py"], entry_points=list, cache=tmp_path / "cache/cache.json"
                 )
             )
         )
@@ -712,15 +710,15 @@ def test_models_that_come_with_a_plugin_are_no_part_of_its_source(
 def test_what_a_package_without_init_offers_is_looked_at_again(
     installed: Any, tmp_path: Path
 ) -> None:
-    """The memo of what plugins offer sees changes in it."""
+    """The cache of what plugins offer notices changes in it."""
     place = tmp_path / "site/roomy/nodes.py"
     place.parent.mkdir(parents=True)
-    memo = tmp_path / "memo.json"
+    cache_file = tmp_path / "cache.json"
     for name in ("aa", "bb"):
         place.write_text(GOOD.format(name=name))
         os.utime(place, (len(name) + ord(name[0]), 10**9 + ord(name[0])))
         sys.modules.pop("roomy.nodes", None)
-        assert discover(entry_points=lambda: [entry("roomy.nodes")], cache=memo).names() == [
+        assert discover(entry_points=lambda: [entry("roomy.nodes")], cache=cache_file).names() == [
             f"{name}.one"
         ]
 
