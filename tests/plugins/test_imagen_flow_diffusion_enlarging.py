@@ -201,7 +201,7 @@ def test_want_of_memory_makes_tiles(
     }
     (model,) = flow.plan(graph, store=None).values.models.resolved.values()
     whole = draw(photo=load, one=enlarged(at("direct-2")))
-    with pool.lease(upscaling.Swin2SR, model, device="cpu", dtype="float32") as network:
+    with pool.lease(upscaling.Swin2SR(), model, device="cpu", dtype="float32") as network:
         steps, tiled = drive(upscaling.upscale(network, draw(photo=load), memory_levels=("tile",)))
     assert [(step.done, step.total) for step in steps] == [(1, 2), (2, 2)]
     assert np.abs(tiled.pixels.astype(int) - whole.pixels).max() <= 1
