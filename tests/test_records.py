@@ -7,6 +7,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Unpack
 
@@ -789,6 +790,72 @@ def test_what_cannot_be_declared_is_refused_in_words() -> None:
         "x.y: parameter 'use': a union holds no records; a field of a record may be a union",
         "x.y: 'a' is said to be renamed, and is a port",
         "x.y: parameter 'more' has no fixed name, so it can be no port",
+    ]
+
+
+def test_what_no_record_or_group_can_be_is_refused_by_name() -> None:
+    """Each refusal says which class or node type it is about, and what is wrong with it."""
+
+    def refusal(declare: Callable[[], Any]) -> str:
+        with pytest.raises(TypeError) as refused:
+            declare()
+        return str(refused.value)
+
+    def declared(**fields: Any) -> Callable[[], Any]:
+        hints = dict.fromkeys(fields, int)
+        defaults = {name: value for name, value in fields.items() if value is not None}
+        return lambda: record(type("Made", (), {"__annotations__": hints, **defaults}))
+
+    class Extended(Use):
+        more: int = 1
+
+    class Lost(TypedDict):
+        what: int
+
+    Lost.__annotations__["what"] = "Nowhere"
+    function: Any = len
+
+    def takes(annotation: Any, parameter: str = "use", **more: Any) -> Callable[[], Any]:
+        def y(use: Any, **rest: Any) -> str:
+            return ""
+
+        y.__annotations__ = {"use": str, "return": str, parameter: annotation}
+        return lambda: node("x.y", version=1, **more)(y)
+
+    class Same(TypedDict):
+        use: int
+
+    assert [
+        refusal(one)
+        for one in (
+            declared(a=[]),
+            declared(a=1, b=None),
+            declared(_=None),
+            declared(a=None, a_=None),
+            declared(a=field(init=False)),
+            lambda: record(function),
+            lambda: record(Tuned),
+            lambda: record(Kind),
+            takes(Extended),
+            takes(Unpack[Same], "rest"),
+            takes(Unpack[Lost], "rest"),
+            takes(str, renamed=["former"]),
+        )
+    ] == [
+        "Made: mutable default <class 'list'> for field a is not allowed: use default_factory; the"
+        " default of a list may be ()",
+        "Made: non-default argument 'b' follows default argument",
+        "Made: field '_' has no name in graphs",
+        "Made: two fields are called 'a' in graphs",
+        "Made: field 'a' is not set by its constructor",
+        "len: a record is a plain class with annotated fields",
+        "Tuned: a record is a plain class with annotated fields",
+        "Kind: a record is a plain class with annotated fields",
+        "x.y: parameter 'use': Extended extends a record: decorate it with @record too",
+        "x.y: 'use' is a parameter and is in Same too",
+        "x.y: Lost: name 'Nowhere' is not defined; a type of a port is imported for real, not under"
+        " TYPE_CHECKING",
+        "x.y: renamed maps the names of former ports to what is written now",
     ]
 
 

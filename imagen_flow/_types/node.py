@@ -206,6 +206,8 @@ def node(
 
     if isinstance(uses, str):
         raise TypeError(f"{name}: uses is a list of distributions, like ('{uses}',)")
+    if not isinstance(renamed, Mapping | None):
+        raise TypeError(f"{name}: renamed maps the names of former ports to what is written now")
 
     def decorate(function: Callable[..., Any]) -> NodeFunction:
         read = _read(name, version, tuple(sorted(uses)), function)
@@ -217,12 +219,7 @@ def node(
 
 
 def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[..., Any]) -> NodeType:
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as unknown:
-        raise TypeError(
-            f"{name}: {unknown}; a type of a port is imported for real, not under TYPE_CHECKING"
-        ) from unknown
+    hints = _hints(name, function)
     inputs: dict[str, Port] = {}
     injected: dict[str, str] = {}
     left_out: set[str] = set()
@@ -238,6 +235,10 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
         if parameter.kind is parameter.VAR_KEYWORD:
             group = typing.get_args(hints[parameter.name])[0]
             ports, injected_here, optional = _grouped(name, group)
+            if clash := sorted((inputs.keys() | injected.keys()) & (ports | injected_here).keys()):
+                raise TypeError(
+                    f"{name}: '{clash[0]}' is a parameter and is in {group.__name__} too"
+                )
             inputs |= ports
             injected |= injected_here
             left_out |= optional
@@ -282,6 +283,15 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
     )
 
 
+def _hints(what: str, annotated: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(annotated, include_extras=True)
+    except NameError as unknown:
+        raise TypeError(
+            f"{what}: {unknown}; a type of a port is imported for real, not under TYPE_CHECKING"
+        ) from unknown
+
+
 def _is_group(hints: Mapping[str, Any], parameter: str) -> bool:
     """Whether ``**parameter`` is annotated with the ports that it takes."""
     hint = hints.get(parameter)
@@ -300,7 +310,7 @@ def _grouped(name: str, group: Any) -> tuple[dict[str, Port], dict[str, str], se
     ports: dict[str, Port] = {}
     injected: dict[str, str] = {}
     left_out: set[str] = set()
-    for written, annotation in typing.get_type_hints(group, include_extras=True).items():
+    for written, annotation in _hints(f"{name}: {group.__name__}", group).items():
         while typing.get_origin(annotation) in (typing.Required, typing.NotRequired):
             annotation = typing.get_args(annotation)[0]
         try:

@@ -511,6 +511,8 @@ def read_annotation(annotation: Any) -> PortType | Injected:
     if isinstance(annotation, type):
         if isinstance(found := annotation.__dict__.get("__record__"), Record):
             return PortType("record", record=found)
+        if hasattr(annotation, "__record__"):
+            raise TypeError(f"{annotation.__name__} extends a record: decorate it with @record too")
         if issubclass(annotation, enum.Enum):
             choices = tuple(m.value for m in annotation)
             if not choices or not all(type(choice) in _CHOICES for choice in choices):

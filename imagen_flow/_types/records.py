@@ -16,6 +16,7 @@ a reference. A value that is not a mapping stands for the first field.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import inspect
 import typing
 from typing import Any, TypeVar
@@ -38,9 +39,16 @@ def record(cls: type[T]) -> type[T]:
     Raises:
         TypeError: a field cannot be one; the message names it and says what may be written.
     """
+    name = getattr(cls, "__name__", str(cls))
+    if not isinstance(cls, type) or set(cls.__mro__) & {tuple, dict, enum.Enum}:
+        raise TypeError(f"{name}: a record is a plain class with annotated fields")
     doc = inspect.cleandoc(cls.__doc__ or "")
-    made: Any = dataclasses.dataclass(frozen=True)(cls)
-    name = cls.__name__
+    try:
+        made: Any = dataclasses.dataclass(frozen=True)(cls)
+    except ValueError as error:  # a list or mapping as default
+        raise TypeError(f"{name}: {error}; the default of a list may be ()") from error
+    except TypeError as error:  # the order of fields
+        raise TypeError(f"{name}: {error}") from error
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
     except NameError as unknown:
@@ -51,8 +59,12 @@ def record(cls: type[T]) -> type[T]:
     attributes: dict[str, str] = {}
     for field in dataclasses.fields(made):
         written = field.name.removesuffix("_")
-        if not written or written in fields:
+        if not written:
+            raise TypeError(f"{name}: field '{field.name}' has no name in graphs")
+        if written in fields:
             raise TypeError(f"{name}: two fields are called '{written}' in graphs")
+        if not field.init:
+            raise TypeError(f"{name}: field '{field.name}' is not set by its constructor")
         try:
             fields[written] = _field(written, hints[field.name], field)
         except (TypeError, BadValue) as error:
