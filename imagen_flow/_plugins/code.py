@@ -66,7 +66,7 @@ class UntrustableCode(ValueError):
     """A folder whose code can be neither trusted nor listed."""
 
 
-# === # ---- trust
+# ---- trust
 
 
 def code_digest(path: Path) -> str:

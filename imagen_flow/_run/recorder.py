@@ -113,7 +113,7 @@ class ProvenanceRecorder:
             .decode()
         )
 
-    # === # ---- what the outputs of a run share
+    # ---- what the outputs of a run share
 
     def _describe_run(self) -> dict[str, Any]:
         graphs = graphs_of(self.plan.graph)
@@ -187,7 +187,7 @@ class ProvenanceRecorder:
         """
         return self.values.held(binding)
 
-    # === # ---- the steps of one output
+    # ---- the steps of one output
 
     def _describe_steps(self, steps: list[Step], level: str) -> dict[str, Any]:
         made: dict[str, int] = {}

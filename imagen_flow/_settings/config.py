@@ -344,7 +344,7 @@ def _syntax(source: Source, message: str) -> Problem:
     return Problem("bad-setting", "the file is not TOML", mark, why=words[:1].lower() + words[1:])
 
 
-# === # ---- folders
+# ---- folders
 
 
 def store_folder(chosen: Path | None = None, settings: Settings | None = None) -> Path:

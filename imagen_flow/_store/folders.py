@@ -41,7 +41,7 @@ class FolderStore:
         self._objects = objects
         self._files = files
 
-    # === # ---- moving in
+    # ---- moving in
 
     def adopt(self, value: Any) -> Any:
         """Move what is in a scratch folder into the store and digest what is outside, in lists too;

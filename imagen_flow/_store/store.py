@@ -327,7 +327,7 @@ class Store:
         """
         return self._folders.adopt(value)
 
-    # === # ---- claims of runs
+    # ---- claims of runs
 
     def find_file(self, digest: str, size: int) -> Path | None:
         """Find a file with this content in the store; its content is digested again."""
@@ -379,7 +379,7 @@ class Store:
         """Remove a run's pin."""
         self._pins.unpin(run)
 
-    # === # ---- maintenance
+    # ---- maintenance
 
     def info(self) -> dict[str, Any]:
         """Report where the store is, how much it holds and how large it is."""

@@ -243,7 +243,7 @@ class _WordReader:
         self.text = self.source.text
         self.starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
 
-    # === # ---- positions and problems
+    # ---- positions and problems
 
     def mark(self, start: int, end: int) -> Mark:
         """Mark the text between two indexes; if it spans several lines, its part of the first."""
@@ -266,7 +266,7 @@ class _WordReader:
         self.problems.append(Problem(code, message, self.mark(start, end), why, fix))
         return _StopReading()
 
-    # === # ---- reading events
+    # ---- reading events
 
     def document(self) -> Word:
         """Read the only document."""
