@@ -118,12 +118,12 @@ def read_words(text: str | bytes, *, name: str, references: bool = True) -> Pars
             return ParsedText(decoded.mark.source, None, (decoded,))
         text = decoded
     source = source_of(text, name)
-    reader = _WordReader(source, references)
+    context = _Context(source)
     try:
-        word: Word | None = reader.document()
+        word: Word | None = _WordReader(context, references).document()
     except _StopReading:
         word = None
-    return ParsedText(source, word, tuple(sorted(reader.problems, key=lambda p: p.position)))
+    return ParsedText(source, word, tuple(sorted(context.problems, key=lambda p: p.position)))
 
 
 def source_of(text: str, name: str) -> Source:
@@ -230,20 +230,15 @@ class _OpenCollection:
 
 
 @dataclass
-class _WordReader:
+class _Context:
+    """A text and its problems, with positions."""
+
     source: Source
-    references: bool = True
     problems: list[Problem] = field(default_factory=list)
-    #: The mappings and lists that are being read, outermost first: nesting needs no recursion.
-    stack: list[_OpenCollection] = field(default_factory=list)
-    #: The characters that noncharacters replace while ruamel reads.
-    originals: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.text = self.source.text
         self.starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
-
-    # ---- positions and problems
 
     def mark(self, start: int, end: int) -> Mark:
         """Mark the text between two indexes; if it spans several lines, its part of the first."""
@@ -266,6 +261,180 @@ class _WordReader:
         self.problems.append(Problem(code, message, self.mark(start, end), why, fix))
         return _StopReading()
 
+    def indent(self, index: int) -> int:
+        """Count the leading spaces of the line at this index."""
+        line = self.source.line(self.mark(index, index).line)
+        return len(line) - len(line.lstrip(" "))
+
+
+@dataclass
+class _Events:
+    """The parser's events of a text.
+
+    Params:
+        stack: the mappings and lists that are being read, for explanations.
+    """
+
+    context: _Context
+    stack: list[_OpenCollection]
+    #: The characters that noncharacters replace while ruamel reads.
+    originals: dict[int, str] = field(default_factory=dict)
+
+    def read(self) -> Iterator[Any]:
+        """Yield ruamel's events; whatever it raises becomes a problem in the user's terms."""
+        from ruamel.yaml import YAML
+        from ruamel.yaml.docinfo import DocInfo
+        from ruamel.yaml.error import MarkedYAMLError
+        from ruamel.yaml.reader import Reader
+
+        if error := _FORBIDDEN.search(self.context.text):
+            code = f"U+{ord(error[0]):04X}"
+            raise self.context.refuse(
+                "syntax",
+                f"the character {code} is not allowed in a graph",
+                error.start(),
+                error.end(),
+                why="it is a control character or not a character",
+                fix=f'escape it in double quotes: "\\u{ord(error[0]):04x}"',
+            )
+        text = self.substitute_characters()
+        yaml = YAML(typ="safe", pure=True)
+        yaml.Reader = Reader
+        yaml.reader.check_printable = lambda _: (
+            None
+        )  # done above, by the rules of YAML 1.2 and JSON
+        yaml.doc_infos.append(DocInfo())  # where its parser records directives
+        _, parser = yaml.get_constructor_parser(text)
+        while True:
+            try:
+                event = parser.get_event() if parser.check_event() else None
+            except MarkedYAMLError as error:
+                raise self.explain_error(error) from None
+            # a fault of the parser must not become a traceback for the user
+            except Exception as error:
+                at = min(yaml.reader.index, len(self.context.text))
+                if "chr()" in str(error):
+                    raise self.context.refuse(
+                        "syntax",
+                        INVALID_ESCAPE[0],
+                        at,
+                        at + 1,
+                        why="there is no character above U+10FFFF",
+                        fix=INVALID_ESCAPE[1],
+                    ) from None
+                raise self.context.refuse(
+                    "syntax",
+                    "the text cannot be read from here on",
+                    at,
+                    at + 1,
+                    why=str(error).strip().split("\n")[0],
+                ) from error
+            if event is None:
+                return
+            yield event
+
+    def substitute_characters(self) -> str:
+        """Replace the characters that ruamel misreads by noncharacters that the text neither
+        contains nor escapes, because they are replaced back afterwards.
+        """
+        lowered = self.context.text.lower()
+        for first in range(0xFDD0, 0xFDF0 - len(_HIDDEN), len(_HIDDEN)):
+            codes = range(first, first + len(_HIDDEN))
+            if not any(chr(code) in self.context.text or f"{code:x}" in lowered for code in codes):
+                break
+        else:
+            raise self.context.refuse(
+                "syntax",
+                "the text has too many kinds of noncharacters",
+                0,
+                1,
+                why="U+FDD0 to U+FDEF are not characters",
+            )
+        stand_ins = dict(zip(_HIDDEN, map(chr, codes), strict=True))
+        self.originals = dict(zip(codes, _HIDDEN, strict=True))
+        text = _BRACED.sub(f"${stand_ins['{']}\\1{stand_ins['}']}", self.context.text)
+        return text.translate(
+            {ord(character): code for character, code in stand_ins.items() if character not in "{}"}
+        )
+
+    def explain_error(self, error: Any) -> _StopReading:
+        """Explain in the user's terms what ruamel could not read."""
+        at = error.problem_mark.index if error.problem_mark else 0
+        opened = error.context_mark.index if error.context_mark else at
+        here = self.context.text[at : at + 1]
+        before = self.context.text[max(0, at - 1) : at]
+        if here == "{" and before == "$":
+            return self.context.refuse(
+                "unquoted-reference",
+                "a reference inside {…} or […] needs quotes",
+                at - 1,
+                at + 1,
+                why="inside brackets a brace ends an unquoted word",
+                fix='quote it: "${name}"',
+            )
+        if conflict := re.search(r"^(<{7}|={7}|>{7})( .*)?$", self.context.text, re.MULTILINE):
+            return self.context.refuse(
+                "syntax",
+                "a merge conflict is not resolved",
+                conflict.start(),
+                conflict.end(),
+                fix="keep one side, and remove the lines with '<<<<<<<', '=======' and '>>>>>>>'",
+            )
+        if comment := re.search(r"^[ \t]*(//.*)", self.context.text[: at + 1], re.MULTILINE):
+            return self.context.refuse(
+                "syntax",
+                "'//' does not start a comment",
+                comment.start(1),
+                comment.end(1),
+                why="a comment starts with '#' in YAML, and JSON has none",
+                fix="write '#', or remove the line",
+            )
+        context = str(error.context or "")
+        bracket = ""
+        if "flow" in context and self.stack and self.stack[-1].flow:
+            bracket = "}" if isinstance(self.stack[-1].items, dict) else "]"
+            opened = self.stack[-1].start
+        line = self.context.text[self.context.starts[self.context.mark(at, at).line - 1] : at]
+        message, why, fix = explain(
+            str(error.problem or ""),
+            context,
+            here,
+            line,
+            bracket,
+            self.context.mark(opened, opened).line,
+            self.context.text[opened : opened + 1],
+        )
+        if (
+            bracket
+            and here == ":"
+            and self.context.mark(at, at).line > self.context.mark(opened, opened).line
+            and self.context.indent(at) <= self.context.indent(opened)
+        ):
+            message, why, fix = (
+                "the bracket is never closed",
+                f"so line {self.context.mark(at, at).line} still belongs to it",
+                f"close it with '{bracket}'",
+            )
+        if "never closed" in message or "has no ':'" in message or "cannot start" in message:
+            at = opened
+        return self.context.refuse("syntax", message, at, at + 1, why=why, fix=fix)
+
+
+@dataclass
+class _WordReader:
+    """Turns the parser's events into words."""
+
+    context: _Context
+    references: bool = True
+    #: The mappings and lists that are being read, outermost first: nesting needs no recursion.
+    stack: list[_OpenCollection] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.text = self.context.text
+        self.mark, self.report = self.context.mark, self.context.report
+        self.refuse = self.context.refuse
+        self.events = _Events(self.context, self.stack)
+
     # ---- reading events
 
     def document(self) -> Word:
@@ -275,7 +444,7 @@ class _WordReader:
         root: Word | None = None
         stack = self.stack
         count = documents = 0
-        for event in self.events():
+        for event in self.events.read():
             kind = type(event).__name__
             if kind == "DocumentStartEvent":
                 documents += 1
@@ -370,7 +539,7 @@ class _WordReader:
 
     def begin_pair(self, holder: _OpenCollection, event: Any, start: int, end: int) -> None:
         assert isinstance(holder.items, dict)
-        text = event.value.translate(self.originals)
+        text = event.value.translate(self.events.originals)
         if event.style in (None, ""):
             if text == "<<":
                 self.report_feature("a merge key", start, end, fix="write out the keys")
@@ -442,7 +611,7 @@ class _WordReader:
         """Resolve a scalar: by the core schema if it is unquoted, else as text; then its
         references.
         """
-        text = event.value.translate(self.originals)
+        text = event.value.translate(self.events.originals)
         if event.style in (None, ""):
             value = plain_scalar(text)
             if type(value) is not str:
@@ -559,149 +728,3 @@ class _WordReader:
                 ),
             )
         self.report("bad-reference", message, *span, why=why, fix=fix)
-
-    # ---- ruamel
-
-    def events(self) -> Iterator[Any]:
-        """Yield ruamel's events; whatever it raises becomes a problem in the user's terms."""
-        from ruamel.yaml import YAML
-        from ruamel.yaml.docinfo import DocInfo
-        from ruamel.yaml.error import MarkedYAMLError
-        from ruamel.yaml.reader import Reader
-
-        if error := _FORBIDDEN.search(self.text):
-            code = f"U+{ord(error[0]):04X}"
-            raise self.refuse(
-                "syntax",
-                f"the character {code} is not allowed in a graph",
-                error.start(),
-                error.end(),
-                why="it is a control character or not a character",
-                fix=f'escape it in double quotes: "\\u{ord(error[0]):04x}"',
-            )
-        text = self.substitute_characters()
-        yaml = YAML(typ="safe", pure=True)
-        yaml.Reader = Reader
-        yaml.reader.check_printable = lambda _: (
-            None
-        )  # done above, by the rules of YAML 1.2 and JSON
-        yaml.doc_infos.append(DocInfo())  # where its parser records directives
-        _, parser = yaml.get_constructor_parser(text)
-        while True:
-            try:
-                event = parser.get_event() if parser.check_event() else None
-            except MarkedYAMLError as error:
-                raise self.explain_error(error) from None
-            # a fault of the parser must not become a traceback for the user
-            except Exception as error:
-                at = min(yaml.reader.index, len(self.text))
-                if "chr()" in str(error):
-                    raise self.refuse(
-                        "syntax",
-                        INVALID_ESCAPE[0],
-                        at,
-                        at + 1,
-                        why="there is no character above U+10FFFF",
-                        fix=INVALID_ESCAPE[1],
-                    ) from None
-                raise self.refuse(
-                    "syntax",
-                    "the text cannot be read from here on",
-                    at,
-                    at + 1,
-                    why=str(error).strip().split("\n")[0],
-                ) from error
-            if event is None:
-                return
-            yield event
-
-    def substitute_characters(self) -> str:
-        """Replace the characters that ruamel misreads by noncharacters that the text neither
-        contains nor escapes, because they are replaced back afterwards.
-        """
-        lowered = self.text.lower()
-        for first in range(0xFDD0, 0xFDF0 - len(_HIDDEN), len(_HIDDEN)):
-            codes = range(first, first + len(_HIDDEN))
-            if not any(chr(code) in self.text or f"{code:x}" in lowered for code in codes):
-                break
-        else:
-            raise self.refuse(
-                "syntax",
-                "the text has too many kinds of noncharacters",
-                0,
-                1,
-                why="U+FDD0 to U+FDEF are not characters",
-            )
-        stand_ins = dict(zip(_HIDDEN, map(chr, codes), strict=True))
-        self.originals = dict(zip(codes, _HIDDEN, strict=True))
-        text = _BRACED.sub(f"${stand_ins['{']}\\1{stand_ins['}']}", self.text)
-        return text.translate(
-            {ord(character): code for character, code in stand_ins.items() if character not in "{}"}
-        )
-
-    def indent(self, index: int) -> int:
-        """Count the leading spaces of the line at this index."""
-        line = self.source.line(self.mark(index, index).line)
-        return len(line) - len(line.lstrip(" "))
-
-    def explain_error(self, error: Any) -> _StopReading:
-        """Explain in the user's terms what ruamel could not read."""
-        at = error.problem_mark.index if error.problem_mark else 0
-        opened = error.context_mark.index if error.context_mark else at
-        here = self.text[at : at + 1]
-        before = self.text[max(0, at - 1) : at]
-        if here == "{" and before == "$":
-            return self.refuse(
-                "unquoted-reference",
-                "a reference inside {…} or […] needs quotes",
-                at - 1,
-                at + 1,
-                why="inside brackets a brace ends an unquoted word",
-                fix='quote it: "${name}"',
-            )
-        if conflict := re.search(r"^(<{7}|={7}|>{7})( .*)?$", self.text, re.MULTILINE):
-            return self.refuse(
-                "syntax",
-                "a merge conflict is not resolved",
-                conflict.start(),
-                conflict.end(),
-                fix="keep one side, and remove the lines with '<<<<<<<', '=======' and '>>>>>>>'",
-            )
-        if comment := re.search(r"^[ \t]*(//.*)", self.text[: at + 1], re.MULTILINE):
-            return self.refuse(
-                "syntax",
-                "'//' does not start a comment",
-                comment.start(1),
-                comment.end(1),
-                why="a comment starts with '#' in YAML, and JSON has none",
-                fix="write '#', or remove the line",
-            )
-        context = str(error.context or "")
-        bracket = ""
-        if "flow" in context and self.stack and self.stack[-1].flow:
-            bracket = "}" if isinstance(self.stack[-1].items, dict) else "]"
-            opened = self.stack[-1].start
-        line = self.text[self.starts[self.mark(at, at).line - 1] : at]
-        message, why, fix = explain(
-            str(error.problem or ""),
-            context,
-            here,
-            line,
-            bracket,
-            self.mark(opened, opened).line,
-            self.text[opened : opened + 1],
-        )
-        if (
-            bracket
-            and here == ":"
-            and self.mark(at, at).line > self.mark(opened, opened).line
-            and self.indent(at) <= self.indent(opened)
-        ):
-            message, why, fix = (
-                "the bracket is never closed",
-                f"so line {self.mark(at, at).line} still belongs to it",
-                f"close it with '{bracket}'",
-            )
-        if "never closed" in message or "has no ':'" in message or "cannot start" in message:
-            at = opened
-        return self.refuse("syntax", message, at, at + 1, why=why, fix=fix)
