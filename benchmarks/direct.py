@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import random
 import resource
@@ -33,7 +32,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +206,8 @@ def by_hand(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from safetensors.torch import load_file
 
+    from imagen_flow_embedded.plan import draw_places, draw_sketch, lay_out, read_facts
+
     states = load_file(encoded(folder, model))["states"]
     unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).eval()
     scheduler = DDIMScheduler.from_pretrained(model / "scheduler")
@@ -215,50 +215,35 @@ def by_hand(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
     words = (states != 0).any(-1).to(torch.float32)
     axis = torch.linspace(-1, 1, side)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    coarse = side >> (len(unet.config.block_out_channels) - 1)
-    planned = states[:1].repeat(2, 1, 1)
-    plan = planned[:, : coarse * coarse].transpose(1, 2).unflatten(2, (coarse, coarse))
-    sketch, begin = torch.zeros(2, unet.config.in_channels - channels - 2, side, side), 1.0
+    coordinates = torch.stack([columns, rows]).expand(2, 2, side, side)
+    heads = means = None
     if (model / "plan").is_dir():
-        layer = load_file(model / "plan" / "model.safetensors")
-        cell = int((len(layer["bias"]) // 3) ** 0.5)
-        grid = 2 * side // cell
-        cells = torch.nn.functional.linear(
-            planned[:, : grid * grid], layer["weight"].float(), layer["bias"].float()
-        )
-        cells = (
-            cells.unflatten(2, (cell, cell, 3)).unflatten(1, (grid, grid)).permute(0, 5, 1, 3, 2, 4)
-        )
-        sketch, begin = (
-            torch.nn.functional.pixel_unshuffle(
-                cells.reshape(2, 3, 2 * side, 2 * side).clamp(-1, 1), 2
-            ),
-            0.15,
-        )
-    beside = torch.cat([sketch, torch.stack([columns, rows]).expand(2, 2, side, side)], 1)
+        heads = load_file(model / "plan" / "model.safetensors")
+        means = load_file(model / "plan" / "means.safetensors")
 
     def draw(seed: int) -> Any:
-        scheduler.set_timesteps(min(math.ceil(steps / begin), scheduler.config.num_train_timesteps))
-        times = scheduler.timesteps[-steps:]
-        x = (
-            torch.randn((1, channels, side, side), generator=torch.Generator().manual_seed(seed))
-            * scheduler.init_noise_sigma
-        )
-        if begin < 1:
-            x = scheduler.add_noise(sketch[:1], x, times[:1])
+        generator = torch.Generator().manual_seed(seed)
+        plan = torch.zeros(2, unet.config.in_channels - channels - 2, side, side)
+        if heads is not None and means is not None:
+            facts = read_facts(states[:1], heads)
+            places = draw_places(facts["arrangement"][0], generator)[None]
+            sketch = draw_sketch(facts, places, means, 2 * side)
+            sketch = torch.nn.functional.pixel_unshuffle(sketch, 2)
+            plan[:1] = torch.cat([sketch, lay_out(facts, places, side)], 1)
+        scheduler.set_timesteps(steps)
+        x = torch.randn((1, channels, side, side), generator=generator) * scheduler.init_noise_sigma
         with torch.inference_mode():
-            for t in times:
-                both = torch.cat([scheduler.scale_model_input(x, t).repeat(2, 1, 1, 1), beside], 1)
-                guess = unet(
-                    both,
-                    t,
-                    states,
-                    encoder_attention_mask=words,
-                    mid_block_additional_residual=plan,
-                    down_block_additional_residuals=repeat(0.0),
-                )
-                asked, other = guess.sample.chunk(2)
-                x = scheduler.step(other + 4.0 * (asked - other), t, x).prev_sample
+            for t in scheduler.timesteps:
+                # guidance acts where there is much noise
+                ways = 2 if t > 0.3 * scheduler.config.num_train_timesteps else 1
+                seen = scheduler.scale_model_input(x, t).repeat(ways, 1, 1, 1)
+                seen = torch.cat([seen, plan[:ways], coordinates[:ways]], 1)
+                guess = unet(seen, t, states[:ways], encoder_attention_mask=words[:ways]).sample
+                guess = plan[:ways, :channels] + guess
+                if ways == 2:
+                    asked, other = guess.chunk(2)
+                    guess = other + 4.0 * (asked - other)
+                x = scheduler.step(guess, t, x, use_clipped_model_output=True).prev_sample
         picture = torch.nn.functional.pixel_shuffle(x, 2)
         return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte()[0].permute(1, 2, 0).numpy()
 
@@ -393,7 +378,7 @@ def loading_table(model: Path, graphs: int, rounds: int, steps: int, said: str) 
     return "\n".join(lines)
 
 
-def untrained(folder: Path, *, channels: Sequence[int] = (64, 96, 128)) -> Path:
+def untrained(folder: Path, *, channels: Sequence[int] = (32, 64, 96)) -> Path:
     """Save a cascade with random weights, by default of the embedded one's size: it draws nothing,
     in the same time.
     """

@@ -110,18 +110,18 @@ def _train(steps: Generator[tuple[int, int, str], None, Path]) -> Steps[Model]:
         yield Progress(done, total, note)
 
 
-@node("train.text_encoder", version=1, uses=("diffusers", "torch", "transformers"))
+@node("train.text_encoder", version=2, uses=("diffusers", "torch", "transformers"))
 def train_text_encoder(
     scratch: Scratch,
     *,
-    steps: Count = 4000,
-    batch_size: Batch = 128,
-    learning_rate: Rate = 1e-3,
+    steps: Count = 1800,
+    batch_size: Batch = 64,
+    learning_rate: Rate = 1.5e-3,
     seed: Seed,
 ) -> Steps[Model]:
     """Train the text encoder of the embedded Imagen to say what stands where.
 
-    Outputs: a folder with ``tokenizer/`` and ``text_encoder/``.
+    Outputs: a folder with ``tokenizer/``, ``text_encoder/`` and ``plan/``.
     """
     from .training.text_encoder import train_text_encoder as train
 
@@ -134,13 +134,13 @@ def train_text_encoder(
     )
 
 
-@node("train.diffusion", version=1, uses=("diffusers", "torch", "transformers"))
+@node("train.diffusion", version=2, uses=("diffusers", "torch", "transformers"))
 def train_diffusion(
     text_encoder: Model,
     scratch: Scratch,
     *,
-    steps: Count = 7200,
-    batch_size: Batch = 32,
+    steps: Count = 1000,
+    batch_size: Batch = 16,
     learning_rate: Rate = 2e-3,
     seed: Seed,
 ) -> Steps[Model]:
@@ -164,18 +164,19 @@ def train_diffusion(
     )
 
 
-@node("train.super_resolution", version=1, uses=("diffusers", "torch", "transformers"))
+@node("train.super_resolution", version=2, uses=("diffusers", "torch", "transformers"))
 def train_super_resolution(
     text_encoder: Model,
+    base: Model,
     scratch: Scratch,
     *,
-    steps: Count = 4500,
+    steps: Count = 500,
     batch_size: Batch = 16,
     learning_rate: Rate = 2e-3,
     seed: Seed,
 ) -> Steps[Model]:
-    """Train the super-resolution diffusion of the embedded Imagen, with noise-conditioning
-    augmentation.
+    """Train the super-resolution diffusion of the embedded Imagen, on true small pictures and on
+    those that the base repairs.
 
     Outputs: a folder with ``super_resolution/`` and its scheduler.
     """
@@ -186,6 +187,7 @@ def train_super_resolution(
             train(
                 scratch,
                 text_encoder.path,
+                base.path,
                 steps=steps,
                 batch_size=batch_size,
                 learning_rate=learning_rate,

@@ -239,7 +239,7 @@ def test_the_cascade_runs_from_words_to_a_large_picture(models, pool, cascade_te
         "is": "negative_prompt_embeds",
     }
     assert (small.pixels.shape, small.pixels.dtype, large.pixels.shape) == (
-        (32, 32, 3),
+        (64, 64, 3),
         "uint8",
         (128, 128, 3),
     )
@@ -251,6 +251,7 @@ def test_the_cascade_runs_from_words_to_a_large_picture(models, pool, cascade_te
 def test_a_cascades_node_equals_the_sampler_by_hand(models, pool, cascade_text):
     """The node adds nothing to the pixels: they are the sampler's on weights loaded by hand."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
+    from safetensors.torch import load_file
 
     from imagen_flow_embedded.inference import cascade
 
@@ -262,12 +263,46 @@ def test_a_cascades_node_equals_the_sampler_by_hand(models, pool, cascade_text):
             torch.cat([tensor.torch() for tensor in cascade_text]),
             unet=unet,
             scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+            heads=load_file(folder / "plan" / "model.safetensors"),
+            means=load_file(folder / "plan" / "means.safetensors"),
             **given,
         )
     )
     with pool.lease(BaseLoader(), models("cascade"), device="cpu", dtype="float32") as base:
         _, ours = drive(nodes.base(base, cascade_text, **given))
     assert np.array_equal(ours.pixels, theirs)
+
+
+def test_guidance_acts_where_there_is_much_noise_alone(models, pool, cascade_text):
+    """Below it the negative prompt is not asked: of eight steps, the last ones are single."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    from imagen_flow_embedded.inference import cascade
+
+    folder, batches = models("cascade").path, []
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    unet.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
+    asked = {
+        "unet": unet,
+        "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler"),
+        "seed": 3,
+        "num_inference_steps": 8,
+    }
+    states = torch.cat([tensor.torch() for tensor in cascade_text])
+    drive(cascade.base(states, guidance_scale=3.0, **asked))
+    assert batches == [2] * 6 + [1] * 2
+    batches.clear()
+    drive(cascade.base(states, guidance_scale=1.0, **asked))
+    assert batches == [1] * 8
+
+
+def test_two_seeds_of_a_prompt_draw_two_pictures_and_one_seed_one(models, pool, cascade_text):
+    with pool.lease(BaseLoader(), models("cascade"), device="cpu", dtype="float32") as base:
+        drawn = [
+            drive(nodes.base(base, cascade_text, num_inference_steps=2, seed=seed))[1].pixels
+            for seed in (1, 1, 2)
+        ]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
 
 
 def test_a_picture_of_another_size_is_enlarged_too(models, pool, cascade_text):

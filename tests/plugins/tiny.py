@@ -66,7 +66,7 @@ def write_index(folder: Path, class_name: str) -> Path:
 
 def cascade(folder: Path) -> Path:
     """A cascade in pixel space, of the embedded one's kind and sizes."""
-    from imagen_flow_embedded.training import diffusion, super_resolution
+    from imagen_flow_embedded.training import assembly, diffusion, super_resolution, text_encoder
 
     torch.manual_seed(2)
     tokenizer = word_tokenizer()
@@ -78,7 +78,10 @@ def cascade(folder: Path) -> Path:
     )
     for part in ("scheduler", "super_resolution_scheduler"):
         diffusion.build_scheduler().save_pretrained(folder / part)
-    return write_index(folder, "ImagenCascade")
+    text_encoder.save_heads(folder / "plan", text_encoder.build_heads(32))
+    diffusion.save_means(folder / "plan")
+    assembly.write_index(folder)
+    return folder
 
 
 def pixel_editor(folder: Path) -> Path:

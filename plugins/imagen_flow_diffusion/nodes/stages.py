@@ -102,7 +102,7 @@ def encode(
     return encoded(tensors, {"family": model.family, "encoder": model.fingerprint})
 
 
-@flow.node("diffusion.base", version=2, uses=_LIBRARIES)
+@flow.node("diffusion.base", version=3, uses=_LIBRARIES)
 def base(
     model: Annotated[BaseStage, Leased(BaseDenoiser)],
     text: List[Tensor],
@@ -133,7 +133,7 @@ def base(
         return Image((yield from _progress(steps)))
 
 
-@flow.node("diffusion.super_resolution", version=2, uses=_LIBRARIES)
+@flow.node("diffusion.super_resolution", version=3, uses=_LIBRARIES)
 def super_resolution(
     model: Annotated[EnlargingStage, Leased(Enlarger)],
     image: Image,

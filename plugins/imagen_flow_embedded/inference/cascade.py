@@ -1,31 +1,35 @@
-"""Sampling from a small Imagen: caption to states, states to a small picture, small picture to a
+"""Sampling from a small Imagen: prompt to states, states to a small picture, small picture to a
 large one, all in pixel space.
 
 On disk a cascade is a folder of parts, each as its library's ``save_pretrained`` writes it:
-``tokenizer/ text_encoder/ plan/ unet/ scheduler/
-super_resolution/ super_resolution_scheduler/``, and a ``model_index.json`` whose ``_class_name`` is
-``ImagenCascade``. The tokenizer puts sentinels before the prompt; the
-encoder was trained to write a plan of the picture at them, place by place, which the denoisers
-attend to along with the words. The base also adds the plan, laid
-out, at its coarsest level, and sees beside the noise the sketch that a linear layer
-(``plan/model.safetensors``: weight, bias) draws from it. The denoisers see pictures
-pixel-unshuffled by a factor that follows from their channels (three to a pixel), the base with two
-channels of
-coordinates besides, the enlarger with the enlarged small picture. They predict the clean picture or
-whatever their scheduler's ``prediction_type`` says.
+``tokenizer/ text_encoder/ plan/ unet/ scheduler/ super_resolution/ super_resolution_scheduler/``,
+and a ``model_index.json`` whose ``_class_name`` is ``ImagenCascade``. The tokenizer puts sentinels
+before the prompt; linear heads (``plan/model.safetensors``) read off them what the prompt says of
+the scene and of each thing. The base gets these facts as channels beside the noise, laid out at
+places that the seed draws, with a coarse sketch of mean silhouettes (``plan/means.safetensors``)
+and two channels of coordinates. The enlarger gets the enlarged small
+picture, and predicts how the large one differs from it. Pictures are pixel-unshuffled by a factor
+that follows from the channels, three to a pixel.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Generator, Sequence
-from itertools import repeat
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from imagen_flow_embedded.plan import draw_places, draw_sketch, lay_out, read_facts
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+GUIDED_ABOVE = 0.3
+"""The noise level, as a part of the schedule, above which guidance acts. What stands where is
+decided there; below it the picture is only sharpened, and guidance would push its colours too
+far."""
 
 
 def encode(prompts: Sequence[str], *, tokenizer: Any, text_encoder: Any) -> torch.Tensor:
@@ -53,39 +57,36 @@ def base(
     *,
     unet: Any,
     scheduler: Any,
-    plan: tuple[torch.Tensor, torch.Tensor] | None = None,
+    heads: Mapping[str, torch.Tensor] | None = None,
+    means: Mapping[str, torch.Tensor] | None = None,
     seed: int,
-    num_inference_steps: int = 6,
+    num_inference_steps: int = 8,
     guidance_scale: float = 1.5,
-    begin: float = 0.15,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
-    """Draw a small picture.
+    """Draw a small picture from noise.
 
     Inputs:
         text: states (2, tokens, width) of the prompt and of the negative prompt.
         unet, scheduler: the loaded parts; the scheduler's state is not touched.
-        plan: weight and bias of the layer that draws the sketch; without them the sketch is empty.
+        heads, means: the linear heads that read the plan, and what its sketch is made of; without
+            them the plan is empty.
     Params:
-        seed: of the noise, drawn on the CPU.
+        seed: of the places and of the noise, drawn on the CPU.
         guidance_scale: 1 is off.
-        begin: where on the noise schedule sampling begins, from the sketch under that much noise; 1
-            is pure noise.
     Outputs: yields (steps done, steps, the picture in the making: float (1, 3, side, side));
         returns uint8 (side, side, 3).
-    Source: Imagen (arXiv:2205.11487): guidance (eq. 2) with dynamic thresholding (section 2.3),
-        which is the scheduler's part; to begin from a sketch,
-        SDEdit (arXiv:2108.01073).
+    Source: Imagen (arXiv:2205.11487): guidance (eq. 2) with static thresholding (section 2.3),
+        which is the scheduler's part; guidance in an interval of noise levels (arXiv:2404.07724).
     """
-    pictures = yield from sample(
+    pictures = yield from draw(
         text[:, None],
-        None,
         unet=unet,
         scheduler=scheduler,
-        plan=plan,
+        heads=heads,
+        means=means,
         seeds=[seed],
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
-        begin=begin,
     )
     picture: np.ndarray = pictures[0]
     return picture
@@ -98,12 +99,11 @@ def super_resolution(
     unet: Any,
     scheduler: Any,
     seed: int,
-    num_inference_steps: int = 6,
+    num_inference_steps: int = 4,
     guidance_scale: float = 1.0,
     noise_level: int = 20,
-    begin: float = 0.15,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
-    """Enlarge a small picture fourfold; one of another size than the model's is first resized to it
+    """Enlarge a small picture; one of another size than the model's is first resized to it
     (Lanczos).
 
     Inputs:
@@ -112,8 +112,6 @@ def super_resolution(
     Params:
         noise_level: step of the noise schedule to which the small picture is blurred by noise, so
             that its faults are not believed.
-        begin: where on the noise schedule sampling begins, from the enlarged small picture; 1 is
-            pure noise.
     Outputs: yields and returns as ``base`` does.
     Source: Imagen (arXiv:2205.11487): noise-conditioning augmentation, its level told to the
         network as a class label.
@@ -130,42 +128,34 @@ def super_resolution(
             for channel in range(3)
         ]
         picture = np.clip(np.stack([np.asarray(channel) for channel in channels], 2), 0, 1)
-    pictures = yield from sample(
-        text[:, None],
+    pictures = yield from enlarge(
         picture[None],
+        text[:, None],
         unet=unet,
         scheduler=scheduler,
         seeds=[seed],
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         noise_level=noise_level,
-        begin=begin,
     )
     enlarged: np.ndarray = pictures[0]
     return enlarged
 
 
-def sample(
+def draw(
     text: torch.Tensor,
-    low: np.ndarray | None,
     *,
     unet: Any,
     scheduler: Any,
-    plan: tuple[torch.Tensor, torch.Tensor] | None = None,
+    heads: Mapping[str, torch.Tensor] | None,
+    means: Mapping[str, torch.Tensor] | None,
     seeds: Sequence[int],
     num_inference_steps: int,
     guidance_scale: float,
-    noise_level: int = 0,
-    begin: float = 1.0,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
-    """Draw pictures, one for each seed; with ``low``, enlarge those. Each has a generator of its
-    own.
+    """Draw small pictures, one for each seed, each with a generator of its own.
 
-    Inputs:
-        text: states (2, pictures, tokens, width), of the prompts and of the negative ones.
-        low: None, or float32 (pictures, side, side, 3), 0 to 1.
-    Params:
-        begin: as for ``base``; without a plan a small picture begins from pure noise.
+    Inputs: text: states (2, pictures, tokens, width), of the prompts and of the negative ones.
     Outputs: yields (steps done, steps, pictures in the making: float (pictures, 3, side, side));
         returns uint8 (pictures, side, side, 3).
     """
@@ -173,76 +163,137 @@ def sample(
     from torch.nn import functional as F
 
     device, dtype = unet.device, unet.dtype
-    fold = math.isqrt(unet.config.out_channels // 3)
-    side = unet.config.sample_size
+    side, channels = unet.config.sample_size, unet.config.out_channels
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.stack(
-            [
-                torch.randn(shape, generator=generator, dtype=torch.float32)
-                for generator in generators
-            ]
-        )
-
-    sampler = copy.deepcopy(scheduler)
-    if low is None and plan is None:
-        begin = 1.0
-    sampler.set_timesteps(
-        min(math.ceil(num_inference_steps / begin), sampler.config.num_train_timesteps),
-        device=device,
+    fold = math.isqrt(channels // 3)
+    planned = unet.config.in_channels - channels - 2
+    plan = torch.zeros(len(seeds), planned, side, side, device=device)
+    if heads is not None and means is not None:
+        facts = read_facts(text[0].to(device), heads)
+        places = [
+            draw_places(arrangement, generator)
+            for arrangement, generator in zip(facts["arrangement"], generators, strict=True)
+        ]
+        at = torch.stack(places).to(device)
+        sketch = F.pixel_unshuffle(draw_sketch(facts, at, means, side * fold), fold)
+        plan = torch.cat([sketch, lay_out(facts, at, side)], 1)
+    plan = plan.to(dtype)
+    rows, columns = torch.meshgrid(
+        *[torch.linspace(-1, 1, side, device=device, dtype=dtype)] * 2, indexing="ij"
     )
-    times = sampler.timesteps[-num_inference_steps:]
-    x = noise(unet.config.out_channels, side, side).to(device, dtype) * sampler.init_noise_sigma
-    levels = None
-    if low is None:
-        rows, columns = torch.meshgrid(
-            *[torch.linspace(-1, 1, side, device=device, dtype=dtype)] * 2, indexing="ij"
-        )
-        beside = torch.stack([columns, rows]).expand(len(seeds), 2, side, side)
-    else:
-        small = torch.tensor(low).permute(0, 3, 1, 2).float() * 2 - 1
-        levels = torch.full((len(seeds),), noise_level, dtype=torch.int64)
-        small = sampler.add_noise(small, noise(*small.shape[1:]), levels)
-        beside = F.pixel_unshuffle(
-            F.interpolate(small, scale_factor=fold, mode="bicubic", align_corners=False), fold
-        ).to(device, dtype)
-        levels = levels.to(device)
+    coordinates = torch.stack([columns, rows]).expand(len(seeds), 2, side, side)
+    states = text.to(device, dtype)
+    words = (states != 0).any(-1).to(dtype)
 
-    # Guided where it is asked for: one batch holds the prompts and then the negative prompts.
+    def predict(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        ways = 2 if guidance_scale != 1 and time > GUIDED_ABOVE * len(kept) else 1
+        # Guided, one batch holds the prompts with their plans, then the negative ones without.
+        laid = torch.cat([plan, torch.zeros_like(plan)][:ways])
+        seen = torch.cat([x.repeat(ways, 1, 1, 1), laid, coordinates.repeat(ways, 1, 1, 1)], 1)
+        difference: torch.Tensor = unet(
+            seen,
+            time,
+            states[:ways].flatten(0, 1),
+            encoder_attention_mask=words[:ways].flatten(0, 1),
+        ).sample
+        guess = laid[:, :channels] + difference
+        if ways == 2:
+            asked, other = guess.chunk(2)
+            guess = other + guidance_scale * (asked - other)
+        return guess
+
+    kept = scheduler.alphas_cumprod
+    return (
+        yield from _sample(
+            predict, unet, scheduler, generators, num_inference_steps=num_inference_steps
+        )
+    )
+
+
+def enlarge(
+    low: np.ndarray,
+    text: torch.Tensor,
+    *,
+    unet: Any,
+    scheduler: Any,
+    seeds: Sequence[int],
+    num_inference_steps: int,
+    guidance_scale: float,
+    noise_level: int,
+) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+    """Enlarge small pictures, each with a generator of its own.
+
+    Inputs:
+        low: float32 (pictures, side, side, 3), 0 to 1.
+        text: as for ``draw``.
+    Outputs: as of ``draw``.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    device, dtype = unet.device, unet.dtype
+    fold = math.isqrt(unet.config.out_channels // 3)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    small = torch.tensor(low).permute(0, 3, 1, 2).float() * 2 - 1
+    noise = torch.stack(
+        [torch.randn(small.shape[1:], generator=generator) for generator in generators]
+    )
+    level = torch.full((len(seeds),), noise_level, dtype=torch.int64)
+    small = scheduler.add_noise(small, noise, level)
+    enlarged = F.pixel_unshuffle(
+        F.interpolate(small, scale_factor=fold, mode="bicubic", align_corners=False), fold
+    ).to(device, dtype)
     ways = 2 if guidance_scale != 1 else 1
     states = text[:ways].flatten(0, 1).to(device, dtype)
     words = (states != 0).any(-1).to(dtype)
-    beside = beside.repeat(ways, 1, 1, 1)
-    more: dict[str, Any] = {}
-    if low is None:
-        planned = states[: len(seeds)].repeat(
-            ways, 1, 1
-        )  # both ways share the plan: guidance weighs words, not places
-        beside = torch.cat([_sketch(planned, plan, unet), beside], 1)
-        more = _laid_out(planned, unet)
-    levels = levels.repeat(ways) if levels is not None else None
-    if begin < 1:
-        rough = beside[
-            : len(seeds), : unet.config.out_channels
-        ]  # the sketch, or the small picture enlarged
-        x = sampler.add_noise(rough, x, times[:1].expand(len(seeds)))
-    for done, time in enumerate(times, 1):
+
+    def predict(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        difference: torch.Tensor = unet(
+            torch.cat([x, enlarged], 1).repeat(ways, 1, 1, 1),
+            time,
+            states,
+            class_labels=level.to(device).repeat(ways),
+            encoder_attention_mask=words,
+        ).sample
+        if ways == 2:
+            asked, other = difference.chunk(2)
+            difference = other + guidance_scale * (asked - other)
+        return enlarged + difference
+
+    return (
+        yield from _sample(
+            predict, unet, scheduler, generators, num_inference_steps=num_inference_steps
+        )
+    )
+
+
+def _sample(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    unet: Any,
+    scheduler: Any,
+    generators: Sequence[torch.Generator],
+    *,
+    num_inference_steps: int,
+) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+    """Go from noise to pictures by the steps of a scheduler, which is not touched."""
+    import torch
+    from torch.nn import functional as F
+
+    device, dtype = unet.device, unet.dtype
+    fold = math.isqrt(unet.config.out_channels // 3)
+    shape = (unet.config.out_channels, unet.config.sample_size, unet.config.sample_size)
+    sampler = copy.deepcopy(scheduler)
+    sampler.set_timesteps(num_inference_steps, device=device)
+    # DDIM derives the noise from the clipped picture if asked to: otherwise guidance leaves grain.
+    clipped = "use_clipped_model_output" in inspect.signature(sampler.step).parameters
+    more = {"use_clipped_model_output": True} if clipped else {}
+    noise = [torch.randn(shape, generator=generator) for generator in generators]
+    x = torch.stack(noise).to(device, dtype) * sampler.init_noise_sigma
+    for done, time in enumerate(sampler.timesteps, 1):
         with torch.inference_mode():
-            scaled = sampler.scale_model_input(x, time).repeat(ways, 1, 1, 1)
-            guess = unet(
-                torch.cat([scaled, beside], 1),
-                time,
-                states,
-                class_labels=levels,
-                encoder_attention_mask=words,
-                **more,
-            ).sample
-            if ways == 2:
-                asked, other = guess.chunk(2)
-                guess = other + guidance_scale * (asked - other)
-            x = sampler.step(guess, time, x).prev_sample
-        yield done, len(times), F.pixel_shuffle(x, fold)
+            guess = predict(sampler.scale_model_input(x, time), time)
+            x = sampler.step(guess, time, x, **more).prev_sample
+        yield done, len(sampler.timesteps), F.pixel_shuffle(x, fold)
     pictures: np.ndarray = (
         ((F.pixel_shuffle(x, fold).float().clamp(-1, 1) + 1) * 127.5)
         .round()
@@ -252,37 +303,3 @@ def sample(
         .numpy()
     )
     return pictures
-
-
-def _sketch(
-    states: torch.Tensor, plan: tuple[torch.Tensor, torch.Tensor] | None, unet: Any
-) -> torch.Tensor:
-    """Draw the plan, place by place: (pictures, channels, side, side), pixel-unshuffled; no
-    channels if the base wants none.
-    """
-    import torch
-    from torch.nn import functional as F
-
-    side, channels = unet.config.sample_size, unet.config.out_channels
-    if unet.config.in_channels == channels + 2 or plan is None:
-        return states.new_zeros(len(states), unet.config.in_channels - channels - 2, side, side)
-    weight, bias = (tensor.to(states) for tensor in plan)
-    cell = math.isqrt(len(bias) // 3)
-    fold = math.isqrt(channels // 3)
-    grid = side * fold // cell
-    cells = (
-        F.linear(states[:, : grid * grid], weight, bias)
-        .unflatten(2, (cell, cell, 3))
-        .unflatten(1, (grid, grid))
-    )  # n, row, column, y, x, rgb
-    picture = cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, side * fold, side * fold)
-    return F.pixel_unshuffle(torch.clamp(picture, -1, 1), fold)
-
-
-def _laid_out(states: torch.Tensor, unet: Any) -> dict[str, Any]:
-    """Lay the plan, the states of the sentinels, out by place: what the base adds at its coarsest
-    level, through the arguments meant for a ControlNet.
-    """
-    side = unet.config.sample_size >> (len(unet.config.block_out_channels) - 1)
-    plan = states[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
-    return {"mid_block_additional_residual": plan, "down_block_additional_residuals": repeat(0.0)}

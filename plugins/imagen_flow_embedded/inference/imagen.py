@@ -82,7 +82,8 @@ class Base:
 
     unet: Any
     scheduler: Any
-    plan: tuple[torch.Tensor, torch.Tensor] | None = None
+    heads: dict[str, torch.Tensor] | None = None
+    means: dict[str, torch.Tensor] | None = None
     family: str = FAMILY
 
     @classmethod
@@ -92,7 +93,7 @@ class Base:
         return cls(
             load_pretrained(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
             load_sampler(model, "scheduler"),
-            _load_plan(model),
+            *_load_plan(model),
         )
 
     @property
@@ -120,22 +121,35 @@ class Base:
             text,
             unet=self.unet,
             scheduler=self.scheduler,
-            plan=self.plan,
+            heads=self.heads,
+            means=self.means,
             seed=seed,
             **{name: value for name, value in given.items() if value is not None},
         )
 
 
-def _load_plan(model: Model) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Load the layer that sketches what the text encoder planned, if the cascade has one."""
+def _load_plan(
+    model: Model,
+) -> tuple[dict[str, torch.Tensor] | None, dict[str, torch.Tensor] | None]:
+    """Load the linear heads that read the text encoder's plan and the means that its sketch is made
+    of, if the cascade has them.
+    """
     if "plan" not in json.loads((model.path / "model_index.json").read_text("utf-8")):
-        return None
+        return None, None
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from imagen_flow_embedded.plan import SCENE_FACTS, THING_FACTS
+
     try:
         tensors = load_file(model.path / "plan" / "model.safetensors")
-        return tensors["weight"], tensors["bias"]
+        heads = {
+            f"{fact}.{part}": tensors[f"{fact}.{part}"]
+            for fact in (*SCENE_FACTS, *THING_FACTS)
+            for part in ("weight", "bias")
+        }
+        tensors = load_file(model.path / "plan" / "means.safetensors")
+        return heads, {name: tensors[name] for name in ("silhouettes", "colours", "backgrounds")}
     except (OSError, KeyError, SafetensorError) as error:
         raise flow.ModelError(
             f"the model '{model.reference}' is damaged: its plan cannot be read ({error})"

@@ -1,59 +1,74 @@
-"""Train the base diffusion model: captions to pictures of 32 px.
+"""Train the base diffusion model: prompts to pictures of 64 px.
 
 The network is diffusers' ``UNet2DConditionModel`` built of the blocks that Imagen-like models use
-there (``SimpleCrossAttn…``): pixels attend to the words, to the encoder's plan of the picture and
-to one another in one go, and pooled text joins the time embedding. The plan, laid out place by
-place, is also added at the coarsest level, and the sketch that a linear head draws from it comes in
-beside the noise: attention alone was still putting things at random places when these had them
-right. It sees the picture pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and
-predicts the clean picture ("sample"); noise levels are drawn a little towards the noisy end, where
-the text alone decides.
+there (``SimpleCrossAttn…`` at the two coarsest levels): pixels attend to the words, to the
+encoder's sentinels and to one another in one go, and pooled text joins the time embedding. Beside
+the noise it gets the plan of the text encoder as channels, laid out at the places where the things
+stand: the facts, a coarse sketch of them, and two channels of coordinates. It sees the picture
+pixel-unshuffled to 12 x 32 x 32 and predicts how the clean picture differs from the sketch. Noise
+levels are drawn a little towards the noisy end.
 
-Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; caption drop-out for
-    guidance of arXiv:2207.12598.
+Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; the capped weight of
+    arXiv:2303.09556; caption drop-out for guidance of arXiv:2207.12598.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from itertools import repeat
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imagen_flow_embedded.plan import REACH, count_channels, draw_sketch, lay_out, read_facts
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
-from imagen_flow_embedded.training.text_encoder import GRID, PLACES, PLAN_SIDE, draw_captions
-from imagen_flow_embedded.world import render
+from imagen_flow_embedded.training.text_encoder import HEADS, draw_descriptions
+from imagen_flow_embedded.world import (
+    BACKGROUNDS,
+    COLOURS,
+    RADII,
+    SHAPES,
+    SIZES,
+    Scene,
+    coverage,
+    render,
+)
 
-SIDE = 32
+SIDE = 64
 FOLD = 2
 """Pixels of each row and column folded into channels."""
 TIMES = 1000
+SILHOUETTE = 10
+"""Cells of a mean silhouette along each side: coarse, for the base is to draw the outline."""
 MOST_WEIGHT = 5.0
-"""Cap of the loss's weight, SNR + 1 (that of v-prediction): without the weight shapes stay blurred, without the cap the last grains of noise take over."""
+"""Cap of the loss's weight, 1 / sigma squared: without the weight shapes stay blurred, without the
+cap the last grains of noise take over."""
+UNPLANNED, WORDLESS = 0.1, 0.08
+"""The part of the pictures that are drawn without the plan, and of those that get no words
+either."""
 
 
-def build_base_unet(text_width: int, *, channels: Sequence[int] = (64, 96, 128)) -> Any:
-    """Make the untrained denoiser of 32 px pictures."""
+def build_base_unet(text_width: int, *, channels: Sequence[int] = (32, 64, 96)) -> Any:
+    """Make the untrained denoiser of 64 px pictures."""
     from diffusers import UNet2DConditionModel
 
+    plan = count_channels({fact: len(values) for fact, values in HEADS.items()})
     return UNet2DConditionModel(
         sample_size=SIDE // FOLD,
-        in_channels=2 * 3 * FOLD * FOLD + 2,
+        in_channels=2 * 3 * FOLD * FOLD + plan + 2,
         out_channels=3 * FOLD * FOLD,
         block_out_channels=tuple(channels),
         layers_per_block=1,
         down_block_types=(
             "ResnetDownsampleBlock2D",
-            "SimpleCrossAttnDownBlock2D",
+            "ResnetDownsampleBlock2D",
             "SimpleCrossAttnDownBlock2D",
         ),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=(
             "SimpleCrossAttnUpBlock2D",
-            "SimpleCrossAttnUpBlock2D",
+            "ResnetUpsampleBlock2D",
             "ResnetUpsampleBlock2D",
         ),
         attention_head_dim=32,
@@ -65,13 +80,9 @@ def build_base_unet(text_width: int, *, channels: Sequence[int] = (64, 96, 128))
     )
 
 
-def build_scheduler(*, most: float = 1.0) -> Any:
-    """Make the sampler that is saved beside a denoiser: DDIM on the cosine schedule, with Imagen's
-    dynamic thresholding.
-
-    Params:
-        most: how large the threshold may grow. Above 1 what guidance overdrives is divided by it,
-            at 1 it is cut off.
+def build_scheduler() -> Any:
+    """Make the sampler that is saved beside a denoiser: DDIM on the cosine schedule, clean pictures
+    cut off at -1 and 1.
     """
     from diffusers import DDIMScheduler
 
@@ -79,10 +90,7 @@ def build_scheduler(*, most: float = 1.0) -> Any:
         num_train_timesteps=TIMES,
         beta_schedule="squaredcos_cap_v2",
         prediction_type="sample",
-        clip_sample=False,
-        thresholding=True,
-        dynamic_thresholding_ratio=0.995,
-        sample_max_value=most,
+        clip_sample=True,
         timestep_spacing="trailing",
     )
 
@@ -102,7 +110,7 @@ def encode(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Any, 
 
     tokens = tokenizer(
         list(captions),
-        padding="max_length",
+        padding=True,
         truncation=True,
         max_length=tokenizer.model_max_length,
         return_tensors="pt",
@@ -114,39 +122,62 @@ def encode(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Any, 
     return states * tokens.attention_mask[..., None], tokens.attention_mask
 
 
-def load_head(text: Path) -> Any:
-    """Load the linear head that draws a sketch from the plan; it is frozen."""
-    import torch
+def load_heads(text: Path) -> dict[str, Any]:
+    """Load the linear heads that read a plan off the text encoder's states."""
     from safetensors.torch import load_file
 
-    tensors = {
+    return {
         name: value.float()
         for name, value in load_file(text / "plan" / "model.safetensors").items()
     }
-    head = torch.nn.Linear(tensors["weight"].shape[1], tensors["weight"].shape[0]).requires_grad_(
-        False
+
+
+def measure_means() -> dict[str, Any]:
+    """Measure the mean silhouettes and colours of the world's things, which the sketch is made of."""
+    import torch
+
+    fine = 8
+    axis = (np.arange(SILHOUETTE * fine, dtype=np.float32) + 0.5) / (SILHOUETTE * fine) * 2 - 1
+    x, y = axis[None] * REACH, axis[:, None] * REACH
+    silhouettes = np.stack(
+        [
+            [coverage(shape, x, y, RADII[size], 2 * REACH / len(axis)) for shape in SHAPES]
+            for size in SIZES
+        ]
     )
-    head.load_state_dict(tensors)
-    return head
+    blocks = silhouettes.reshape(len(SIZES), len(SHAPES), SILHOUETTE, fine, SILHOUETTE, fine)
+    return {
+        "silhouettes": torch.from_numpy(blocks.mean((3, 5)).astype(np.float32)),
+        "colours": torch.tensor(list(COLOURS.values())) / 127.5 - 1,
+        "backgrounds": torch.tensor(list(BACKGROUNDS.values())) / 127.5 - 1,
+    }
 
 
-def sketch(states: Any, head: Any) -> Any:
-    """Draw the plan as the head reads it, pixel-unshuffled: float (n, 3 * FOLD * FOLD, height,
-    width).
+def save_means(folder: Path) -> None:
+    """Write what the sketch is made of, in half precision."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.half() for name, value in measure_means().items()}
+    save_file(tensors, folder / "means.safetensors", {"format": "pt"})
+
+
+def plan_beside(
+    states: Any, heads: Mapping[str, Any], means: Mapping[str, Any], scenes: Sequence[Scene]
+) -> Any:
+    """Give what the base sees beside the noise and the coordinates, at the places of the scenes:
+    the sketch, pixel-unshuffled, and the plan.
     """
+    import torch
     from torch.nn import functional as F
 
-    cell = PLAN_SIDE // GRID
-    cells = (
-        head(states[:, :PLACES]).unflatten(2, (cell, cell, 3)).unflatten(1, (GRID, GRID))
-    )  # n, row, column, y, x, rgb
-    return F.pixel_unshuffle(
-        cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, PLAN_SIDE, PLAN_SIDE).clamp(-1, 1), FOLD
-    )
+    facts, places = read_facts(states, heads), places_of(scenes)
+    sketch = F.pixel_unshuffle(draw_sketch(facts, places, means, SIDE), FOLD)
+    return torch.cat([sketch, lay_out(facts, places, SIDE // FOLD)], 1)
 
 
-def with_places(x: Any) -> Any:
-    """Append two channels, the column and the row of each place, -1 to 1."""
+def with_coordinates(x: Any) -> Any:
+    """Append two channels, the column and the row of each cell, -1 to 1."""
     import torch
 
     n, _, height, width = x.shape
@@ -155,13 +186,15 @@ def with_places(x: Any) -> Any:
     return torch.cat([x, columns, rows], 1)
 
 
-def laid_out(states: Any, network: Any) -> dict[str, Any]:
-    """Lay the encoder's plan out as a picture of the network's coarsest level, and give it as what
-    a ControlNet adds there: no more weights.
-    """
-    side = network.config.sample_size >> (len(network.config.block_out_channels) - 1)
-    plan = states[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
-    return {"mid_block_additional_residual": plan, "down_block_additional_residuals": repeat(0.0)}
+def places_of(scenes: Sequence[Scene]) -> Any:
+    """Give the places of the things of scenes: float32 (N, 2, 2), x and y, NaN for an absent one."""
+    import torch
+
+    places = np.full((len(scenes), 2, 2), np.nan, np.float32)
+    for number, scene in enumerate(scenes):
+        for slot, thing in enumerate(scene.things):
+            places[number, slot] = thing.x, thing.y
+    return torch.from_numpy(places)
 
 
 def to_tensor(pictures: np.ndarray) -> Any:
@@ -185,11 +218,11 @@ def train_diffusion(
     scratch: Path,
     text: Path,
     *,
-    steps: int = 7200,
-    batch_size: int = 32,
+    steps: int = 1000,
+    batch_size: int = 16,
     learning_rate: float = 2e-3,
     seed: int = 0,
-    channels: Sequence[int] = (64, 96, 128),
+    channels: Sequence[int] = (32, 64, 96),
     every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
     """Train the base denoiser on the text encoder in the folder ``text`` and write ``unet/`` and
@@ -198,14 +231,15 @@ def train_diffusion(
     Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
     """
     import torch
+    from torch.nn import functional as F
 
     torch.manual_seed(seed)
     tokenizer, encoder = load_text(text)
-    head = load_head(text)
+    heads, means = load_heads(text), measure_means()
     network = build_base_unet(encoder.config.d_model, channels=channels)
-    scheduler = build_scheduler(
-        most=1.1
-    )  # the grounds are pure black and white: a larger one grays them
+    with torch.no_grad():
+        network.conv_out.weight.mul_(0.1)
+    scheduler = build_scheduler()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01
     )
@@ -221,24 +255,32 @@ def train_diffusion(
 
     def losses(step: int) -> dict[str, Any]:
         rng = np.random.default_rng((seed, step, 1))
-        scenes, captions = draw_captions(rng, batch_size, dropped=0.1)
-        states, mask = encode(tokenizer, encoder, captions)
-        clean = torch.nn.functional.pixel_unshuffle(to_tensor(render(scenes, SIDE)), FOLD)
+        described = draw_descriptions(rng, batch_size)
+        scenes = [each.scene for each in described]
+        draw = rng.random(batch_size)
+        texts = [
+            "" if part < WORDLESS else each.text for each, part in zip(described, draw, strict=True)
+        ]
+        states, mask = encode(tokenizer, encoder, texts)
+        plan = plan_beside(states, heads, means, scenes)
+        plan *= torch.from_numpy((draw >= UNPLANNED).astype(np.float32)).view(-1, 1, 1, 1)
+        clean = F.pixel_unshuffle(to_tensor(render(scenes, SIDE)), FOLD)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.85).astype(np.int64))
         noisy = scheduler.add_noise(clean, noise, times)
-        guess = network(
-            with_places(torch.cat([noisy, sketch(states, head)], 1)),
+        difference = network(
+            with_coordinates(torch.cat([noisy, plan], 1)),
             times,
             states,
             encoder_attention_mask=mask,
-            **laid_out(states, network),
         ).sample
+        guess = plan[:, : clean.shape[1]] + difference
         return {"loss": weighted_error(guess, clean, scheduler.alphas_cumprod[times])}
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"
     network.half().save_pretrained(folder / "unet")
     scheduler.save_pretrained(folder / "scheduler")
+    save_means(folder / "plan")
     write_index(folder)
     return folder

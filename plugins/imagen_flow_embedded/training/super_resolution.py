@@ -1,10 +1,11 @@
-"""Train the super-resolution model: pictures of 32 px, with their captions, to 128 px.
+"""Train the super-resolution model: pictures of 64 px, with their prompts, to 128 px.
 
-The network sees the noisy picture and the enlarged small one, both pixel-unshuffled by four, and
-predicts the clean picture. As in Imagen, the small picture is given noise of a random level in
-training and the level is told to the network (``class_embed_type="timestep"``, as in IF), so that
-when sampling it does not trust each pixel of what the base model made. It is warped and blurred a
-little besides: the faults of a small base model.
+The network sees the noisy picture and the enlarged small one, both pixel-unshuffled by two, and
+predicts how the clean picture differs from the enlarged one. As in Imagen, the small picture is
+given noise of a random level in training and the level is told to the network
+(``class_embed_type="timestep"``, as in IF), so that when sampling it does not trust each pixel of
+what the base made. Half of the small pictures are the base's own: true ones under noise, repaired
+by it, so that the enlarger learns to draw a straight edge where the base drew a wavering one.
 
 Source: Imagen (arXiv:2205.11487), noise-conditioning augmentation of arXiv:2106.15282.
 """
@@ -18,25 +19,31 @@ from typing import Any
 import numpy as np
 
 from imagen_flow_embedded.training.assembly import write_index
+from imagen_flow_embedded.training.diffusion import FOLD as BASE_FOLD
 from imagen_flow_embedded.training.diffusion import (
     TIMES,
     build_scheduler,
     encode,
+    load_heads,
     load_text,
+    measure_means,
+    plan_beside,
     to_tensor,
-    weighted_error,
+    with_coordinates,
 )
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.training.pictures import bend
-from imagen_flow_embedded.training.text_encoder import draw_captions
-from imagen_flow_embedded.world import render
+from imagen_flow_embedded.training.text_encoder import draw_descriptions
+from imagen_flow_embedded.world import Scene, render
 
-LOW, SIDE, FOLD = 32, 128, 4
-MOST_NOISE = 0.3
+LOW, SIDE, FOLD = 64, 128, 2
+MOST_NOISE = 0.1
 """The highest level of noise given to the small picture, as a part of the schedule."""
+MOST_WEIGHT = 2.5
+"""Cap of the loss's weight, 1 / sigma."""
 
 
-def build_super_resolution_unet(text_width: int, *, channels: Sequence[int] = (48, 64, 96)) -> Any:
+def build_super_resolution_unet(text_width: int, *, channels: Sequence[int] = (32, 48, 64)) -> Any:
     """Make the untrained denoiser of 128 px pictures; text is attended to at its coarsest level."""
     from diffusers import UNet2DConditionModel
 
@@ -73,42 +80,91 @@ def degrade(rng: np.random.Generator, low: Any) -> Any:
     from torch.nn import functional as F
 
     n = len(low)
-    warped = bend(low, rng, (0, 0.3, 0.6))
+    warped = bend(low, rng, (0, 0.25, 0.5))
     blurred = F.avg_pool2d(F.pad(warped, (1, 1, 1, 1), mode="replicate"), 3, 1)
     part = torch.from_numpy(
         (rng.random((n, 1, 1, 1)) * rng.choice([0, 0.6], (n, 1, 1, 1))).astype(np.float32)
     )
-    tone = 1 + 0.04 * torch.from_numpy(rng.standard_normal((n, 3, 1, 1), np.float32))
+    tone = 1 + 0.03 * torch.from_numpy(rng.standard_normal((n, 3, 1, 1), np.float32))
     return ((warped + part * (blurred - warped)) * tone).clamp(-1, 1)
 
 
 def enlarge(low: Any) -> Any:
-    """Enlarge small pictures fourfold by bicubic interpolation: what the network sees beside the
+    """Enlarge small pictures twofold by bicubic interpolation: what the network sees beside the
     noise.
     """
     from torch.nn import functional as F
 
-    return F.interpolate(low, scale_factor=FOLD, mode="bicubic", align_corners=False)
+    return F.interpolate(low, scale_factor=SIDE // LOW, mode="bicubic", align_corners=False)
+
+
+def repair(
+    text: Path, base: Path, *, count: int, seed: int, batch_size: int = 16
+) -> tuple[list[Scene], list[str], Any]:
+    """Let a base model repair true small pictures under noise, in four steps.
+
+    Outputs: the scenes, their texts, and what the base made of them: float (count, 3, 64, 64).
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+    from torch.nn import functional as F
+
+    tokenizer, encoder = load_text(text)
+    heads, means = load_heads(text), measure_means()
+    network = UNet2DConditionModel.from_pretrained(base / "unet").float().eval()
+    kept = build_scheduler().alphas_cumprod
+    rng = np.random.default_rng((seed, 3))
+    scenes: list[Scene] = []
+    texts: list[str] = []
+    made = []
+    while len(scenes) < count:
+        described = draw_descriptions(rng, batch_size)
+        some, words = [each.scene for each in described], [each.text for each in described]
+        states, mask = encode(tokenizer, encoder, words)
+        plan = plan_beside(states, heads, means, some)
+        x = F.pixel_unshuffle(to_tensor(render(some, LOW)), BASE_FOLD)
+        starts = TIMES * (0.3 + 0.6 * rng.random(batch_size))
+        times = [torch.from_numpy((starts * part).astype(np.int64)) for part in (1, 0.6, 0.3, 0.1)]
+        for time in times:
+            noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))
+            level = kept[time].view(-1, 1, 1, 1)
+            noisy = level.sqrt() * x + (1 - level).sqrt() * noise
+            with torch.no_grad():
+                difference = network(
+                    with_coordinates(torch.cat([noisy, plan], 1)),
+                    time,
+                    states,
+                    encoder_attention_mask=mask,
+                ).sample
+            x = (plan[:, : x.shape[1]] + difference).clamp(-1, 1)
+        scenes += some
+        texts += words
+        made.append(F.pixel_shuffle(x, BASE_FOLD))
+    return scenes[:count], texts[:count], torch.cat(made)[:count]
 
 
 def train_super_resolution(
     scratch: Path,
     text: Path,
+    base: Path,
     *,
-    steps: int = 4500,
+    steps: int = 500,
     batch_size: int = 16,
     crop: int = 64,
     learning_rate: float = 2e-3,
     seed: int = 0,
-    channels: Sequence[int] = (48, 64, 96),
+    channels: Sequence[int] = (32, 48, 64),
+    repairs: int = 384,
     every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
     """Train the super-resolution denoiser and write ``super_resolution/`` and its scheduler into
     ``scratch/imagen``.
 
     Params:
-        crop: side of the pieces trained on, a multiple of 16; every eighth step takes a quarter as
-            many whole pictures instead.
+        text, base: folders of the trained text encoder and of the trained base.
+        repairs: how many small pictures the base repairs, before training.
+        crop: side of the pieces trained on, around a thing, a multiple of 8; every eighth step
+            takes a quarter as many whole pictures instead.
     Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
     """
     import torch
@@ -116,7 +172,10 @@ def train_super_resolution(
 
     torch.manual_seed(seed)
     tokenizer, encoder = load_text(text)
+    repaired = repair(text, base, count=repairs, seed=seed)
     network = build_super_resolution_unet(encoder.config.d_model, channels=channels)
+    with torch.no_grad():
+        network.conv_out.weight.mul_(0.1)
     scheduler = build_scheduler()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01
@@ -129,25 +188,31 @@ def train_super_resolution(
         "learning_rate": learning_rate,
         "seed": seed,
         "channels": list(channels),
+        "repairs": repairs,
     }
-    keeper = Keeper(scratch, network, optimizer, settings, decay=0.998, every_s=every_s)
+    keeper = Keeper(scratch, network, optimizer, settings, decay=0.99, every_s=every_s)
 
     def losses(step: int) -> dict[str, Any]:
         rng = np.random.default_rng((seed, step, 2))
         count, side = (max(1, batch_size // 4), SIDE) if step % 8 == 7 else (batch_size, crop)
-        scenes, captions = draw_captions(rng, count, dropped=0.1)
-        states, mask = encode(tokenizer, encoder, captions)
-        levels = torch.from_numpy((TIMES * MOST_NOISE * rng.random(count)).astype(np.int64))
+        half = count // 2
+        described = draw_descriptions(rng, count - half, dropped=0.1)
+        scenes, texts = [each.scene for each in described], [each.text for each in described]
         low = degrade(rng, to_tensor(render(scenes, LOW)))
+        chosen = rng.integers(0, len(repaired[0]), half)
+        scenes += [repaired[0][number] for number in chosen]
+        texts += [repaired[1][number] for number in chosen]
+        low = torch.cat([low, repaired[2][chosen]])
+        states, mask = encode(tokenizer, encoder, texts)
+        levels = torch.from_numpy((TIMES * MOST_NOISE * rng.random(count)).astype(np.int64))
         low = scheduler.add_noise(
             low, torch.from_numpy(rng.standard_normal(low.shape, np.float32)), levels
         )
         both = torch.cat([to_tensor(render(scenes, SIDE)), enlarge(low)], 1)
-        corners = rng.integers(0, (SIDE - side) // FOLD + 1, (count, 2)) * FOLD
         both = torch.stack(
             [
                 picture[:, y : y + side, x : x + side]
-                for picture, (y, x) in zip(both, corners, strict=True)
+                for picture, (y, x) in zip(both, _corners(rng, scenes, side), strict=True)
             ]
         )
         clean, enlarged = F.pixel_unshuffle(both[:, :3], FOLD), F.pixel_unshuffle(both[:, 3:], FOLD)
@@ -155,14 +220,20 @@ def train_super_resolution(
         noisy = scheduler.add_noise(
             clean, torch.from_numpy(rng.standard_normal(clean.shape, np.float32)), times
         )
-        guess = network(
+        difference = network(
             torch.cat([noisy, enlarged], 1),
             times,
             states,
             class_labels=levels,
             encoder_attention_mask=mask,
         ).sample
-        return {"loss": weighted_error(guess, clean, scheduler.alphas_cumprod[times])}
+        guess = F.pixel_shuffle(enlarged + difference, FOLD)
+        sigma = (1 - scheduler.alphas_cumprod[times]).sqrt()
+        weights = (1 / sigma).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)
+        error = weights * (guess - both[:, :3])
+        # an edge that wavers is wrong in its slopes more than in its pixels
+        slopes = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        return {"pixels": error.abs().mean(), "slopes": 0.5 * slopes}
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"
@@ -170,3 +241,15 @@ def train_super_resolution(
     scheduler.save_pretrained(folder / "super_resolution_scheduler")
     write_index(folder)
     return folder
+
+
+def _corners(rng: np.random.Generator, scenes: Sequence[Scene], side: int) -> list[tuple[int, int]]:
+    """Draw the upper left corners (y, x) of pieces around a thing of each scene."""
+    found = []
+    for scene in scenes:
+        thing = scene.things[int(rng.integers(len(scene.things)))]
+        moved = rng.uniform(-side / 4, side / 4, 2) - side / 2
+        corner = np.array([thing.y, thing.x]) * SIDE + moved
+        y, x = np.clip(corner, 0, SIDE - side).astype(int) // FOLD * FOLD
+        found.append((int(y), int(x)))
+    return found

@@ -1,0 +1,153 @@
+"""Lay the plan of a picture out in space: what a text encoder's heads read off its sentinels, at
+the places that a seed draws.
+
+The base denoiser gets the plan as channels beside the noise. Each cell of its grid belongs to the
+thing whose centre is nearest, if that is within `REACH`. Such a cell holds how probable each size,
+colour and shape of that thing is, and where the cell lies as seen from the thing's centre. Every
+cell holds how probable each background is. A fact that the prompt leaves out is thus a
+distribution, and the denoiser draws from it. Beside the plan it gets a coarse sketch: the mean
+silhouettes and colours of what is probable, at the same places.
+
+Source: words bound to places in GLIGEN (arXiv:2301.07093); Fourier features (arXiv:2006.10739).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+SENTINELS = 3
+SCENE_FACTS = ("background", "arrangement")
+THING_FACTS = ("size", "colour", "shape")
+REACH = 0.24
+"""How far a cell may be from a thing's centre along each axis, as a fraction of the side."""
+_FREQUENCIES = (0.5, 1.0, 2.0)
+
+_NEAR, _FAR = 0.255, 0.745
+_ALONG, _ACROSS, _ALONE = 0.03, 0.08, 0.1
+#: For each arrangement (alone, left of, right of, above, below): the mean places (x, y) of the first
+#: and the second thing, and how far each may be moved from them.
+_ARRANGEMENTS: tuple[tuple[tuple[float, float], tuple[float, float], tuple[float, float]], ...] = (
+    ((0.5, 0.5), (0.0, 0.0), (_ALONE, _ALONE)),
+    ((_NEAR, 0.5), (_FAR, 0.5), (_ALONG, _ACROSS)),
+    ((_FAR, 0.5), (_NEAR, 0.5), (_ALONG, _ACROSS)),
+    ((0.5, _NEAR), (0.5, _FAR), (_ACROSS, _ALONG)),
+    ((0.5, _FAR), (0.5, _NEAR), (_ACROSS, _ALONG)),
+)
+
+
+def read_facts(states: torch.Tensor, heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read the facts' probabilities off the sentinels.
+
+    Inputs:
+        states: (N, tokens, width), the sentinels first.
+        heads: tensors `FACT.weight` and `FACT.bias` of linear layers.
+    Outputs: by fact, float32 (N, values) for the scene's and (N, 2, values) for the things'.
+    """
+    from torch.nn import functional as F
+
+    found = {}
+    for fact in (*SCENE_FACTS, *THING_FACTS):
+        sentinels = states[:, 0] if fact in SCENE_FACTS else states[:, 1:SENTINELS]
+        logits = F.linear(
+            sentinels.float(),
+            heads[f"{fact}.weight"].to(states.device).float(),
+            heads[f"{fact}.bias"].to(states.device).float(),
+        )
+        found[fact] = logits.softmax(-1)
+    return found
+
+
+def draw_places(arrangement: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw an arrangement and the places of its things, as the world draws them.
+
+    Inputs: the probabilities (5,) of the arrangements; they are sharpened, so that a doubt in the
+        second digit does not overrule the prompt.
+    Outputs: float32 (2, 2): x and y of the first and of the second thing, NaN if there is none.
+    """
+    import torch
+
+    sharp = arrangement.detach().cpu().double() ** 2
+    number = int(torch.multinomial(sharp / sharp.sum(), 1, generator=generator))
+    first, second, reach = _ARRANGEMENTS[number]
+    moved = (2 * torch.rand(2, 2, generator=generator) - 1) * torch.tensor(reach)
+    places = torch.tensor([first, second]) + moved
+    if number == 0:
+        places[1] = torch.nan
+    return places
+
+
+def lay_out(facts: Mapping[str, torch.Tensor], places: torch.Tensor, side: int) -> torch.Tensor:
+    """Lay facts out on a grid.
+
+    Inputs:
+        facts: as `read_facts` gives them.
+        places: (N, 2, 2): x and y of each thing as fractions of the side; NaN for an absent thing.
+    Outputs: float32 (N, channels, side, side), as many channels as `count_channels` says.
+    """
+    import torch
+
+    axis = (torch.arange(side, dtype=torch.float32, device=places.device) + 0.5) / side
+    # offset: (N, thing, 2, row, column), from each thing's centre, 1 at its reach
+    columns = axis.view(1, side).expand(side, side)
+    grid = torch.stack([columns, columns.T])
+    offset = (grid[None, None] - places[..., None, None]) / REACH
+    distance = offset.square().sum(2).nan_to_num(nan=torch.inf)
+    nearest = distance == distance.amin(1, keepdim=True)
+    owned = (nearest & (offset.nan_to_num(nan=2.0).abs().amax(2) <= 1)).float()  # N, thing, y, x
+    known = torch.cat([facts[fact] for fact in THING_FACTS], -1)  # N, thing, values
+    things = torch.einsum("ntv,ntyx->nvyx", known, owned)
+    angles = torch.cat([offset.nan_to_num() * (torch.pi * k) for k in _FREQUENCIES], 2)
+    waves = torch.cat([angles.sin(), angles.cos()], 2)
+    local = torch.einsum("ntcyx,ntyx->ncyx", waves, owned)
+    ground = facts["background"][..., None, None].expand(-1, -1, side, side)
+    return torch.cat([things, owned.sum(1, keepdim=True), local, ground], 1)
+
+
+def count_channels(facts: Mapping[str, Any]) -> int:
+    """Say how many channels a plan has, given the number of values of each fact."""
+    known = sum(int(facts[fact]) for fact in (*THING_FACTS, "background"))
+    return known + 1 + 4 * len(_FREQUENCIES)
+
+
+def draw_sketch(
+    facts: Mapping[str, torch.Tensor],
+    places: torch.Tensor,
+    means: Mapping[str, torch.Tensor],
+    side: int,
+) -> torch.Tensor:
+    """Draw what is probable, coarsely: mean silhouettes in mean colours on the mean background.
+
+    Inputs:
+        facts, places: as for `lay_out`.
+        means: `silhouettes` (sizes, shapes, cells, cells) over twice the reach, 0 to 1; `colours`
+            and `backgrounds` (values, 3), -1 to 1.
+        side: of the sketch, in pixels.
+    Outputs: float32 (N, 3, side, side), -1 to 1.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    table = {name: tensor.to(places.device).float() for name, tensor in means.items()}
+    axis = (torch.arange(side, dtype=torch.float32, device=places.device) + 0.5) / side
+    columns = axis.view(1, side).expand(side, side)
+    grid = torch.stack([columns, columns.T], -1)
+    offset = (grid - places[:, :, None, None]) / REACH  # N, thing, y, x, 2
+    silhouettes = torch.einsum(
+        "nts,ntf,sfyx->ntyx", facts["size"], facts["shape"], table["silhouettes"]
+    )
+    cover = F.grid_sample(
+        silhouettes.flatten(0, 1)[:, None],
+        offset.nan_to_num(nan=2.0).flatten(0, 1),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    ).unflatten(0, silhouettes.shape[:2])
+    colours = (facts["colour"] @ table["colours"])[..., None, None]
+    sketch = (facts["background"] @ table["backgrounds"])[..., None, None].expand(-1, 3, side, side)
+    for thing in range(cover.shape[1]):
+        sketch = sketch + cover[:, thing] * (colours[:, thing] - sketch)
+    return sketch

@@ -1,0 +1,269 @@
+"""The language, the plan and the training of the embedded Imagen, on a few tiny steps through the
+real classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from imagen_flow_embedded import plan
+from imagen_flow_embedded.checker import agree
+from imagen_flow_embedded.language import UNKNOWN, VOCABULARY, describe
+from imagen_flow_embedded.training import diffusion, super_resolution, text_encoder
+from imagen_flow_embedded.world import (
+    MIRROR,
+    Scene,
+    Thing,
+    caption,
+    combination,
+    draw_scene,
+    is_held_out,
+    render,
+)
+
+RED_ABOVE_BLUE = Scene(
+    "black", (Thing("small", "red", "circle", 0.5, 0.25), Thing("large", "blue", "star", 0.5, 0.75))
+)
+
+
+def finish(training):
+    """Run a generator to its end and give what it yielded and returned."""
+    yielded = []
+    while True:
+        try:
+            yielded.append(next(training))
+        except StopIteration as end:
+            return yielded, end.value
+
+
+def descriptions(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [describe(draw_scene(rng), rng) for _ in range(count)]
+
+
+def weights(folder, part):
+    from safetensors.numpy import load_file
+
+    (path,) = (folder / part).glob("*.safetensors")
+    return load_file(path)
+
+
+# --- language ---
+
+
+def test_the_same_seed_gives_the_same_descriptions():
+    assert descriptions(30) == descriptions(30)
+    assert descriptions(30) != descriptions(30, seed=1)
+
+
+def test_a_description_uses_known_words_and_names_the_unknown_ones_it_uses():
+    used = {word for described in descriptions(3000) for word in described.text.split()}
+    assert used - set(VOCABULARY) == {*UNKNOWN, "grey"}
+
+
+def test_a_description_keeps_the_scene_in_the_order_in_which_it_names_the_things():
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        scene = draw_scene(rng)
+        found = describe(scene, rng).scene
+        assert combination(found) == combination(scene)
+        if found.things != scene.things:
+            assert found.relation == MIRROR[scene.relation]
+
+
+def test_every_word_of_a_description_is_about_the_scene_or_a_thing_that_it_names():
+    for described in descriptions(500):
+        words = described.text.split()
+        assert len(described.owners) == len(words)
+        assert set(described.owners) <= set(range(len(described.scene.things) + 1))
+        owners = [owner for owner in described.owners if owner]
+        assert owners.index(1) == 0 or len(described.scene.things) == 2
+        for word, owner in zip(words, described.owners, strict=True):
+            if word in ("large", "small"):
+                assert word == described.scene.things[owner - 1].size
+
+
+def test_the_canonical_caption_is_one_of_the_descriptions():
+    rng = np.random.default_rng(4)
+    texts = {describe(RED_ABOVE_BLUE, rng).text for _ in range(100)}
+    assert caption(RED_ABOVE_BLUE) in texts and len(texts) > 60
+
+
+def test_every_description_fits_the_tokenizer_and_grey_is_read_as_gray():
+    tokenizer = text_encoder.build_tokenizer()
+    for described in descriptions(500):
+        ids = tokenizer(described.text).input_ids
+        assert len(ids) <= text_encoder.LENGTH
+    both = tokenizer(["A RED circle; on grey!", "a red circle on gray"]).input_ids
+    assert both[0] == both[1] and tokenizer.unk_token_id not in both[0]
+
+
+def test_no_described_scene_is_held_out():
+    drawn = text_encoder.draw_descriptions(np.random.default_rng(0), 300, dropped=0.1)
+    assert not any(is_held_out(each.scene) for each in drawn)
+    assert 10 < sum(each.text == "" for each in drawn) < 60
+
+
+# --- plan ---
+
+
+def sure(scene):
+    """The facts of a scene, each with probability 1."""
+    found = {}
+    for fact, numbers in text_encoder.facts_of([scene]).items():
+        eye = torch.eye(len(text_encoder.HEADS[fact]))
+        found[fact] = eye[torch.from_numpy(numbers.clip(0))]
+    return found
+
+
+def test_heads_give_probabilities_of_every_fact():
+    heads = text_encoder.build_heads(16).state_dict()
+    facts = plan.read_facts(torch.randn(5, 9, 16), heads)
+    assert {fact: tuple(values.shape) for fact, values in facts.items()} == {
+        "background": (5, 4),
+        "arrangement": (5, 5),
+        "size": (5, 2, 2),
+        "colour": (5, 2, 8),
+        "shape": (5, 2, 6),
+    }
+    for values in facts.values():
+        torch.testing.assert_close(values.sum(-1), torch.ones(values.shape[:-1]))
+
+
+@pytest.mark.parametrize("arrangement", text_encoder.ARRANGEMENTS)
+def test_places_are_drawn_by_the_seed_and_stand_as_the_arrangement_says(arrangement):
+    number = text_encoder.ARRANGEMENTS.index(arrangement)
+    wanted = torch.eye(5)[number]
+    drawn = [plan.draw_places(wanted, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    again = plan.draw_places(wanted, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(again, drawn[3], equal_nan=True)
+    assert len({float(places[0, 0]) for places in drawn}) == 20
+    for first, second in drawn:
+        if arrangement == "alone":
+            assert second.isnan().all()
+            continue
+        things = (
+            Thing("", "", "", *first.tolist()),
+            Thing("", "", "", *second.tolist()),
+        )
+        assert Scene("", things).relation == arrangement
+
+
+def test_places_are_those_of_the_world():
+    """The plan draws as the world does: the mean places and their ranges are equal."""
+    rng = np.random.default_rng(0)
+    scenes = [draw_scene(rng) for _ in range(2000)]
+    for number, arrangement in enumerate(text_encoder.ARRANGEMENTS):
+        theirs = diffusion.places_of(
+            [scene for scene in scenes if (scene.relation or "alone") == arrangement]
+        )
+        generator = torch.Generator().manual_seed(0)
+        ours = torch.stack([plan.draw_places(torch.eye(5)[number], generator) for _ in range(400)])
+        for values in (torch.Tensor.amin, torch.Tensor.amax):
+            torch.testing.assert_close(
+                values(ours, 0), values(theirs, 0), atol=0.01, rtol=0, equal_nan=True
+            )
+
+
+def test_a_fact_that_the_prompt_leaves_open_is_drawn():
+    """Equal probabilities give every arrangement; a small doubt gives none of the doubtful ones."""
+    generator = torch.Generator().manual_seed(0)
+    alone = [
+        bool(plan.draw_places(torch.tensor([0.5, 0.5, 0, 0, 0]), generator)[1].isnan().all())
+        for _ in range(100)
+    ]
+    assert 30 < sum(alone) < 70
+    doubtful = torch.tensor([0.96, 0.01, 0.01, 0.01, 0.01])
+    assert all(plan.draw_places(doubtful, generator)[1].isnan().all() for _ in range(100))
+
+
+def test_a_plan_holds_each_things_facts_around_its_place_and_the_background_everywhere():
+    facts = sure(RED_ABOVE_BLUE)
+    laid = plan.lay_out(facts, diffusion.places_of([RED_ABOVE_BLUE]), 32)
+    assert laid.shape[1] == plan.count_channels(
+        {fact: len(values) for fact, values in text_encoder.HEADS.items()}
+    )
+    size, colour = laid[0, :2], laid[0, 2:10]
+    assert size[:, 8, 16].tolist() == [1, 0] and size[:, 24, 16].tolist() == [0, 1]
+    assert colour[:, 8, 16].argmax() == 0 and colour[:, 24, 16].argmax() == 2
+    assert laid[0, :-4, 0, 0].abs().sum() == 0
+    assert (laid[0, -4:] == facts["background"][0].view(4, 1, 1)).all()
+
+
+def test_a_plan_without_things_is_the_background_alone():
+    laid = plan.lay_out(sure(RED_ABOVE_BLUE), torch.full((1, 2, 2), torch.nan), 16)
+    assert laid[0, :-4].abs().sum() == 0 and laid[0, -4:].sum() == 16 * 16
+
+
+def test_a_sketch_shows_each_thing_where_it_stands_in_its_mean_colour():
+    """It is coarse: the checker reads colours, sizes and places, and edges are several pixels
+    soft.
+    """
+    means = diffusion.measure_means()
+    places = diffusion.places_of([RED_ABOVE_BLUE])
+    sketch = plan.draw_sketch(sure(RED_ABOVE_BLUE), places, means, 64)[0]
+    pixels = ((sketch.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+    answer = agree(RED_ABOVE_BLUE, pixels)
+    assert all(right for fact, right in answer.items() if not fact.endswith("shape"))
+    steps = np.abs(np.diff(pixels[16].astype(int), axis=0)).max()
+    sharp = np.abs(np.diff(render([RED_ABOVE_BLUE], 64)[0][16].astype(int), axis=0)).max()
+    assert steps < 0.6 * sharp
+
+
+def test_a_sketch_of_an_open_colour_shows_the_mean_of_all():
+    facts = sure(RED_ABOVE_BLUE)
+    facts["colour"][:] = 1 / 8
+    means = diffusion.measure_means()
+    sketch = plan.draw_sketch(facts, diffusion.places_of([RED_ABOVE_BLUE]), means, 64)[0]
+    torch.testing.assert_close(sketch[:, 48, 32], means["colours"].mean(0), atol=0.02, rtol=0)
+
+
+# --- training ---
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A text encoder, a base and an enlarger, each trained for a few steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    runs = {}
+    runs["text"] = finish(
+        text_encoder.train_text_encoder(folder / "text", steps=3, batch_size=4, width=32, layers=1)
+    )
+    text = runs["text"][1]
+    small = {"batch_size": 2, "channels": (32, 32, 32)}
+    runs["base"] = finish(diffusion.train_diffusion(folder / "base", text, steps=3, **small))
+    runs["large"] = finish(
+        super_resolution.train_super_resolution(
+            folder / "large", text, runs["base"][1], steps=2, repairs=4, **small
+        )
+    )
+    return runs
+
+
+def test_each_training_reports_its_steps_and_writes_what_its_library_loads(trained):
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    assert [(done, total) for done, total, _ in trained["base"][0]] == [(1, 3), (2, 3), (3, 3)]
+    text, base, large = (trained[name][1] for name in ("text", "base", "large"))
+    AutoTokenizer.from_pretrained(text / "tokenizer")
+    T5EncoderModel.from_pretrained(text / "text_encoder")
+    for folder, part in ((base, "unet"), (large, "super_resolution")):
+        UNet2DConditionModel.from_pretrained(folder / part)
+    for folder, part in ((base, "scheduler"), (large, "super_resolution_scheduler")):
+        config = DDIMScheduler.from_pretrained(folder / part).config
+        assert (config.prediction_type, config.clip_sample) == ("sample", True)
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(trained, tmp_path):
+    text = trained["text"][1]
+    asked = {"steps": 3, "batch_size": 2, "channels": (32, 32, 32)}
+    training = diffusion.train_diffusion(tmp_path, text, **asked)
+    next(training)
+    training.close()
+    _, folder = finish(diffusion.train_diffusion(tmp_path, text, **asked))
+    one, other = weights(folder, "unet"), weights(trained["base"][1], "unet")
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
