@@ -869,6 +869,42 @@ def test_a_port_of_another_name_is_told_the_new_spelling(registry: Registry) -> 
 # -- who else knows them
 
 
+def test_provenance_follows_the_elements_of_records(registry: Registry, tmp_path: Path) -> None:
+    """A document of one element has the steps that this element came from, and no neighbour's; one
+    of what is made of all elements has those of all.
+    """
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {
+            "n": {"type": "r.float", "each": {"n": [1, 2, 3]}},
+            "t": {"type": "r.maybes", "each": {"n": "${n}"}},
+            "u": {"type": "r.uses", "each": {"one": {"text": "${t}", "weight": [1, "${n1}", 2]}}},
+            "v": {"type": "r.uses", "each": {"one": "${u}"}},
+            "n1": {"type": "r.float", "n": 5},
+            "all": {"type": "r.uses", "uses": "${v}"},
+        },
+        "outputs": {
+            "each": {"from": "${v}", "path": "{index}.txt"},
+            "all": {"from": "${all}", "path": "all.txt"},
+        },
+    }
+    found = ran(planned(registry, graph), out=tmp_path)
+    assert [name for name in found if name.startswith("!")] == []
+
+    def steps(name: str) -> list[str]:
+        document = json.loads((tmp_path / f"{name}.txt.provenance.json").read_text("utf-8"))
+        return sorted(f"{step['node']}{step['item']}" for step in document["steps"])
+
+    assert [steps(name) for name in "012"] == [
+        ["n[0]", "t[0]", "u[0]", "v[0]"],
+        ["n1", "n[1]", "t[1]", "u[1]", "v[1]"],
+        ["n[2]", "t[2]", "u[2]", "v[2]"],
+    ]
+    assert steps("all") == sorted(
+        ["all", "n1", *[f"{node}[{i}]" for node in "ntuv" for i in range(3)]]
+    )
+
+
 def test_nodes_shows_the_fields(tmp_path: Path) -> None:
     """`imagen-flow nodes TYPE` lists the fields below their port, with defaults and bounds, also as
     JSON.

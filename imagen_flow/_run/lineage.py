@@ -136,7 +136,8 @@ def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Itera
         for item in binding.items if element is None else binding.items[element : element + 1]:
             yield from _sources(frame, item, None)
     elif isinstance(binding, PerElement):
-        yield from _sources(frame, element_of(binding, element), None)
+        one = binding.each if element is None else element_of(binding, element)
+        yield from _sources(frame, one, None)
     elif isinstance(binding, ElementOf):
         yield from _sources(frame, binding.of, binding.index)
     elif not isinstance(binding, str):
