@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import reduce
-from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,7 +284,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 if keep_files
                 else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
             )
-            lock_update.edit_lock(methodcaller("without", [reference]))
+            lock_update.remove(reference)
             echo(f"removed {reference}: {format_bytes(freed)} freed")
     lock_update.write()
     return lock_update.finish()
@@ -455,6 +454,9 @@ class _LockUpdate:
     def edit_lock(self, edit: Callable[[Lock], Lock]) -> None:
         self.lock = edit(self.lock)
         self._edits.append(edit)
+
+    def remove(self, reference: Reference) -> None:
+        self.edit_lock(lambda lock: lock.without([reference]))
 
     def report_missing(self, reference: Reference) -> None:
         from ..errors import Problem, nearest
