@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+from .._types import loader_answers as answers
 from .._types.digest import tagged
 from .._types.models import PLAIN, Loader, Loading, Model, name_of
 from .._types.values import FileChanged
@@ -49,6 +50,9 @@ SHARE = 0.6
 SHARE_OF_GPU = 0.8
 
 
+#: How deep the parts of loaders may be nested.
+DEEPEST = 16
+
 #: The devices that torch's implementations of attention run on; those not listed run everywhere.
 ATTENTION_ON = {"cudnn": ("cuda",), "efficient": ("cuda",), "flash": ("cpu", "cuda")}
 
@@ -81,13 +85,13 @@ def identity_of(
     if not model.digest:
         raise ModelError(f"the model '{model.reference or model.path.name}' has no fingerprint")
     fingerprint = model.digest
-    if (folders := loader.folders(model)) is not None:
+    if (folders := answers.folders_of(loader, model)) is not None:
         parts, wanted = dict(model.parts), sorted(folders)
         if wanted and all(name in parts for name in wanted):
             fingerprint = tagged(
                 "model-parts", *(word.encode() for name in wanted for word in (name, parts[name]))
             )
-    if model.significant_name and loader.significant_name(model):
+    if model.significant_name and answers.significant_name_of(loader, model):
         fingerprint = tagged(
             "model-called",
             fingerprint.encode(),
@@ -104,25 +108,34 @@ def with_replaced_parts(loader: Loader[Any], port: str, given: Mapping[str, Mode
     Raises:
         ModelError: they do not go together.
     """
-    return loader.with_replaced_parts(
-        given[port], {name: other for name, other in given.items() if name != port}
+    return answers.with_replaced_parts(
+        loader, given[port], {name: other for name, other in given.items() if name != port}
     )
 
 
 def with_significant_name(loader: Loader[Any] | None, model: Model) -> Model:
     """Return a model with what of its name changes results."""
-    name = loader.significant_name(model) if loader is not None else ""
+    name = answers.significant_name_of(loader, model) if loader is not None else ""
     return replace(model, significant_name=name) if name else model
 
 
-def leaves(loader: Loader[Any], model: Model) -> Iterator[Loader[Any]]:
-    """List the loaders that load something themselves: those of the parts, if a loader has parts."""
-    parts = loader.parts(model)
+def leaves(loader: Loader[Any], model: Model, *, depth: int = 0) -> Iterator[Loader[Any]]:
+    """List the loaders that load something themselves: those of the parts, if a loader has parts.
+
+    Raises:
+        ModelError: parts are nested too deeply, as those of a loader that has itself as a part.
+    """
+    parts = answers.parts_of(loader, model)
     if parts is None:
         yield loader
         return
+    if depth == DEEPEST:
+        raise ModelError(
+            f"the loader {type(loader).__qualname__} has parts of parts more than {DEEPEST} deep; a"
+            " loader cannot be a part of itself"
+        )
     for part in parts.values():
-        yield from leaves(part, model)
+        yield from leaves(part, model, depth=depth + 1)
 
 
 def identities_of(
@@ -151,7 +164,7 @@ def check_support(
                 f"attention: {effective.attention} does not run on {device}, but on"
                 f" {' and '.join(runs_on)}; auto and math run everywhere"
             )
-        leaf.check_support(model, device=device, dtype=dtype, settings=effective)
+        answers.check_support(leaf, model, device=device, dtype=dtype, settings=effective)
 
 
 def default_budget(device: str) -> int | None:
@@ -255,7 +268,7 @@ class ModelPool:
             ModelError: it cannot be loaded; the cause is chained. A later lease tries again.
             FileChanged: its files are not what was digested.
         """
-        parts = loader.parts(model)
+        parts = answers.parts_of(loader, model)
         if parts is not None:
             with ExitStack() as leases:
                 lent = {
@@ -381,7 +394,7 @@ class ModelPool:
         model: Model,
         loading: Callable[[str], None] | None,
     ) -> _Resident:
-        folders = tuple(loader.folders(model) or ())
+        folders = tuple(answers.folders_of(loader, model) or ())
         while True:
             with self._lock:
                 if self._closed:
@@ -525,7 +538,7 @@ class ModelPool:
 
 def weight_of(loader: Loader[Any], model: Model, *, dtype: str, settings: Loading = PLAIN) -> int:
     """Estimate what a loader takes of a model in memory, in bytes; 0 if the files do not tell."""
-    on_disk = loader.disk_bytes(model)
+    on_disk = answers.disk_bytes_of(loader, model)
     try:
         whole = estimate(
             model, dtype, quantization=effective_settings(loader, settings).quantization
@@ -533,7 +546,7 @@ def weight_of(loader: Loader[Any], model: Model, *, dtype: str, settings: Loadin
     except (OSError, ValueError, KeyError, TypeError, ModelError):
         return on_disk or 0
     if on_disk is None:
-        folders = loader.folders(model)
+        folders = answers.folders_of(loader, model)
         return sum(size for part, size in whole.parts if folders is None or part in folders)
     return on_disk * whole.memory_bytes // whole.disk_bytes if whole.disk_bytes else on_disk
 

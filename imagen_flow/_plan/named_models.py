@@ -13,6 +13,7 @@ from .._graph import Node
 from .._plugins.registry import Registry
 from .._settings.devices import Policy
 from .._store.file_digests import FileDigests
+from .._types import loader_answers as answers
 from .._types.models import Loader, Model, name_of
 from ..errors import Mark, ModelError, Problem
 
@@ -116,24 +117,31 @@ class NamedModels:
         try:
             fitted = models.with_replaced_parts(loader, port, given)
             models.check_support(loader, fitted, **computing)
+            leased = [
+                (models.identity_of(leaf, fitted, **computing), leaf, self._read_of(leaf, fitted))
+                for leaf in models.leaves(loader, fitted)
+            ]
         except ModelError as refused:
             self.problems.append(_problem(refused, node))
             return "its model cannot be loaded so"
-        for leaf in models.leaves(loader, fitted):
-            read = set(leaf.folders(fitted) or ()) if fitted.replaced_parts else set()
-            of = next((other for name, other in fitted.replaced_parts if name in read), given[port])
-            self.leased.setdefault(of.digest, {})[models.identity_of(leaf, fitted, **computing)] = (
-                leaf,
-                fitted,
-            )
+        for identity, leaf, of in leased:
+            digest = (of or given[port]).digest
+            self.leased.setdefault(digest, {})[identity] = leaf, fitted
         return ""
+
+    def _read_of(self, leaf: Loader[Any], model: Model) -> Model | None:
+        """Give the model that a loader reads instead of `model`, if its part was replaced."""
+        if not model.replaced_parts:
+            return None
+        read = answers.folders_of(leaf, model) or ()
+        return next((other for name, other in model.replaced_parts if name in read), None)
 
     def _of_another_kind(self, model: Model, loader: Loader[Any], node: Node) -> str:
         at = (name_of(loader), model.digest)
         if at not in self._checked:
             self._checked[at] = ""
             try:
-                loader.check(model)
+                answers.check(loader, model)
             except models.UnresolvedModel as missing:
                 self._checked[at] = "its model is not on this machine"
                 if all(problem.message != str(missing) for problem in self.problems):

@@ -309,7 +309,7 @@ def make_plan(
         taken.seeds,
         held.drawn,
         steps,
-        (*graph.warnings, *held.problems),
+        tuple(sorted((*graph.warnings, *held.problems), key=lambda p: p.position)),
         state,
     )
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._types.models import Loader, Loading, Model
+from .._types import loader_answers as answers
+from .._types.models import Loader, Model
 from .._types.ports import Port, PortType
 from ..errors import ModelError
 
@@ -24,6 +25,9 @@ class OfferedLoader:
     loader: Loader[Any]
     source_digest: str
 
+
+#: The parts of an `OpenLoader` that are loaded as a whole; no part of a model has such a name.
+_OFFERED, _OWN = "(offered)", "(own)"
 
 #: Finds the loader that plugins offer for a role and a class of checkpoints.
 Find = Callable[[str, str], OfferedLoader | None]
@@ -51,38 +55,31 @@ class OpenLoader(Loader[Any]):
         offered = self.offered_for(model)
         return self.own if offered is None else offered.loader
 
-    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Any:
-        return self.own.load(model, device=device, dtype=dtype, settings=settings)
-
-    def parts(self, model: Model) -> Mapping[str, Loader[Any]] | None:
-        # An offered loader is the one part, so that it is leased under its own name.
+    def parts(self, model: Model) -> Mapping[str, Loader[Any]]:
+        # What loads it is a part, so that it is leased under its own name.
         offered = self.offered_for(model)
-        return self.own.parts(model) if offered is None else {"offered": offered.loader}
+        if offered is not None:
+            return {_OFFERED: offered.loader}
+        parts = answers.parts_of(self.own, model)
+        return {_OWN: self.own} if parts is None else parts
 
     def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
-        offered = self.offered_for(model)
-        return self.own.assemble(model, parts) if offered is None else parts["offered"]
+        for alone in (_OFFERED, _OWN):
+            if alone in parts:
+                return parts[alone]
+        return self.own.assemble(model, parts)
 
     def check(self, model: Model) -> None:
-        self.loader_for(model).check(model)
-
-    def check_support(self, model: Model, *, device: str, dtype: str, settings: Loading) -> None:
-        self.own.check_support(model, device=device, dtype=dtype, settings=settings)
-
-    def folders(self, model: Model) -> Any:
-        return self.own.folders(model)
-
-    def disk_bytes(self, model: Model) -> int | None:
-        return self.own.disk_bytes(model)
+        answers.check(self.loader_for(model), model)
 
     def significant_name(self, model: Model) -> str:
         try:
-            return self.loader_for(model).significant_name(model)
+            return answers.significant_name_of(self.loader_for(model), model)
         except ModelError:  # two plugins offer one: `check` says so
             return ""
 
     def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
-        return self.loader_for(model).with_replaced_parts(model, others)
+        return answers.with_replaced_parts(self.loader_for(model), model, others)
 
 
 def with_open_loaders(inputs: Mapping[str, Port], find: Find) -> dict[str, Port]:

@@ -216,6 +216,115 @@ def test_two_plugins_that_offer_the_same_are_named(tmp_path: Path) -> None:
     )
 
 
+LOADERS = """
+from typing import Annotated, Any
+import imagen_flow as flow
+from imagen_flow.loaders import Leased, Loader
+
+class Good(Loader[Any]):
+    def load(self, model, *, device, dtype, settings):
+        return type(self).__name__
+
+class Asked(Good):
+{faulty}
+
+class Open(Good):
+    role = "toy"
+
+class Other(Good):
+    role = "other"
+
+@flow.node("bad.run", version=1)
+def run(
+    model: Annotated[Any, Leased(Asked)],
+    *,
+    one: Annotated[Any, Leased(Open)] | None = None,
+    two: Annotated[Any, Leased(Other)] | None = None,
+) -> str:
+    return f"{{model}} {{one}} {{two}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        (
+            "def check(self, model): {}['x']",
+            "the loader Asked cannot tell about the model 'MODEL': its check raised KeyError: 'x'",
+        ),
+        (
+            "def parts(self, model): return {'a': Asked()}",
+            "the loader Asked has parts of parts more than 16 deep; a loader cannot be a part of"
+            " itself",
+        ),
+        (
+            "def parts(self, model): return {'a': Good}",
+            "the loader Asked is at fault: its parts must return a mapping of names to loaders, or"
+            " None, not dict",
+        ),
+        (
+            "def folders(self, model): return 'unet'",
+            "the loader Asked is at fault: its folders must return a list of names, or None, not"
+            " str",
+        ),
+        (
+            "def with_replaced_parts(self, model, others): pass",
+            "the loader Asked is at fault: its with_replaced_parts must return a Model, not"
+            " NoneType",
+        ),
+        (
+            "def check_support(self, model): pass",
+            "the loader Asked cannot tell about the model 'MODEL': its check_support raised"
+            " TypeError: Asked.check_support() got an unexpected keyword argument 'device'",
+        ),
+    ],
+)
+def test_a_faulty_loader_is_a_problem_of_the_plan(
+    tmp_path: Path, faulty: str, message: str
+) -> None:
+    """It is told with the node; nothing runs, and the fault is not taken for one of the program."""
+    model = write_model(tmp_path / "a")
+    plugin = tmp_path / "faulty.py"
+    plugin.write_text(LOADERS.format(faulty=f"    {faulty}"), "utf-8")
+    given = {
+        "imagen_flow": 1,
+        "nodes": {"n": {"type": "bad.run", "model": model}},
+        "outputs": {"n": "${n}"},
+    }
+    (problem,) = flow.plan(given, store=None, device="cpu", plugins=plugin).problems
+    assert (problem.code, problem.message) == ("bad-model", message.replace("MODEL", model))
+
+
+@pytest.mark.parametrize(
+    "faulty", ["disk_bytes(self, model): return 'x'", "significant_name(*_): 1/0"]
+)
+def test_a_loader_that_misjudges_a_model_raises_in_words(tmp_path: Path, faulty: str) -> None:
+    """What is not asked for one node alone is refused as a ModelError."""
+    plugin = tmp_path / "faulty.py"
+    plugin.write_text(LOADERS.format(faulty=f"    def {faulty}"), "utf-8")
+    given = {
+        "imagen_flow": 1,
+        "nodes": {"n": {"type": "bad.run", "model": write_model(tmp_path / "a")}},
+        "outputs": {"n": "${n}"},
+    }
+    with pytest.raises(flow.ModelError, match=f"its {faulty.partition('(')[0]} "):
+        _ = flow.plan(given, store=None, device="cpu", plugins=plugin).memory
+
+
+def test_ports_with_roles_have_each_what_its_own_loader_makes(
+    tmp_path: Path, pool: ModelPool
+) -> None:
+    """Two loaders without parts that others may replace load one model for themselves."""
+    plugin = tmp_path / "roles.py"
+    plugin.write_text(LOADERS.format(faulty="    pass"), "utf-8")
+    model = write_model(tmp_path / "a")
+    node = {"type": "bad.run", "model": model, "one": model, "two": model}
+    given = {"imagen_flow": 1, "nodes": {"n": node}, "outputs": {"n": "${n}"}}
+    outputs = flow.run(given, store=None, device="cpu", pool=pool, plugins=plugin)
+    assert outputs["n"] == "Asked Open Other"
+    assert resident(pool) == ["Asked", "Open", "Other"]
+
+
 @pytest.mark.slow
 def test_it_passes_a_strict_type_checker(tmp_path: Path) -> None:
     """Without an ignore in it; and the checker knows what a node gets."""
