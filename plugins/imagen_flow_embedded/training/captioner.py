@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SIDE, PATCH = 64, 8
 FOREIGN = 0.2
 """The part of each batch that shows none of the world's scenes; its caption is empty."""
+SURE = 0.7
+"""How likely it has to be that a picture is foreign for its caption to be empty."""
 RENDERED = 128
 """The side of the cascade's last picture, reduced to ``SIDE`` as at inference."""
 
@@ -82,6 +84,8 @@ def train_captioner(
             tokenizer, width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers
         )
     )
+    if start:
+        calibrate(model, tokenizer, sure=1 - SURE)
     width = model.config.encoder.hidden_size
     heads = torch.nn.ModuleDict({fact: torch.nn.Linear(width, CLASSES[fact]) for fact in FACTS})
     learner = torch.nn.ModuleDict({"model": model, "heads": heads})
@@ -122,7 +126,19 @@ def train_captioner(
         return {"words": spoken.loss, "patches": 0.5 * dense}
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
+    calibrate(model, tokenizer, sure=SURE)
     return write(model.eval(), tokenizer, scratch / "captioner")
+
+
+def calibrate(model: Any, tokenizer: PreTrainedTokenizerFast, *, sure: float) -> None:
+    """Let a picture be foreign only where that is more than ``sure`` likely, not merely likelier
+    than a word; 1 - ``sure`` undoes it.
+    """
+    import torch
+
+    with torch.no_grad():
+        bias = model.decoder.lm_head.decoder.bias
+        bias[tokenizer.eos_token_id] -= float(np.log(sure / (1 - sure)))
 
 
 def _batch(
