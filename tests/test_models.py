@@ -211,10 +211,11 @@ def test_an_embedded_model_is_found_by_name(tmp_path):
     brought = {"embedded/imagen": model_folder(tmp_path / "weights")}
     assert find("embedded/imagen", tmp_path, embedded=brought).path == tmp_path / "weights"
     assert refusal("embedded/imgen", tmp_path, embedded=brought) == (
-        "no plugin brings a model 'embedded/imgen'\nthey bring: embedded/imagen\ndid you mean 'embedded/imagen'?"
+        "no plugin provides a model 'embedded/imgen'\navailable models: embedded/imagen\ndid you mean 'embedded/imagen'?"
     )
     assert (
-        refusal("embedded/x", tmp_path) == "no plugin brings a model 'embedded/x'\nthey bring: none"
+        refusal("embedded/x", tmp_path)
+        == "no plugin provides a model 'embedded/x'\navailable models: none"
     )
 
 
@@ -222,7 +223,7 @@ def test_a_path_that_cannot_be_looked_at_is_told(tmp_path):
     """A name that is longer than a name can be is the graph's fault."""
     assert (
         refusal(f"./{'a' * 300}", tmp_path)
-        == f"the model './{'a' * 300}' cannot be looked at\nFile name too long"
+        == f"the model './{'a' * 300}' cannot be read\nFile name too long"
     )
 
 
@@ -244,7 +245,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     write(tmp_path / "m" / "config.json", "{}")
     where = tmp_path / "m"
     assert refusal("./m", tmp_path) == (
-        f"the model './m' has no weights\nthere is no .safetensors file in {where}\nname a folder as diffusers or transformers save it, or a .safetensors file"
+        f"the model './m' has no weights\nthere is no .safetensors file in {where}\nname a folder in the layout of diffusers or transformers, or a .safetensors file"
     )
     write(tmp_path / "m" / "inner" / "model_index.json", "{}")
     assert refusal("./m", tmp_path).endswith("did you mean the folder 'inner' in it?")
@@ -256,7 +257,7 @@ def test_pickles_are_refused(tmp_path, name):
     write(tmp_path / "m" / name, b"\x80\x04")
     assert refusal("./m", tmp_path) == (
         f"the model './m' has its weights only as pickles ({name})\na pickle can run any code when it is loaded, so only safetensors are\n"
-        f"convert it to safetensors, or say --allow-pickle ./m/{name} if you trust it"
+        f"convert it to safetensors, or pass --allow-pickle ./m/{name} if you trust it"
     )
     assert refusal(f"./m/{name}", tmp_path).startswith(f"the model './m/{name}' is a pickle\n")
 
@@ -266,7 +267,7 @@ def test_a_single_weights_file_is_a_model(tmp_path):
     write(tmp_path / "a.safetensors", weights(8))
     assert size_of(find("./a.safetensors", tmp_path)) == len(weights(8))
     write(tmp_path / "a.txt", "x")
-    assert refusal("./a.txt", tmp_path).startswith("the model './a.txt' is no weights file\n")
+    assert refusal("./a.txt", tmp_path).startswith("the model './a.txt' is not a weights file\n")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_a_damaged_weights_file_is_told_when_planning(tmp_path, content, why):
     write(tmp_path / "m" / "model.safetensors", content)
     assert (
         refusal("./m", tmp_path)
-        == f"the model './m' is damaged: model.safetensors is no whole safetensors file\n{why}\ncopy or download it again"
+        == f"the model './m' is damaged: model.safetensors is not a complete safetensors file\n{why}\ncopy or download it again"
     )
 
 

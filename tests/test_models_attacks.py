@@ -149,11 +149,8 @@ def test_what_a_hub_cannot_mean_is_refused_before_anything_is_fetched(
     server.saying = saying
     with pytest.raises(UnresolvedModel) as caught:
         hub.resolve(REFERENCE)
-    assert (
-        str(caught.value)
-        == f"unresolved: what answers for 'hf:{NAME}@main' does not speak the hub's protocol"
-    )
-    assert "look at HF_ENDPOINT" in caught.value.fix
+    assert str(caught.value) == f"unresolved: the server for 'hf:{NAME}@main' is not a hub"
+    assert "check HF_ENDPOINT" in caught.value.fix
     assert everything(tmp_path) == set()
     assert not Path("/tmp/imagen_flow_escaped.safetensors").exists()
 
@@ -161,8 +158,8 @@ def test_what_a_hub_cannot_mean_is_refused_before_anything_is_fetched(
 @pytest.mark.parametrize(
     ("size", "why"),
     [
-        (10**6, "cannot be fetched"),
-        (0, "is not what the hub says it is"),
+        (10**6, "cannot be downloaded"),
+        (0, "does not match the digest that the hub gives"),
         (10**18, "does not fit on the disk of "),
     ],
 )
@@ -188,7 +185,7 @@ def test_a_listing_without_end_is_no_model(server: Any, hub: Hub) -> None:
         hub.resolve(REFERENCE)
     assert (
         words(caught, hub)
-        == f"the model 'hf:{NAME}@main' is no model's repository\n100,003 of its files would be needed\nname one file of it"
+        == f"the model 'hf:{NAME}@main' is not a model repository\n100,003 of its files would be downloaded\nname one file of it"
     )
 
 
@@ -197,7 +194,7 @@ def test_a_listing_without_end_is_no_model(server: Any, hub: Hub) -> None:
     [
         (401, "", "Unauthorized", "log in with `hf auth login` or set HF_TOKEN"),
         (403, "", "Forbidden", "log in with `hf auth login` or set HF_TOKEN"),
-        (404, "", "Not Found", "look at HF_ENDPOINT: there is no hub at this address"),
+        (404, "", "Not Found", "check HF_ENDPOINT: there is no hub at this address"),
         (429, "37", "Too Many Requests", "try again in 37 s"),
         (429, "Wed, 21 Oct 2026 07:28:00 GMT", "Too Many Requests", "try again later"),
         (503, "", "Service Unavailable", "try again later"),
@@ -212,7 +209,7 @@ def test_an_answer_that_is_none_says_what_to_do(
         hub.resolve(REFERENCE)
     assert (
         words(caught, hub)
-        == f"unresolved: 'hf:{NAME}@main' cannot be fetched\nHUB answers {status}: {why}\n{fix}"
+        == f"unresolved: 'hf:{NAME}@main' cannot be downloaded\nHUB returned {status}: {why}\n{fix}"
     )
 
 
@@ -226,7 +223,7 @@ def test_a_gated_repository_shows_itself_and_keeps_its_files(server: Any, hub: H
         with pytest.raises(UnresolvedModel) as caught:
             hub.resolve(REFERENCE)
         assert words(caught, hub) == (
-            f"unresolved: 'hf:{NAME}@main' (model_index.json) is gated\nits owners want you to accept its licence first\naccept it at HUB/{NAME}, then log in with `hf auth login` or set HF_TOKEN"
+            f"unresolved: 'hf:{NAME}@main' (model_index.json) is gated\nits owners require you to accept its licence first\naccept it at HUB/{NAME}, then log in with `hf auth login` or set HF_TOKEN"
         )
     hub.token = "hf_secret"
     model = hub.resolve(REFERENCE)
@@ -249,10 +246,10 @@ def test_a_proxy_is_named_without_what_it_says_of_a_user(
         hub.resolve(REFERENCE)
     huggingface_hub.close_session()
     assert caught.value.why.startswith(
-        f"{os.environ['HF_ENDPOINT']} cannot be reached by way of 127.0.0.1:9: "
+        f"{os.environ['HF_ENDPOINT']} cannot be reached through 127.0.0.1:9: "
     )
     assert "secret" not in words(caught, hub)
-    assert "the proxy that your environment names" in caught.value.fix
+    assert "the proxy in your environment variables" in caught.value.fix
 
 
 def test_a_file_that_the_library_does_not_fetch_is_told(server: Any, hub: Hub) -> None:
@@ -264,8 +261,8 @@ def test_a_file_that_the_library_does_not_fetch_is_told(server: Any, hub: Hub) -
     with pytest.raises(UnresolvedModel) as caught:
         hub.pull(model)
     assert words(caught, hub) == (
-        f"unresolved: 'all.safetensors' of {NAME} is larger than what can be fetched\nit has 60,000,000,000 bytes, and the hub's library fetches 50,000,000,000 at most in this way\n"
-        f"fetch it with `hf download {NAME} all.safetensors --revision {'a' * 40}`, then pull again"
+        f"unresolved: 'all.safetensors' of {NAME} is too large to download\nit has 60,000,000,000 bytes, and the hub's library downloads 50,000,000,000 at most in this way\n"
+        f"download it with `hf download {NAME} all.safetensors --revision {'a' * 40}`, then pull again"
     )
 
 
@@ -344,11 +341,9 @@ def test_a_cache_that_may_only_be_read_is_as_good_once_it_is_whole(
         hub.pull(lora)
     assert (
         str(caught.value)
-        == f"unresolved: 'hf:{NAME}@main/style.safetensors' (style.safetensors) cannot be put into the hub's cache"
+        == f"unresolved: 'hf:{NAME}@main/style.safetensors' (style.safetensors) cannot be written to the hub's cache"
     )
-    assert (
-        caught.value.fix == "have the folder made writable, or set HF_HUB_CACHE to one of your own"
-    )
+    assert caught.value.fix == "make the folder writable, or set HF_HUB_CACHE to another one"
     with pytest.raises(UnusableModel) as refused:
         hub.remove(NAME, model.commit, model.files)
     assert words(refused, hub).startswith(f"'hf:{NAME}' cannot be removed from CACHE\n")
@@ -445,7 +440,7 @@ def test_what_failed_is_not_shown_as_resolved(
     server.status = 503
     code, out, err = flow("models", "resolve", "--update", f"hf:{NAME}")
     assert (code, out) == (1, "")
-    assert "answers 503" in err
+    assert "returned 503" in err
 
 
 def test_a_broken_cache_is_listed_and_removed(
@@ -578,7 +573,7 @@ def test_a_lock_whose_digest_was_changed_installs_nothing(server: Any, hub: Hub)
         "",
         tuple(LockedFile(f.name, f.size, other, "") if f.name == UNET else f for f in model.files),
     )
-    with pytest.raises(UnresolvedModel, match="is not what the hub says it is"):
+    with pytest.raises(UnresolvedModel, match="does not match the digest that the hub gives"):
         hub.pull(changed)
     assert hub.missing(model) == list(model.files)
 
@@ -751,7 +746,7 @@ def test_a_file_that_is_no_weights_is_told_once_it_is_here(
         code, _, err = flow("models", "pull", f"hf:{NAME}@main/style.safetensors")
         assert (code, "Traceback" in err) == (1, False)
         assert (
-            f"error[bad-model]: the model 'hf:{NAME}@main/style.safetensors' is damaged: style.safetensors is no whole safetensors file"
+            f"error[bad-model]: the model 'hf:{NAME}@main/style.safetensors' is damaged: style.safetensors is not a complete safetensors file"
             in err
         )
 

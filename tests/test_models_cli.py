@@ -204,7 +204,7 @@ def test_what_goes_wrong_with_one_model_keeps_no_other_from_coming(
     assert "error[unresolved-model]: unresolved: 'hf:org/shy@main' is gated\n" in err
     assert "= fix: accept it at http://127.0.0.1:" in err
     assert (
-        "error[unresolved-model]: unresolved: there is no repository 'org/gone' that you may see\n"
+        "error[unresolved-model]: unresolved: there is no repository 'org/gone' that you can access\n"
         in err
     )
     assert err.endswith("\n2 problems\n")

@@ -197,7 +197,7 @@ def test_one_file_of_a_repository(server: Any, hub: Hub) -> None:
         (
             {"a.bin": b"x", "config.json": b"{}"},
             "the model 'hf:org/tiny@main' has its weights only as pickles (a.bin)\na pickle can run any code when it is loaded, so only safetensors are\n"
-            "name a revision that has safetensors, or say --allow-pickle hf:org/tiny@main/a.bin if you trust it",
+            "name a revision that has safetensors, or pass --allow-pickle hf:org/tiny@main/a.bin if you trust it",
         ),
         (
             {
@@ -207,25 +207,25 @@ def test_one_file_of_a_repository(server: Any, hub: Hub) -> None:
             },
             "a part of the model 'hf:org/tiny@main' has its weights only as pickles "
             "(vae/diffusion_pytorch_model.bin)\na pickle can run any code when it is loaded, so only safetensors are\n"
-            "name a revision that has safetensors, or say --allow-pickle hf:org/tiny@main/vae/diffusion_pytorch_model.bin if you trust it",
+            "name a revision that has safetensors, or pass --allow-pickle hf:org/tiny@main/vae/diffusion_pytorch_model.bin if you trust it",
         ),
         (
             {"README.md": b"x"},
-            "the model 'hf:org/tiny@main' has no weights\nof its 1 files none ends in .safetensors",
+            "the model 'hf:org/tiny@main' has no weights\nnone of its 1 files ends in .safetensors",
         ),
         (
             {"a.safetensors": weights(), "b.safetensors": weights()},
-            "the model 'hf:org/tiny@main' is 2 files for you to choose from\nthey are a.safetensors, b.safetensors\n"
-            "name one, as hf:org/tiny@main/a.safetensors",
+            "the model 'hf:org/tiny@main' consists of 2 separate weights files\nthey are a.safetensors, b.safetensors\n"
+            "name one, such as hf:org/tiny@main/a.safetensors",
         ),
         (
             {"one/a.safetensors": weights(), "two/b.safetensors": weights()},
-            "the model 'hf:org/tiny@main' is 2 files for you to choose from\nthey are one/a.safetensors, two/b.safetensors\n"
-            "name one, as hf:org/tiny@main/one/a.safetensors, or a folder, as hf:org/tiny@main/one/",
+            "the model 'hf:org/tiny@main' consists of 2 separate weights files\nthey are one/a.safetensors, two/b.safetensors\n"
+            "name one, such as hf:org/tiny@main/one/a.safetensors, or a folder, such as hf:org/tiny@main/one/",
         ),
         (
             {"q4.gguf": b"GGUF", "q8.gguf": b"GGUF"},
-            "the model 'hf:org/tiny@main' is 2 files for you to choose from\nname one, as hf:org/tiny@main/q4.gguf",
+            "the model 'hf:org/tiny@main' consists of 2 separate weights files\nname one, such as hf:org/tiny@main/q4.gguf",
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_a_network_in_one_file_is_fetched_alone(server: Any, hub: Hub) -> None:
         hub.resolve(REFERENCE)
     assert (
         words(caught, hub)
-        == "the model 'hf:org/tiny@main' is 2 files for you to choose from\nname one, as hf:org/tiny@main/mapping.onnx"
+        == "the model 'hf:org/tiny@main' consists of 2 separate weights files\nname one, such as hf:org/tiny@main/mapping.onnx"
     )
 
 
@@ -412,7 +412,7 @@ def test_a_transfer_that_never_ends_well_leaves_nothing_installed(server: Any, h
         patch.setattr(huggingface_hub.file_download.time, "sleep", lambda _: None)
         with pytest.raises(UnresolvedModel) as caught:
             hub.pull(hub.resolve(REFERENCE))
-    assert str(caught.value) == f"unresolved: 'hf:{NAME}@main' ({UNET}) cannot be fetched"
+    assert str(caught.value) == f"unresolved: 'hf:{NAME}@main' ({UNET}) cannot be downloaded"
     assert not (cache(hub) / "snapshots").exists()
     server.torn.clear()
     server.asked.clear()
@@ -427,8 +427,8 @@ def test_content_that_is_not_what_the_hub_says_is_refused(server: Any, hub: Hub)
     with pytest.raises(UnresolvedModel) as caught:
         hub.pull(model)
     assert words(caught, hub) == (
-        f"unresolved: '{UNET}' of {NAME} is not what the hub says it is\nwhat came has another digest than {hashlib.sha256(FILES[UNET]).hexdigest()}\n"
-        "try again; if it stays so, something between you and the hub changes what it sends"
+        f"unresolved: '{UNET}' of {NAME} does not match the digest that the hub gives\nthe downloaded file does not have the digest {hashlib.sha256(FILES[UNET]).hexdigest()}\n"
+        "try again; if that does not help, something between you and the hub alters the files"
     )
     assert not (cache(hub) / "snapshots").exists()
     assert not [
@@ -443,7 +443,7 @@ def test_a_small_file_is_checked_too(server: Any, hub: Hub) -> None:
         hub.resolve(REFERENCE)
     assert (
         str(caught.value)
-        == f"unresolved: 'vae/config.json' of {NAME} is not what the hub says it is"
+        == f"unresolved: 'vae/config.json' of {NAME} does not match the digest that the hub gives"
     )
 
 
@@ -493,7 +493,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(server: Any
         hub.pull(model)
     to_come = sum(len(FILES[name]) for name in NEEDED if name.endswith(".safetensors"))
     assert words(caught, hub) == (
-        f"unresolved: 'hf:{NAME}@main' does not fit on the disk of CACHE\n{to_come:,} bytes are to come, and 200,000,000 are free\nfree some space, or set HF_HUB_CACHE to a larger disk"
+        f"unresolved: 'hf:{NAME}@main' does not fit on the disk of CACHE\n{to_come:,} bytes are needed, and 200,000,000 are free\nfree some space, or set HF_HUB_CACHE to a larger disk"
     )
     assert server.transfers() == []
     hub._free = lambda place: 200_000_000 + to_come
@@ -537,7 +537,7 @@ def test_a_gated_repository_says_how_to_be_let_in(server: Any, hub: Hub) -> None
         with pytest.raises(UnresolvedModel) as caught:
             hub.resolve(REFERENCE)
         assert words(caught, hub) == (
-            f"unresolved: 'hf:{NAME}@main' is gated\nits owners want you to accept its licence first\naccept it at HUB/{NAME}, then log in with `hf auth login` or set HF_TOKEN"
+            f"unresolved: 'hf:{NAME}@main' is gated\nits owners require you to accept its licence first\naccept it at HUB/{NAME}, then log in with `hf auth login` or set HF_TOKEN"
         )
     hub.token = "hf_secret"
     hub.pull(hub.resolve(REFERENCE))
@@ -553,13 +553,13 @@ def test_a_repository_or_revision_that_is_not_there(hub: Hub) -> None:
     with pytest.raises(UnresolvedModel) as caught:
         hub.resolve(parse_reference("hf:org/tinny"))
     assert words(caught, hub) == (
-        "unresolved: there is no repository 'org/tinny' that you may see\nHUB says that it does not exist, or that it is private\nmend its name, or log in with `hf auth login` or set HF_TOKEN"
+        "unresolved: there is no repository 'org/tinny' that you can access\nHUB reports that it does not exist or is private\ncorrect its name, or log in with `hf auth login` or set HF_TOKEN"
     )
     with pytest.raises(UnresolvedModel) as caught:
         hub.resolve(parse_reference(f"hf:{NAME}@v9"))
     assert (
         words(caught, hub)
-        == f"unresolved: {NAME} has no revision 'v9'\nHUB does not know it\nlook at HUB/{NAME}/tree/main"
+        == f"unresolved: {NAME} has no revision 'v9'\nHUB does not know it\nsee HUB/{NAME}/tree/main"
     )
 
 
@@ -573,20 +573,20 @@ def test_a_hub_that_is_down_or_away(server: Any, hub: Hub, monkeypatch: pytest.M
     with pytest.raises(UnresolvedModel) as caught:
         hub.resolve(REFERENCE)
     assert words(caught, hub).startswith(
-        f"unresolved: 'hf:{NAME}@main' cannot be fetched\nHUB answers 500: "
+        f"unresolved: 'hf:{NAME}@main' cannot be downloaded\nHUB returned 500: "
     )
     hub.endpoint = "http://127.0.0.1:9"
     with pytest.raises(UnresolvedModel) as caught:
         hub.resolve(REFERENCE)
     assert words(caught, hub).startswith(
-        f"unresolved: 'hf:{NAME}@main' cannot be fetched\nHUB cannot be reached: "
+        f"unresolved: 'hf:{NAME}@main' cannot be downloaded\nHUB cannot be reached: "
     )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UnresolvedModel) as caught:
         hub.resolve(REFERENCE)
     assert (
         words(caught, hub)
-        == f"unresolved: 'hf:{NAME}@main' cannot be fetched\nHF_HUB_OFFLINE forbids it\nunset HF_HUB_OFFLINE, or run it where it was pulled"
+        == f"unresolved: 'hf:{NAME}@main' cannot be downloaded\nHF_HUB_OFFLINE forbids it\nunset HF_HUB_OFFLINE, or run it where it was pulled"
     )
 
 
@@ -640,12 +640,12 @@ def test_locked_refuses_what_the_lock_does_not_have(hub: Hub, tmp_path: Path) ->
         )
     assert (
         words(caught, hub)
-        == f"'hf:{NAME}@mian' is not in the lock\n--locked takes only what {lock.path} names\ndid you mean 'hf:{NAME}@main'?"
+        == f"'hf:{NAME}@mian' is not in the lock\n--locked allows only the models in {lock.path}\ndid you mean 'hf:{NAME}@main'?"
     )
     with pytest.raises(UnresolvedModel) as caught:
         found(hub, policy=ModelPolicy(Lock(lock.path), locked=True))
     assert words(caught, hub) == (
-        f"'hf:{NAME}' is not in the lock\nthere is no lock {lock.path}, and --locked takes only what one names\nrun `imagen-flow models resolve hf:{NAME}`"
+        f"'hf:{NAME}' is not in the lock\nthere is no lock {lock.path}, and --locked allows only models in a lock\nrun `imagen-flow models resolve hf:{NAME}`"
     )
 
 
@@ -668,7 +668,7 @@ def test_a_cache_that_is_not_what_the_lock_says_is_refused(hub: Hub) -> None:
         found(hub, policy=ModelPolicy(lock))
     assert (
         words(caught, hub)
-        == f"unresolved: 'hf:{NAME}' is not what the lock says\nvae/config.json is another file\nrun `imagen-flow models pull hf:{NAME}`"
+        == f"unresolved: 'hf:{NAME}' does not match the lock\nvae/config.json has different content\nrun `imagen-flow models pull hf:{NAME}`"
     )
     other.unlink()
     other.symlink_to(link)
@@ -683,7 +683,7 @@ def test_a_locked_file_that_is_linked_to_another_blob_is_refused(hub: Hub) -> No
     other.write_bytes(link.read_bytes()[::-1])
     link.unlink()
     link.symlink_to(os.path.relpath(other, link.parent))
-    with pytest.raises(UnresolvedModel, match="is not what the lock says"):
+    with pytest.raises(UnresolvedModel, match="does not match the lock"):
         found(hub, policy=ModelPolicy(Lock(Path("l")).with_models([model])))
 
 
@@ -692,9 +692,9 @@ def test_a_locked_file_that_was_cut_off_is_refused(hub: Hub) -> None:
     model = hub.resolve(REFERENCE)
     blob = (hub.pull(model) / "vae/config.json").resolve()
     blob.write_bytes(blob.read_bytes()[:-1])
-    with pytest.raises(UnresolvedModel, match="is not what the lock says") as caught:
+    with pytest.raises(UnresolvedModel, match="does not match the lock") as caught:
         found(hub, policy=ModelPolicy(Lock(Path("l")).with_models([model])))
-    assert caught.value.why == "vae/config.json is another file"
+    assert caught.value.why == "vae/config.json has different content"
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "a/../../b", "a\\\\b", "."])

@@ -719,7 +719,7 @@ def test_a_torn_gguf_is_told_when_planning(tmp_path: Path, content: bytes, why: 
     with pytest.raises(UnusableModel) as caught:
         resolve("./a.gguf", folder=tmp_path, embedded={}, digest=digest_file)
     assert (str(caught.value), caught.value.why) == (
-        "the model './a.gguf' is damaged: a.gguf is no whole GGUF file",
+        "the model './a.gguf' is damaged: a.gguf is not a complete GGUF file",
         why,
     )
     import numpy as np
@@ -738,7 +738,7 @@ def test_a_torn_gguf_is_told_when_planning(tmp_path: Path, content: bytes, why: 
     whole = (tmp_path / "a.gguf").read_bytes()
     assert estimate(held, "float16").memory_bytes == len(whole)
     (tmp_path / "a.gguf").write_bytes(whole[:-100])
-    with pytest.raises(UnusableModel, match="a.gguf is no whole GGUF file"):
+    with pytest.raises(UnusableModel, match="a.gguf is not a complete GGUF file"):
         resolve("./a.gguf", folder=tmp_path, embedded={}, digest=digest_file)
 
 

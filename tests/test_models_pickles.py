@@ -61,7 +61,7 @@ def test_a_pickle_is_loaded_once_the_user_names_it(tmp_path: Path) -> None:
     """
     save(tmp_path / "a.pth")
     assert refusal("./a.pth", tmp_path).endswith(
-        "convert it to safetensors, or say --allow-pickle ./a.pth if you trust it"
+        "convert it to safetensors, or pass --allow-pickle ./a.pth if you trust it"
     )
     for said in ("./a.pth", str(tmp_path / "a.pth")):
         assert find("./a.pth", tmp_path, said).pickles == ("a.pth",)

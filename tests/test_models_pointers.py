@@ -238,7 +238,7 @@ def test_a_folder_may_be_named_by_a_link(tmp_path: Path) -> None:
     (tmp_path / "m").symlink_to(tmp_path / "disk" / "m")
     assert find(tmp_path / "m").digest == find(tmp_path / "disk" / "m").digest
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    assert refusal(tmp_path / "nowhere").startswith("the model 'M' is no weights file")
+    assert refusal(tmp_path / "nowhere").startswith("the model 'M' is not a weights file")
 
 
 def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (part / "again").symlink_to("..")
     assert (
         refusal(tmp_path / "m")
-        == "the model 'M' is no model's folder: unet/again in it leads back to a folder that it is in"
+        == "the model 'M' is not a model folder: unet/again in it links to a folder that contains it"
     )
     os.unlink(part / "again")
     for depth in range(20):
@@ -282,5 +282,5 @@ def test_a_tail_without_numbers_is_told(change: Any, why: str, tmp_path: Path) -
     raw = shard.read_bytes()
     shard.write_bytes(change(raw))
     assert refusal(tmp_path / "m").startswith(
-        f"the model 'M' is damaged: {shard.name} is no whole safetensors file: {why}"
+        f"the model 'M' is damaged: {shard.name} is not a complete safetensors file: {why}"
     )

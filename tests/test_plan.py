@@ -372,7 +372,7 @@ def several(model: Model[Loader], n: int = 0, parts: List[Model[Loader]] = ()) -
 
 INNER = 'imagen_flow: 1\ninputs: {n: {type: int}, which: embedded/nothing}\nnodes: {m: {type: t.several, model: "${which}", n: "${n}"}}\noutputs: {m: "${m}"}\n'
 MISSING = "unresolved: 'hf:a/b@v1' is not on this machine"
-MISSPELT = "no plugin brings a model 'embedded/nothing'"
+MISSPELT = "no plugin provides a model 'embedded/nothing'"
 
 
 @pytest.mark.parametrize(

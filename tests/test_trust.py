@@ -815,7 +815,7 @@ TEXTUAL = 'imagen_flow: 1\ninputs: {f: {type: file, default: ./f.txt}}\nnodes: {
         (
             "model/config.json",
             "plan foldered.yaml",
-            "config.json in it is no file|not a regular file|has no weights",
+            "config.json in it is not a regular file|not a regular file|has no weights",
         ),
     ],
 )

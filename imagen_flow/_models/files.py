@@ -105,16 +105,16 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
             links += 1
             if links > MAX_LINKS:
                 raise UnusableModel(
-                    f"the model '{reference}' is no model's folder",
+                    f"the model '{reference}' is not a model folder",
                     why=f"it holds more than {MAX_LINKS} folders that are links",
                     fix=subfolder(folder),
                 )
             if Path(root).resolve().is_relative_to(inner.resolve()):
                 raise UnusableModel(
-                    f"the model '{reference}' is no model's folder",
+                    f"the model '{reference}' is not a model folder",
                     why=(
-                        f"{inner.relative_to(folder).as_posix()} in it leads back to a folder that"
-                        " it is in"
+                        f"{inner.relative_to(folder).as_posix()} in it links to a folder that"
+                        " contains it"
                     ),
                     fix="remove it",
                 )
@@ -123,7 +123,7 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
         seen += len(folders)
         if len(found) + seen > MAX_FILES:
             raise UnusableModel(
-                f"the model '{reference}' is no model's folder",
+                f"the model '{reference}' is not a model folder",
                 why=f"it holds more than {MAX_FILES} files",
                 fix=subfolder(folder),
             )
@@ -131,8 +131,8 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
         (name for name, path in found if path.exists() and not path.is_file()), ""
     ):
         raise UnusableModel(
-            f"the model '{reference}' is no model's folder",
-            why=f"{irregular} in it is no file",
+            f"the model '{reference}' is not a model folder",
+            why=f"{irregular} in it is not a regular file",
             fix="remove it",
         )
     yield from sorted(found)
@@ -267,5 +267,5 @@ def subfolder(path: Path) -> str:
     return (
         f"did you mean the folder '{parts[0]}' in it?"
         if parts
-        else "name a folder as diffusers or transformers save it, or a .safetensors file"
+        else "name a folder in the layout of diffusers or transformers, or a .safetensors file"
     )

@@ -98,14 +98,14 @@ class Hub:
         wanted = _wanted(reference, known, variant, pickles)
         if len(wanted) > MAX_FILES:
             raise UnusableModel(
-                f"the model '{reference}' is no model's repository",
-                why=f"{len(wanted):,} of its files would be needed",
+                f"the model '{reference}' is not a model repository",
+                why=f"{len(wanted):,} of its files would be downloaded",
                 fix="name one file of it",
             )
         try:
             described = [checked(_described(known[name])) for name in wanted]
         except ValueError as error:
-            raise _no_hub(reference, f"what it says of a file cannot be: {error}") from error
+            raise _no_hub(reference, f"it describes a file incorrectly:  {error}") from error
         files = []
         for file in described:
             if file.git:
@@ -215,7 +215,7 @@ class Hub:
                 f"'hf:{name}' cannot be removed from {hub_cache(self.environ)}",
                 why=str(error),
                 fix=(
-                    "have it removed by who may write there, or remove it from the lock only, by"
+                    "ask the owner of the folder to remove it, or remove it only from the lock, with"
                     " --keep-files"
                 ),
             ) from error
@@ -263,9 +263,9 @@ class Hub:
                 RecursionError,
             ) as error:
                 raise UnresolvedModel(
-                    f"unresolved: '{reference}' is no whole safetensors file",
+                    f"unresolved: '{reference}' is not a complete safetensors file",
                     why=_first_line(error),
-                    fix="take another file",
+                    fix="use another file",
                 ) from error
         return {
             name: {
@@ -307,7 +307,7 @@ class Hub:
         except errors.GatedRepoError as fault:
             raise UnresolvedModel(
                 f"unresolved: {what} is gated",
-                why="its owners want you to accept its licence first",
+                why="its owners require you to accept its licence first",
                 fix=(
                     f"accept it at {address}/{name}, then log in with `hf auth login` or set"
                     " HF_TOKEN"
@@ -317,23 +317,23 @@ class Hub:
             raise UnresolvedModel(
                 f"unresolved: {name} has no revision '{reference.revision or 'main'}'",
                 why=f"{address} does not know it",
-                fix=f"look at {address}/{name}/tree/main",
+                fix=f"see {address}/{name}/tree/main",
             ) from fault
         except errors.RepositoryNotFoundError as fault:
             raise UnresolvedModel(
-                f"unresolved: there is no repository '{name}' that you may see",
-                why=f"{address} says that it does not exist, or that it is private",
-                fix=f"mend its name, or {_LOG_IN}",
+                f"unresolved: there is no repository '{name}' that you can access",
+                why=f"{address} reports that it does not exist or is private",
+                fix=f"correct its name, or {_LOG_IN}",
             ) from fault
         except errors.EntryNotFoundError as fault:
             raise UnresolvedModel(
                 f"unresolved: {what} is not in that revision",
-                why="the hub named it and does not have it",
-                fix="try again; if it stays so, take another revision",
+                why="the hub lists it but does not have it",
+                fix="try again; if that does not help, use another revision",
             ) from fault
         except errors.OfflineModeIsEnabled as fault:
             raise UnresolvedModel(
-                f"unresolved: {what} cannot be fetched",
+                f"unresolved: {what} cannot be downloaded",
                 why="HF_HUB_OFFLINE forbids it",
                 fix="unset HF_HUB_OFFLINE, or run it where it was pulled",
             ) from fault
@@ -346,18 +346,18 @@ class Hub:
             fix = {
                 401: _LOG_IN,
                 403: _LOG_IN,
-                404: "look at HF_ENDPOINT: there is no hub at this address",
+                404: "check HF_ENDPOINT: there is no hub at this address",
             }.get(status, f"try again in {wait} s" if wait.isdecimal() else "try again later")
             raise UnresolvedModel(
-                f"unresolved: {what} cannot be fetched",
-                why=f"{address} answers {status}{f': {answer}' if answer else ''}",
+                f"unresolved: {what} cannot be downloaded",
+                why=f"{address} returned {status}{f': {answer}' if answer else ''}",
                 fix=fix,
             ) from fault
         except errors.HFValidationError as fault:
             raise UnresolvedModel(
-                f"unresolved: {what} cannot be fetched",
+                f"unresolved: {what} cannot be downloaded",
                 why=_first_line(fault),
-                fix="mend the reference",
+                fix="correct the reference",
             ) from fault
         except OSError as fault:
             if fault.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -371,9 +371,9 @@ class Hub:
                 ) from fault
             if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
                 raise UnresolvedModel(
-                    f"unresolved: {what} cannot be put into the hub's cache",
+                    f"unresolved: {what} cannot be written to the hub's cache",
                     why=_first_line(fault),
-                    fix="have the folder made writable, or set HF_HUB_CACHE to one of your own",
+                    fix="make the folder writable, or set HF_HUB_CACHE to another one",
                 ) from fault
             why = (
                 f"{address} cannot be reached: {_first_line(fault)}"
@@ -381,9 +381,9 @@ class Hub:
                 else _first_line(fault)
             )
             raise UnresolvedModel(
-                f"unresolved: {what} cannot be fetched",
+                f"unresolved: {what} cannot be downloaded",
                 why=why,
-                fix="try again; what is here is kept",
+                fix="try again; files that are complete are kept",
             ) from fault
         except Exception as fault:
             if not type(fault).__module__.startswith(
@@ -391,16 +391,16 @@ class Hub:
             ):  # which of them the library rests on depends on its version
                 raise
             proxy = _proxy(address)
-            suspects = "your connection"
+            suspects = "your network connection"
             if proxy:
-                suspects += ", and at the proxy that your environment names"
+                suspects += ", the proxy in your environment variables"
             if self.endpoint:
-                suspects += ", and at HF_ENDPOINT"
-            fix = f"look at {suspects}; what is here already is kept"
+                suspects += ", HF_ENDPOINT"
+            fix = f"check {suspects}; what has been downloaded is kept"
             raise UnresolvedModel(
-                f"unresolved: {what} cannot be fetched",
+                f"unresolved: {what} cannot be downloaded",
                 why=(
-                    f"{address} cannot be reached{f' by way of {proxy}' if proxy else ''}:"
+                    f"{address} cannot be reached{f' through {proxy}' if proxy else ''}:"
                     f" {_first_line(fault)}"
                 ),
                 fix=fix,
@@ -435,10 +435,10 @@ class Hub:
                 if not resumed:
                     break
         raise UnresolvedModel(
-            f"unresolved: '{file.name}' of {repository} is not what the hub says it is",
-            why=f"what came has another digest than {file.sha256 or file.git}",
+            f"unresolved: '{file.name}' of {repository} does not match the digest that the hub gives",
+            why=f"the downloaded file does not have the digest {file.sha256 or file.git}",
             fix=(
-                "try again; if it stays so, something between you and the hub changes what it sends"
+                "try again; if that does not help, something between you and the hub alters the files"
             ),
         )
 
@@ -459,13 +459,13 @@ class Hub:
             return
         if not here and file.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
             raise UnresolvedModel(
-                f"unresolved: '{file.name}' of {repository} is larger than what can be fetched",
+                f"unresolved: '{file.name}' of {repository} is too large to download",
                 why=(
-                    f"it has {file.size:,} bytes, and the hub's library fetches"
+                    f"it has {file.size:,} bytes, and the hub's library downloads"
                     f" {constants.MAX_HTTP_DOWNLOAD_SIZE:,} at most in this way"
                 ),
                 fix=(
-                    f"fetch it with `hf download {repository} {file.name} --revision {commit}`,"
+                    f"download it with `hf download {repository} {file.name} --revision {commit}`,"
                     " then pull again"
                 ),
             )
@@ -496,7 +496,7 @@ class Hub:
             raise UnresolvedModel(
                 f"unresolved: '{model.reference}' does not fit on the disk of"
                 f" {hub_cache(self.environ)}",
-                why=f"{needed:,} bytes are to come, and {free:,} are free",
+                why=f"{needed:,} bytes are needed, and {free:,} are free",
                 fix="free some space, or set HF_HUB_CACHE to a larger disk",
             )
 
@@ -515,7 +515,7 @@ def _wanted(
         ]
         if lacking or "model_index.json" not in wanted:
             raise UnusableModel(
-                f"'{reference}' completes no checkpoint",
+                f"'{reference}' cannot complete a checkpoint",
                 why=(
                     f"it has no weights of {' and '.join(lacking)}"
                     if lacking
@@ -561,7 +561,7 @@ def _wanted(
             raise UnusableModel(
                 f"the model '{reference}' is a pickle",
                 why=NO_PICKLES,
-                fix=f"say --allow-pickle {reference} if you trust it",
+                fix=f"pass --allow-pickle {reference} if you trust it",
             )
         return [reference.file]
     held = variants(known)
@@ -583,13 +583,13 @@ def _wanted(
         )
         if single:
             raise UnusableModel(
-                f"the model '{reference}' is {len(single)} files for you to choose from",
-                fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}",
+                f"the model '{reference}' consists of {len(single)} separate weights files",
+                fix=f"name one, such as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}",
             )
         pickled = sorted(name for name in known if name.lower().endswith(PICKLES))
         if pickled:
             fix = (
-                "name a revision that has safetensors, or say --allow-pickle"
+                "name a revision that has safetensors, or pass --allow-pickle"
                 f" {replace(reference, file=pickled[0])} if you trust it"
             )
             raise UnusableModel(
@@ -599,14 +599,14 @@ def _wanted(
             )
         raise UnusableModel(
             f"the model '{reference}' has no weights",
-            why=f"of its {len(known)} files none ends in .safetensors",
+            why=f"none of its {len(known)} files ends in .safetensors",
             fix="",
         )
     if "model_index.json" in known and (
         pickled := [name for name in pickled_parts(known) if name not in chosen]
     ):
         fix = (
-            "name a revision that has safetensors, or say --allow-pickle"
+            "name a revision that has safetensors, or pass --allow-pickle"
             f" {replace(reference, file=pickled[0])} if you trust it"
         )
         raise UnusableModel(
@@ -620,11 +620,11 @@ def _wanted(
         and len({name for name in weights if "-of-" not in name}) > 1
     ):
         raise UnusableModel(
-            f"the model '{reference}' is {len(weights)} files for you to choose from",
+            f"the model '{reference}' consists of {len(weights)} separate weights files",
             why=f"they are {', '.join(weights[:6])}{', …' if len(weights) > 6 else ''}",
-            fix=f"name one, as {_file_of(reference, weights[0])}"
+            fix=f"name one, such as {_file_of(reference, weights[0])}"
             + (
-                f", or a folder, as {_file_of(reference, weights[0].rpartition('/')[0])}/"
+                f", or a folder, such as {_file_of(reference, weights[0].rpartition('/')[0])}/"
                 if "/" in weights[0]
                 else ""
             ),
@@ -658,11 +658,11 @@ def _described(sibling: Any) -> LockedFile:
 
 def _no_hub(reference: Reference, why: str) -> UnresolvedModel:
     return UnresolvedModel(
-        f"unresolved: what answers for '{reference}' does not speak the hub's protocol",
+        f"unresolved: the server for '{reference}' is not a hub",
         why=why[:300],
         fix=(
-            "look at HF_ENDPOINT, and at what stands between you and the hub: a login page of the"
-            " network, a proxy"
+            "check HF_ENDPOINT, and whether a proxy or a login page of your network answers instead"
+            " of the hub"
         ),
     )
 

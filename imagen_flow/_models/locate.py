@@ -143,12 +143,12 @@ def _tiny_model(
     made = make(text, at)
     if made is None:
         raise UnresolvedModel(
-            f"there is no tiny model in place of '{text}'",
+            f"there is no tiny model to replace '{text}'",
             why=(
                 "no plugin knows what kind of model it is by its name, and it is not on this"
                 " machine"
             ),
-            fix="get the model, or give it a name that says its kind",
+            fix="download the model, or give it a name that contains its kind",
         )
     return replace(_model(made, text, files, policy), reference=text + _TINY)
 
@@ -170,8 +170,8 @@ def _resolve(
     if reference.kind == "embedded":
         if text not in embedded:
             raise UnusableModel(
-                f"no plugin brings a model '{text}'",
-                why=f"they bring: {', '.join(sorted(embedded)) or 'none'}",
+                f"no plugin provides a model '{text}'",
+                why=f"available models: {', '.join(sorted(embedded)) or 'none'}",
                 fix=nearest(text, embedded),
             )
         return _model(embedded[text], text, files, policy)
@@ -202,11 +202,11 @@ def _locked(reference: Reference, text: str, policy: ModelPolicy) -> LockedModel
         raise UnresolvedModel(
             f"'{text}' is not in the lock",
             why=(
-                f"--locked takes only what {lock_path} names"
+                f"--locked allows only the models in {lock_path}"
                 if known
                 else (
-                    f"there is no lock{f' {lock_path}' if lock_path else ''}, and --locked takes"
-                    " only what one names"
+                    f"there is no lock{f' {lock_path}' if lock_path else ''}, and --locked allows"
+                    " only models in a lock"
                 )
             ),
             fix=near if near.startswith("did") else f"run `imagen-flow models resolve {text}`",
@@ -366,8 +366,8 @@ def _whole_snapshot(
             or not (held or _sha256(here) == file.sha256)
         ):
             raise UnresolvedModel(
-                f"unresolved: '{text}' is not what the lock says",
-                why=f"{file.name} is another file",
+                f"unresolved: '{text}' does not match the lock",
+                why=f"{file.name} has different content",
                 fix=f"run `imagen-flow models pull {text}`",
             )
         if is_weights(file.name):
@@ -398,7 +398,7 @@ def _allowed_pickles(
             raise UnusableModel(
                 f"the model '{text}' is a pickle",
                 why=NO_PICKLES,
-                fix=f"convert it to safetensors, or say --allow-pickle {text} if you trust it",
+                fix=f"convert it to safetensors, or pass --allow-pickle {text} if you trust it",
             )
     return tuple(allowed)
 
@@ -429,7 +429,7 @@ def _file_in(snapshot: Path, name: str, text: str) -> Path:
         held = [found for found, _ in list_files(snapshot, text) if is_weights(found)]
         raise UnresolvedModel(
             f"unresolved: '{text}' is not on this machine",
-            why=f"of that repository the hub's cache holds {', '.join(held[:5]) or 'no weights'}",
+            why=f"the hub's cache holds only these files of it:  {', '.join(held[:5]) or 'no weights'}",
             fix=f"run `imagen-flow models pull {text}`",
         )
     return path
@@ -444,14 +444,14 @@ def _model(
         alone = path.is_file() or (path.is_symlink() and not path.is_dir())
     except OSError as error:  # a name that is too long, a folder that is closed
         raise UnusableModel(
-            f"the model '{text}' cannot be looked at", why=str(error.strerror), fix=""
+            f"the model '{text}' cannot be read", why=str(error.strerror), fix=""
         ) from error
     if alone:
         if pickles := _allowed_pickles([(path.name, path)], text, policy, alone=True):
             return Model(path, tagged("model-file", digest(path).encode()), text, pickles=pickles)
         if not is_weights(path.name):
             raise UnusableModel(
-                f"the model '{text}' is no weights file",
+                f"the model '{text}' is not a weights file",
                 why=(
                     "only .safetensors, .gguf and .onnx files, and folders that hold .safetensors,"
                     " are loaded"
@@ -472,7 +472,7 @@ def _model(
     if not weights and not allowed:
         if pickled := sorted(name for name, file in held if file.suffix in PICKLES):
             fix = (
-                f"convert it to safetensors, or say --allow-pickle {text}/{pickled[0]} if you"
+                f"convert it to safetensors, or pass --allow-pickle {text}/{pickled[0]} if you"
                 " trust it"
             )
             raise UnusableModel(
@@ -495,7 +495,7 @@ def _model(
         pickled := [name for name in pickled_parts(name for name, _ in held) if name not in allowed]
     ):
         fix = (
-            f"convert it to safetensors, or say --allow-pickle {text}/{pickled[0]} if you trust it"
+            f"convert it to safetensors, or pass --allow-pickle {text}/{pickled[0]} if you trust it"
         )
         raise UnusableModel(
             f"a part of the model '{text}' has its weights only as pickles ({pickled[0]})",
@@ -537,7 +537,7 @@ def _check_parts(path: Path, text: str, files: Files) -> None:
             continue
         try:
             read = files.configuration(path / name)
-            error = read.error or ("" if isinstance(read.content, dict) else "it is no mapping")
+            error = read.error or ("" if isinstance(read.content, dict) else "it is not a mapping")
         except OSError as failed:
             error = str(failed)
         if error:

@@ -94,7 +94,7 @@ def check_weights(
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         kind = {".gguf": "GGUF", ".onnx": "ONNX"}.get(path.suffix.lower(), "safetensors")
         raise UnusableModel(
-            f"the model '{reference}' is damaged: {path.name} is no whole {kind} file",
+            f"the model '{reference}' is damaged: {path.name} is not a complete {kind} file",
             why=str(error)[:200],
             fix="copy or download it again",
         ) from error

@@ -240,7 +240,7 @@ def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(
             loaded(*trusted)
         assert (
             str(caught.value)
-            == "the model './m' comes with code of its own (unet/my_unet.py), which runs only if you say --trust-remote-code ./m"
+            == "the model './m' comes with code of its own (unet/my_unet.py), which runs only if you pass --trust-remote-code ./m"
         )
     assert not (tmp_path / "m" / "unet" / "ran").exists()
     assert loaded("./m") == "MyUNet"

@@ -656,7 +656,7 @@ def marked(made: Path, folder: Path, part: str, method: str) -> Path:
         (
             "transformer",
             "nunchaku_lite",
-            "is quantized (nunchaku_lite), and what reads that may be code from the hub, which runs only if you say --trust-remote-code {model}",
+            "is quantized (nunchaku_lite), and what reads that may be code from the hub, which runs only if you pass --trust-remote-code {model}",
         ),
         (
             "text_encoder_2",
@@ -684,7 +684,7 @@ def test_no_part_brings_code_from_the_hub(made: Path, tmp_path: Path, pool: Mode
     with pytest.raises(flow.NodeError) as caught:
         draw(pool, marked(made, tmp_path / "m", "vae", "nunchaku_lite"), {})
     assert "the vae of the model" in str(caught.value)
-    assert "runs only if you say --trust-remote-code" in str(caught.value)
+    assert "runs only if you pass --trust-remote-code" in str(caught.value)
 
 
 def test_quantizing_sets_nothing_for_the_whole_process(made: Path, pool: ModelPool) -> None:

@@ -361,7 +361,7 @@ def test_a_truncated_file_is_refused(
 ) -> None:
     """A download that broke off is told before anything runs."""
     (tmp_path / "mine.safetensors").write_bytes(Path(at("sd15")[1]).read_bytes()[:cut])
-    assert "is damaged: mine.safetensors is no whole safetensors file" in problem(
+    assert "is damaged: mine.safetensors is not a complete safetensors file" in problem(
         one={
             "type": "diffusion.text_to_image",
             "model": str(tmp_path / "mine.safetensors"),

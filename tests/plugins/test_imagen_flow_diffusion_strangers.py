@@ -131,7 +131,7 @@ def test_a_header_that_lies_is_told_when_planning(
     """Sizes in memory are estimated from headers: what they say must agree with where the bytes lie."""
     rewritten(unet(model), change)
     assert planned(model).startswith(
-        "the model 'MODEL' is damaged: diffusion_pytorch_model.safetensors is no whole safetensors file: its header says of '"
+        "the model 'MODEL' is damaged: diffusion_pytorch_model.safetensors is not a complete safetensors file: its header says of '"
     )
 
 
@@ -176,7 +176,10 @@ def test_a_pipe_is_no_file(name: str, model: Path) -> None:
     """It is not waited for."""
     (model / name).unlink(missing_ok=True)
     os.mkfifo(model / name)
-    assert planned(model) == f"the model 'MODEL' is no model's folder: {name} in it is no file"
+    assert (
+        planned(model)
+        == f"the model 'MODEL' is not a model folder: {name} in it is not a regular file"
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_code_that_comes_with_a_part_does_not_run_by_itself(
     with ModelPool() as fresh:
         assert (
             failed(model, fresh)
-            == "the model 'MODEL' comes with code of its own (unet/evil.py), which runs only if you say --trust-remote-code MODEL"
+            == "the model 'MODEL' comes with code of its own (unet/evil.py), which runs only if you pass --trust-remote-code MODEL"
         )
     assert (asked, (tmp_path / "ran").exists()) == ([], False)
 

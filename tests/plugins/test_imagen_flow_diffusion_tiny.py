@@ -76,7 +76,7 @@ def test_a_model_whose_kind_cannot_be_told_is_said(
     (tmp_path / "graph.yaml").write_text(GRAPH.replace("stable-diffusion-v1-5", "thing"))
     code, out, err = said(capsys, "plan", str(tmp_path / "graph.yaml"), "--tiny", "--no-store")
     assert code == 1
-    assert "there is no tiny model in place of 'hf:some/thing'" in out + err
+    assert "there is no tiny model to replace 'hf:some/thing'" in out + err
 
 
 @pytest.mark.parametrize("kind", ["aura-flow", "lumina", "sd3", "z-image"])

@@ -393,8 +393,8 @@ def test_a_network_reads_no_other_file(
     ("content", "said"),
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "holds a pointer in place of odd.onnx"),
-        (b"not a network", "is damaged: odd.onnx is no whole ONNX file"),
-        (b"", "is damaged: odd.onnx is no whole ONNX file"),
+        (b"not a network", "is damaged: odd.onnx is not a complete ONNX file"),
+        (b"", "is damaged: odd.onnx is not a complete ONNX file"),
         (b"\x08\x08" + b"\xff" * 40, "cannot be loaded"),
         (b"\x08\x00\x00\x00ORTM" + bytes(64), "cannot be loaded"),
     ],

@@ -111,7 +111,7 @@ def _own_code(model: Model, name: str) -> Any:
     if not model.remote_code:
         raise flow.ModelError(
             f"the model '{model.reference}' comes with code of its own ({name}), which runs only if"
-            f" you say --trust-remote-code {model.reference}"
+            f" you pass --trust-remote-code {model.reference}"
         )
     made = spec_from_file_location(
         f"imagen_flow_remote_{model.digest[:16]}_{Path(name).stem}", model.path / name

@@ -96,7 +96,7 @@ def check_saved(model: Model, part: str, library: str, method: str, device: str)
         if not model.remote_code:
             raise flow.ModelError(
                 f"{problem}, and what reads that may be code from the hub, which runs only if you"
-                f" say --trust-remote-code {model.reference}"
+                f" pass --trust-remote-code {model.reference}"
             )
         return
     module, name = READERS[method]

@@ -62,13 +62,13 @@ def text_to_image(
     Inputs:
         model: a checkpoint that draws from text: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana,
             Qwen-Image, Z-Image, Kandinsky, unCLIP and more.
-        prior: for a decoder alone (Kandinsky 2.2, Stable Cascade): the checkpoint that turns the
-            prompt into what it decodes.
+        prior: for a checkpoint that is only a decoder (Kandinsky 2.2, Stable Cascade): its prior
+            checkpoint, which reads the prompt.
     Params:
         seed: of the noise, which is drawn on the CPU.
-    Outputs: a picture of 8 bits, the one that diffusers gives for the same arguments.
-    Raises: ValueError for what the model does not take; RuntimeError if its safety checker blackens
-        the picture.
+    Outputs: an 8-bit picture, equal to that of diffusers for the same arguments.
+    Raises: ValueError for arguments that the model does not take; RuntimeError if its safety
+        checker blackens the picture.
     Source: ``diffusers.AutoPipelineForText2Image``.
     """
     given = {"prompt": prompt}
@@ -89,16 +89,16 @@ def image_to_image(
     memory_levels: FallbackLevels = (),
     **ports: Unpack[DrawingPorts],
 ) -> Steps[Image]:
-    """Draw a picture anew from another one and a prompt.
+    """Redraw a picture, following a prompt.
 
     Inputs:
         model, prior: as for diffusion.text_to_image.
-        image: where to begin; alpha is laid over black.
+        image: the picture to start from; alpha is composited over black.
     Params:
-        strength: how much of the picture is given up for noise at the beginning, 0 to 1. Left out:
-            what suits the model.
+        strength: how much of the picture is replaced by noise at the start, 0 to 1. Default: the
+            pipeline's own.
         seed: of the noise, which is drawn on the CPU.
-    Outputs: a picture of 8 bits.
+    Outputs: an 8-bit picture.
     Source: ``diffusers.AutoPipelineForImage2Image``.
     """
     given = {"prompt": prompt, "image": to_pil(image), "strength": strength}
@@ -122,21 +122,21 @@ def inpaint(
     memory_levels: FallbackLevels = (),
     **ports: Unpack[DrawingPorts],
 ) -> Steps[Image]:
-    """Draw what a mask marks, so that it fits the rest of the picture and the prompt. With a padded
-    picture it draws beyond its edges.
+    """Redraw the masked region of a picture, following a prompt. On a padded picture this outpaints
+    it.
 
     Inputs:
         model, prior: as for diffusion.text_to_image.
-        image: the picture; alpha is laid over black.
+        image: the picture; alpha is composited over black.
         mask: white where to draw, of the picture's size.
     Params:
-        strength: how much of what is there is given up for noise, 0 to 1.
-        padding_mask_crop: work on the masked region alone, with this many pixels around it.
-        keep_outside: lay the picture's own pixels over the result wherever the mask is black: an
-            autoencoder changes all of them a little.
+        strength: how much of the picture is replaced by noise, 0 to 1.
+        padding_mask_crop: work only on the masked region, with this many pixels around it.
+        keep_outside: copy the picture's own pixels over the result wherever the mask is black,
+            because the autoencoder changes all pixels a little.
         seed: of the noise, which is drawn on the CPU.
-    Outputs: a picture of 8 bits. Without `width` and `height` the model works at the picture's
-        size, cut to what it can halve.
+    Outputs: an 8-bit picture. Without `width` and `height` the model works at the picture's size,
+        cropped to a multiple that it supports.
     Raises: ValueError if mask and picture differ in size.
     Source: ``diffusers.AutoPipelineForInpainting``.
     """

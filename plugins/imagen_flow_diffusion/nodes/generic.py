@@ -92,23 +92,25 @@ class CallPorts(ReplacedParts, total=False):
     """What a pipeline is called with.
 
     Inputs:
-        arguments: what the pipeline is called with: ``{prompt: a fox, num_inference_steps: 20}``;
-            the library's documentation names them.
-        images: pictures among the arguments; by default ``image``, or what the pipeline calls those
-            that it begins with. ``argument`` names another: ``[{image: "${depth}", argument:
-            hint}]``; one that gets several pictures gets a list, e.g. the frames of a ``video``.
-        mask: the argument ``mask_image``, or what the pipeline calls its mask.
-        tensors: from diffusion.tensors: each is the argument that it is tagged with.
-        parts: networks of other models, lent to the checkpoint, and the parts that these are:
-            ``[{model: …, name: motion_adapter}]``; a name that is used several times gets a list.
+        arguments: arguments of the pipeline: ``{prompt: a fox, num_inference_steps: 20}``; see the
+            documentation of diffusers.
+        images: pictures to pass as arguments. The default ``argument`` is ``image``, or the name
+            that the pipeline uses for its input picture; to choose another, write ``[{image:
+            "${depth}", argument: hint}]``. Several pictures for one argument are passed as a list,
+            e.g. the frames of a ``video``.
+        mask: passed as ``mask_image``, or under the name that the pipeline uses for its mask.
+        tensors: from diffusion.tensors; each is passed as the argument that it is tagged with.
+        parts: components from other models, each with the ``name`` of the pipeline component that
+            it becomes: ``[{model: …, name: motion_adapter}]``; several with one name are passed as
+            a list.
     Params:
-        pipeline_class: another class of diffusers that works on the same parts, e.g.
-            ``StableDiffusionImg2ImgPipeline``; a modular one, too.
-        sampler: by diffusers' name, e.g. ``EulerAncestralDiscreteScheduler``. Left out: the
-            checkpoint's.
-        sampler_settings: of the sampler's configuration, e.g. ``{use_karras_sigmas: true}``.
-        tiled: let the autoencoder work tile by tile, for what does not fit in memory whole; films
-            of some families are decoded in no other way. It changes pixels a little.
+        pipeline_class: another diffusers class that uses the same components, e.g.
+            ``StableDiffusionImg2ImgPipeline``; modular pipelines are supported.
+        sampler: a diffusers class, e.g. ``EulerAncestralDiscreteScheduler``. Default: the
+            checkpoint's own.
+        sampler_settings: settings of its configuration, e.g. ``{use_karras_sigmas: true}``.
+        tiled: let the autoencoder work tile by tile, for pictures that do not fit in memory; the
+            videos of some families can only be decoded this way. It changes pixels a little.
     """
 
     arguments: Json
@@ -140,12 +142,12 @@ def pipeline(
     """Call any pipeline that diffusers can load, by its own arguments.
 
     Inputs:
-        model: a checkpoint in the diffusers layout, of any class of pipeline.
+        model: a checkpoint in the diffusers layout, of any pipeline class.
     Params:
         seed: of the noise, which is drawn on the CPU.
-    Outputs: all pictures that the pipeline gives, 8 bits; of a film, its frames; of an estimate
-        (depth, normals), float pictures as it gives them, normals from 0 to 1.
-    Raises: ValueError for arguments that the pipeline does not take, or if it gives no pictures;
+    Outputs: all pictures that the pipeline returns, 8 bits: for a video, its frames; for an
+        estimate (depth, normals), float pictures as returned, with normals scaled to 0 to 1.
+    Raises: ValueError for arguments that the pipeline does not take, or if it returns no pictures;
         RuntimeError if a safety checker blackens a picture.
     """
     arguments = ports.get("arguments")
@@ -198,20 +200,20 @@ def tensors(
     memory_levels: FallbackLevels = (),
     **ports: Unpack[CallPorts],
 ) -> Steps[List[Tensor]]:
-    """Call a pipeline for what another one goes on with: a prior for embeddings (Kandinsky, Stable
-    Cascade, FLUX Redux), or any one for latents.
+    """Call a pipeline for tensors that another pipeline takes: the embeddings of a prior (Kandinsky,
+    Stable Cascade, FLUX Redux), or latents.
 
-    With ``arguments: {output_type: latent}`` a pipeline that draws gives its latents.
+    With ``arguments: {output_type: latent}`` a pipeline that draws returns its latents.
 
     Inputs:
-        model: a checkpoint in the diffusers layout, of any class of pipeline.
+        model: a checkpoint in the diffusers layout, of any pipeline class.
     Params:
-        names: of the tensors that are wanted. Left out: all that the pipeline gives.
+        names: the names of the tensors to return. Default: all that the pipeline returns.
         seed: of the noise, which is drawn on the CPU.
-    Outputs: tensors, each tagged with its name; latents are ``latents``, as other pipelines take
-        them.
-    Raises: ValueError for arguments that the pipeline does not take, or if it does not give the
-        tensors that are wanted.
+    Outputs: tensors, each tagged with its name; latents are named ``latents``, as other pipelines
+        take them.
+    Raises: ValueError for arguments that the pipeline does not take, or if it does not return the
+        named tensors.
     """
     given = _given("diffusion.tensors", model, ports)
     output = yield from _called(model, given, ports, seed, memory_levels)

@@ -72,27 +72,26 @@ def denoise(
     seed: Seed,
     **ports: Unpack[DenoisingPorts],
 ) -> Steps[Tensor]:
-    """Make latents of noise, or of other latents, as encoded text says.
+    """Denoise noise or given latents, following an encoded prompt.
 
     Inputs:
-        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX.1,
+        model: a checkpoint of a supported family: Stable Diffusion, SDXL, SD 3, FLUX.1,
             FLUX.2, Qwen-Image, Z-Image, Chroma, Lumina 2, AuraFlow, CogView 4, Hunyuan-DiT, PixArt,
             Sana, LCM.
         text: from text.encode with a model of the same family.
-        latents: where to begin; noise if left out. AuraFlow, CogView 4, FLUX.2, Hunyuan-DiT, Lumina
-            2, PixArt and Sana begin with noise alone.
-        mask: white where to draw, of any size: elsewhere the latents stay as they are. Not for
-            Chroma and Z-Image, and not for checkpoints that were made for filling in: these want
-            the picture.
-        autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a
-            checkpoint of the same family.
-        denoiser: in the place of the checkpoint's own, as for diffusion.text_to_image.
+        latents: the latents to start from; default: noise. AuraFlow, CogView 4, FLUX.2,
+            Hunyuan-DiT, Lumina 2, PixArt and Sana can start only from noise.
+        mask: white where to draw, of any size; elsewhere the latents are kept. Not for Chroma and
+            Z-Image, and not for inpainting checkpoints, which need the picture itself.
+        autoencoder: needed by ControlNets of FLUX and SD 3, which encode their control image with
+            it: a checkpoint of the same family.
+        denoiser: replaces the checkpoint's own, as for diffusion.text_to_image.
     Params:
-        strength: how much of the latents is given up for noise, 0 to 1.
-        denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL
-            models share it: the base to 0.8, the refiner from 0.8.
-        seed: of the noise, which is drawn on the CPU. If latents.encode drew a sample by the same
-            seed, the noise is what comes next, as in the family's own image to image.
+        strength: how much of the latents is replaced by noise, 0 to 1.
+        denoising_start, denoising_end: the range of the denoising that is done here, to split it
+            between two SDXL models: the base up to 0.8, the refiner from 0.8.
+        seed: of the noise, which is drawn on the CPU. If latents.encode used the same seed, the
+            noise continues its random sequence, as in the family's image-to-image pipeline.
     Outputs: latents (1, channels, height, width), tagged with their space.
     Raises: ValueError if text or latents are of another family.
     Source: the family's own pipeline, called with ``output_type="latent"``.
@@ -213,13 +212,13 @@ def decode(
     Inputs:
         model: a checkpoint whose latents are of the same space.
         latents: from diffusion.denoise or latents.encode.
-        autoencoder: in the place of the checkpoint's own, of the same space: a part's folder, or
-            one file of its weights.
+        autoencoder: replaces the checkpoint's own, with the same latent space: the folder of a
+            part, or a single weights file.
     Params:
-        tiled: decode tile by tile, for pictures that do not fit in memory whole. It changes pixels
-            a little.
-    Outputs: a picture of 8 bits.
-    Raises: ValueError for latents of another space, or for tiles with an autoencoder that has none;
+        tiled: decode tile by tile, for pictures that do not fit in memory. It changes pixels a
+            little.
+    Outputs: an 8-bit picture.
+    Raises: ValueError for latents of another space, or if the autoencoder does not support tiles;
         RuntimeError if the checkpoint's safety checker blackens the picture.
     Source: the end of the family's own pipeline.
     """
@@ -266,16 +265,16 @@ def encode(
     """Turn a picture into latents.
 
     Inputs:
-        model: a checkpoint whose latents are wanted.
-        image: of any size; it is resized to a multiple of what the autoencoder can halve, and the
-            run says so. Alpha is laid over black.
-        autoencoder: in the place of the checkpoint's own, as for latents.decode.
+        model: the checkpoint whose latent space is used.
+        image: of any size; it is resized to a multiple that the autoencoder supports, with a note.
+            Alpha is composited over black.
+        autoencoder: replaces the checkpoint's own, as for latents.decode.
     Params:
-        seed: of the sample of the autoencoder's distribution, as pipelines take one; left out, its
-            mean is taken. With the same seed in diffusion.denoise,
-            the two give what the family's own image to image gives of that seed.
+        seed: samples the autoencoder's distribution, as pipelines do; without a seed, its mean is
+            used. With the same seed in diffusion.denoise, the result equals that of the family's
+            image-to-image pipeline.
     Outputs: latents (1, channels, height, width), tagged with their space, and with the seed that
-        they were ``sampled`` by.
+        they were ``sampled`` with.
     Source: ``AutoencoderKL.encode`` and the scaling of the family's own pipeline.
     """
     import torch
@@ -313,13 +312,13 @@ def noise(
     height: Annotated[int, Range(8, 16384)],
     seed: Seed,
 ) -> Tensor:
-    """Draw latents from the normal distribution that an autoencoder was trained towards: decoded,
+    """Draw latents from the normal distribution that an autoencoder was trained to match; decoded,
     they are samples of the autoencoder itself.
 
     Inputs:
-        model: a checkpoint whose latents are wanted.
+        model: the checkpoint whose latent space is used.
     Params:
-        width, height: in pixels, of the picture that they stand for.
+        width, height: of the decoded picture, in pixels.
     Outputs: latents (1, channels, height, width), tagged with their space.
     """
     import torch
@@ -343,10 +342,10 @@ def resize(
     scale: Annotated[float, Range(0.05, 16)],
     mode: Literal["nearest-exact", "bilinear", "bicubic"] = "nearest-exact",
 ) -> Tensor:
-    """Resize latents, to be denoised once more at the new size.
+    """Resize latents, to denoise them again at the new size.
 
     Params:
-        scale: how many times the sides become; rounded to even sides, which all families take.
+        scale: the factor for both sides; the result is rounded to even sides, as all families need.
     Outputs: latents of the same space.
     Source: ``torch.nn.functional.interpolate``.
     """

@@ -51,14 +51,14 @@ def find(
     *,
     threshold: Annotated[float, Range(0, 1)] | None = 0.4,
 ) -> Mask:
-    """Mark in a picture what words name: ``the dog``.
+    """Make a mask of what a phrase describes in a picture, such as ``the dog``.
 
     Inputs:
         model: a CLIPSeg checkpoint, e.g. hf:CIDAS/clipseg-rd64-refined.
-        image: alpha is laid over black.
+        image: alpha is composited over black.
     Params:
-        threshold: from which likelihood on a pixel is inside, 0 to 1; null leaves the likelihoods
-            as they are.
+        threshold: the likelihood, 0 to 1, from which a pixel is inside; null returns the
+            likelihoods themselves.
     Outputs: a mask of the picture's size, 8 bits.
     Source: CLIPSeg (arXiv:2112.10003), ``transformers.CLIPSegForImageSegmentation``.
     """

@@ -31,11 +31,11 @@ class Sampler(TypedDict, total=False):
     """How it is sampled.
 
     Params:
-        num_inference_steps: denoising steps. Left out: what suits the model, as for the others.
-        guidance_scale: how far to go beyond the unguided picture; 1 is off.
-        sampler, sampler_settings: by diffusers' name, e.g. ``DPMSolverMultistepScheduler`` with
-            ``{use_karras_sigmas: true}``.
-        arguments: any other argument of the pipeline, by its own name: ``{true_cfg_scale: 4}``.
+        num_inference_steps: denoising steps. All parameters default to the pipeline's own values.
+        guidance_scale: the strength of classifier-free guidance; 1 is off.
+        sampler, sampler_settings: a diffusers class and settings of its configuration, e.g.
+            ``DPMSolverMultistepScheduler`` with ``{use_karras_sigmas: true}``.
+        arguments: any other arguments of the pipeline, by name: ``{true_cfg_scale: 4}``.
     """
 
     num_inference_steps: Annotated[int, Range(1, 1000)]
@@ -49,8 +49,8 @@ class Sampling(Sampler, total=False):
     """How it is sampled, and at which size.
 
     Params:
-        width, height: in pixels. Left out: the model's own size, or that of the picture.
-        guidance_rescale: against over-exposure under strong guidance (arXiv:2305.08891).
+        width, height: in pixels. Default: the model's own size, or that of the picture.
+        guidance_rescale: reduces over-exposure at high guidance (arXiv:2305.08891).
     """
 
     width: Annotated[int, Range(8, 16384)]
@@ -59,34 +59,32 @@ class Sampling(Sampler, total=False):
 
 
 class LoRAs(TypedDict, total=False):
-    """Low-rank changes.
+    """LoRAs.
 
     Inputs:
-        loras: low-rank changes to the model's weights, for this call only; ``weight`` is how much
-            of each: ``[{model: ./style.safetensors, weight: 0.8}]``.
+        loras: LoRAs, applied for this call only, each with its ``weight``:
+            ``[{model: ./style.safetensors, weight: 0.8}]``.
     """
 
     loras: List[LoRAUse]
 
 
 class Conditioning(LoRAs, total=False):
-    """What the picture is held to, besides words.
+    """What conditions the picture, besides the prompt.
 
     Inputs:
-        controls: drawings that the picture is held to, and the networks that read them: ControlNets
-            or T2I-Adapters, made for the same family as the model. ``scale`` is how much of each,
-            ``from`` and ``to`` the part of the denoising (0 to 1), ``mode`` the number of the
-            drawing's kind for networks that read several kinds, as their authors count them. One
-            union ControlNet that reads several drawings is several controls with the same model. A
-            checkpoint that is held to a drawing by itself (FLUX Canny, Depth) takes one control
-            without ``model``; a ControlNet that fills in reads the picture and the mask, and takes
-            no ``image``.
-        ip_adapters: adapters that read pictures as if they were prompts. ``image`` is a picture, or
-            a list of them that is read as one prompt; ``scale`` how much of each; ``file`` the file
-            of weights in the adapter's folder, where there are several:
-            ``models/ip-adapter_sd15.safetensors``.
-        ip_encoder: what reads those pictures, for adapters that do not bring it: CLIP's image
-            encoder for FLUX.
+        controls: ControlNets or T2I-Adapters of the same family as the model, each with its control
+            ``image``. ``scale`` is the conditioning scale, ``from`` and ``to`` the range of the
+            denoising (0 to 1) in which it applies, and ``mode`` the control mode of a union
+            ControlNet, by its authors' numbering. To give several control images to one union
+            ControlNet, write several controls with the same model. A checkpoint with built-in
+            control (FLUX Canny, Depth) takes one control without ``model``; an inpainting
+            ControlNet reads the picture and the mask, and takes no ``image``.
+        ip_adapters: IP-Adapters. ``image`` is an image prompt, or a list of images that form one;
+            ``scale`` its strength; ``file`` the weights file in the adapter's folder, if there are
+            several: ``models/ip-adapter_sd15.safetensors``.
+        ip_encoder: the image encoder for IP-Adapters that do not include one, such as CLIP for
+            those of FLUX.
     """
 
     controls: List[ControlUse]
@@ -95,14 +93,14 @@ class Conditioning(LoRAs, total=False):
 
 
 class Prompting(TypedDict, total=False):
-    """What is read beside the prompt.
+    """Text inputs besides the prompt.
 
     Inputs:
-        embeddings: textual inversions; the prompt names each by its file's name in angle brackets:
-            ``<cat-toy>``.
+        embeddings: textual inversions; the word for the prompt is the file's name in angle
+            brackets: ``<cat-toy>``.
     Params:
-        negative_prompt: what guidance leads away from.
-        clip_skip: layers of CLIP to leave out, from the last.
+        negative_prompt: what the picture should not show.
+        clip_skip: the number of last CLIP layers to skip.
     """
 
     embeddings: List[Annotated[Adapter, Leased(Embedding)]]
@@ -111,11 +109,11 @@ class Prompting(TypedDict, total=False):
 
 
 class ReplacedParts(TypedDict, total=False):
-    """Parts in the place of the checkpoint's own.
+    """Parts that replace the checkpoint's own.
 
     Inputs:
-        denoiser, autoencoder: in the place of the checkpoint's own, which then is not loaded: a
-            part's folder or one file of its weights; a denoiser also as GGUF.
+        denoiser, autoencoder: replace the checkpoint's own part, which is then not loaded: the
+            folder of a part, or a single weights file; for a denoiser also GGUF.
     """
 
     denoiser: Annotated[Model, Leased(OtherDenoiser)]

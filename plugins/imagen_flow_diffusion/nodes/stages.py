@@ -45,20 +45,20 @@ def encode(
     weighting: Literal["none", "compel"] = "none",
     **ports: Unpack[EncodingPorts],
 ) -> Steps[List[Tensor]]:
-    """Turn a prompt into what a model's denoisers read.
+    """Encode a prompt for the denoiser of a model.
 
-    A prompt of any length is taken; what the encoder does not read, because it is too long or in
-    words that it does not know, is said in the progress.
+    A prompt of any length is accepted; a note shows what the encoder does not read, because the
+    prompt is too long or contains words that it does not know.
 
     Inputs:
         model: an Imagen cascade (embedded/imagen), DeepFloyd IF, or a checkpoint of a family that
-            can be split: see diffusion.denoise. Of a LoRA, what concerns the text encoders is
-            applied. Without `negative_prompt`, what the family takes for none is encoded.
+            diffusion.denoise supports. Only the text-encoder layers of LoRAs are applied. Without
+            `negative_prompt`, the family's default (usually the empty prompt) is encoded.
     Params:
         weighting: ``compel`` reads weights in the prompt, ``a (red)1.3 fox``, and prompts of any
             length (Stable Diffusion and SDXL).
-    Outputs: tensors, each tagged with the argument of the family's pipeline that it ``is``, with
-        ``family``, and with ``encoder``, the model's fingerprint.
+    Outputs: tensors, each tagged with the pipeline argument that it ``is``, with ``family``, and
+        with ``encoder``, the model's fingerprint.
     """
     negative_prompt, clip_skip = ports.get("negative_prompt"), ports.get("clip_skip")
     attached = AttachedAdapters(ports.get("loras", ()), ports.get("embeddings", ()))
@@ -117,9 +117,9 @@ def base(
         model: an Imagen cascade (embedded/imagen) or the first stage of DeepFloyd IF.
         text: from ``text.encode`` with a model of the same family.
     Params:
-        guidance_scale: how far to go beyond the unguided picture; 1 is off. Left out: what suits
-            the model (IF: 7).
-        num_inference_steps: denoising steps. Left out: what suits the model (IF: 100).
+        guidance_scale: the strength of classifier-free guidance; 1 is off. Default: the model's
+            own (IF: 7).
+        num_inference_steps: denoising steps. Default: the model's own (IF: 100).
         seed: of the noise, which is drawn on the CPU.
     Outputs: the picture at the model's own size (embedded: 32 px, 8 bits; IF: 64 px, float).
     Raises: RuntimeError if IF's safety checker blackens the picture.
@@ -148,12 +148,12 @@ def super_resolution(
 
     Inputs:
         model: an Imagen cascade (embedded/imagen) or the second stage of DeepFloyd IF.
-        image: of the size that the stage before draws; another is resized to it (Lanczos). Alpha is
-            laid over black.
+        image: of the size that the previous stage draws; other sizes are resized to it (Lanczos).
+            Alpha is composited over black.
         text: from ``text.encode`` with a model of the same family.
     Params:
-        guidance_scale: 1 is off. Left out: what suits the model (IF: 4).
-        num_inference_steps: denoising steps. Left out: what suits the model (IF: 50).
+        guidance_scale: 1 is off. Default: the model's own (IF: 4).
+        num_inference_steps: denoising steps. Default: the model's own (IF: 50).
         noise_level: step of the noise schedule, of 1000, to which the small picture is blurred, so
             that its faults are not believed. Left out: what suits the
             model (IF: 250).
@@ -192,28 +192,26 @@ def edit(
     memory_levels: FallbackLevels = (),
     **ports: Unpack[EditingPorts],
 ) -> Steps[Image]:
-    """Change a picture as an instruction says: ``make the circle green``.
+    """Edit a picture by an instruction, such as ``make the circle green``.
 
     Inputs:
-        model: embedded/edit, or a checkpoint that edits by words alone: InstructPix2Pix, FLUX
+        model: embedded/edit, or a checkpoint that edits by instructions: InstructPix2Pix, FLUX
             Kontext, FLUX.2, Qwen-Image-Edit and others that diffusers has a pipeline for.
         image: of any size; 16-bit and float pictures are edited in 8 bits. Alpha is kept as it is.
-        instruction: in the words of the model; what it does not know is said in the progress.
-        references: further pictures that the instruction speaks of: ``dress the man of the first
-            picture in the coat of the second``. FLUX.2 and Qwen-Image-Edit from 2509 on see them,
-            and
-            some others; their alpha is laid over black. Neither these nor LoRAs, samplers, replaced
-            parts and `arguments` are for the embedded editor.
+        instruction: what to change; a note lists words that the model does not know.
+        references: further pictures that the instruction refers to: ``dress the man of the first
+            picture in the coat of the second``; alpha is composited over black. FLUX.2,
+            Qwen-Image-Edit from 2509 on and some others support them. The embedded editor takes no
+            references, LoRAs, samplers, replaced parts or `arguments`.
     Params:
-        image_guidance_scale: how strictly to keep to the source; InstructPix2Pix only (1.5).
+        image_guidance_scale: how closely to follow the source; InstructPix2Pix only (1.5).
         seed: of the noise, which is drawn on the CPU.
-    Outputs: a picture of the source's size, 8 bits, RGB or, where the source has alpha or the model
-        draws it, RGBA. With embedded/edit, pixels that the edit does not concern are the source's,
-        bit for bit.
-    Raises: ValueError if the model sees no references, or does not take an argument; RuntimeError
+    Outputs: a picture of the source's size, 8 bits, RGB, or RGBA if the source has alpha or the
+        model draws it. With embedded/edit, pixels outside the edit are those of the source, bit for
+        bit.
+    Raises: ValueError if the model takes no references, or not one of the arguments; RuntimeError
         if the checkpoint's safety checker blackens the picture.
-    Source: InstructPix2Pix (arXiv:2211.09800); for checkpoints, the pipeline of diffusers that they
-        name.
+    Source: InstructPix2Pix (arXiv:2211.09800); for checkpoints, their diffusers pipeline.
     """
     import numpy as np
 

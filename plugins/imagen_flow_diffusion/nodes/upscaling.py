@@ -154,26 +154,26 @@ def upscale(
     seed: Seed | None = None,
     memory_levels: FallbackLevels = (),
 ) -> Steps[Image]:
-    """Enlarge a picture by as much as the model does: two, four or eight times.
+    """Enlarge a picture by the factor of the model: two, four or eight.
 
     Inputs:
         model: Stable Diffusion x4 or the latent upscaler, Swin2SR, or a ``.safetensors`` file of
             the ESRGAN family.
-        image: alpha is laid over black.
-        prompt: what is in the picture, for the models that draw; the others read none.
+        image: alpha is composited over black.
+        prompt: what the picture shows; for diffusion models only.
     Params:
-        negative_prompt, num_inference_steps, guidance_scale, noise_level: for the models that draw.
-        Left out: what suits the model.
-        tile: work on squares of this many pixels of the picture, for pictures that do not fit in
-            memory whole; for the models that do not draw.
-        overlap: of the squares, in pixels; there are no seams if it is as wide as what a pixel of
-            the result sees of the picture. Both are rounded to what the model works in.
-        seed: of the noise, for the models that draw; they need one.
-    Outputs: a picture of 8 bits.
-    Raises: ValueError for what the model does not take; RuntimeError if its safety checker blackens
-        the picture.
-    Source: ``diffusers.StableDiffusionUpscalePipeline`` and its like; Swin2SR (arXiv:2209.11345) in
-        transformers; spandrel.
+        negative_prompt, num_inference_steps, guidance_scale, noise_level: for diffusion models
+            only. Default: the pipeline's own.
+        tile: work on squares of this many pixels, for pictures that do not fit in memory; not for
+            diffusion models.
+        overlap: of the squares, in pixels; there are no seams if it covers the receptive field of
+            the model. Both are rounded to multiples that the model supports.
+        seed: of the noise; required for diffusion models.
+    Outputs: an 8-bit picture.
+    Raises: ValueError for arguments that the model does not take; RuntimeError if its safety
+        checker blackens the picture.
+    Source: ``diffusers.StableDiffusionUpscalePipeline`` and its latent variant; Swin2SR
+        (arXiv:2209.11345) in transformers; spandrel.
     """
     if isinstance(model, Checkpoint):
         return (
