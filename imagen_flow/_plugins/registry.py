@@ -365,6 +365,11 @@ class Registry:
     def _register_loaders(
         self, plugin: Plugin, offered: Mapping[str, Mapping[str, Any]], source: str
     ) -> None:
+        if not isinstance(offered, Mapping) or not all(
+            isinstance(kinds, Mapping) and all(isinstance(name, str) for name in (role, *kinds))
+            for role, kinds in offered.items()
+        ):
+            raise TypeError('it must return loaders by role and class: {"editor": {"Toy": Loader}}')
         found = {
             (role, kind): OfferedLoader(Leased(loader).loader(), source)
             for role, kinds in offered.items()

@@ -8,7 +8,7 @@ that takes a model and hands the node the `Network` that the loader made of it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
@@ -298,4 +298,14 @@ class Leased:
                 f"Leased({getattr(self.of, '__name__', self.of)}) needs a loader: a subclass of"
                 " imagen_flow.loaders.Loader"
             )
+        name = type(made).__qualname__
+        if isinstance(made.settings, str) or not set(made.settings) <= set(Loading._fields):
+            raise TypeError(
+                f"{name}.settings is {made.settings!r}; it is a list of"
+                f" {', '.join(Loading._fields)}"
+            )
+        if not isinstance(made.role, str):
+            raise TypeError(f"{name}.role is {made.role!r}; it is text")
+        if not isinstance(made, Hashable):
+            raise TypeError(f"{name} is not hashable; declare it with @dataclass(frozen=True)")
         return made

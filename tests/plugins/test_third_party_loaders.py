@@ -296,6 +296,53 @@ def test_a_faulty_loader_is_a_problem_of_the_plan(
 
 
 @pytest.mark.parametrize(
+    ("faulty", "why"),
+    [
+        (
+            "settings = 'offload'",
+            "Asked.settings is 'offload'; it is a list of quantization, offload, attention, compile",
+        ),
+        (
+            "settings = ('ofload',)",
+            "Asked.settings is ('ofload',); it is a list of quantization, offload, attention,"
+            " compile",
+        ),
+        ("role = 5", "Asked.role is 5; it is text"),
+        ("__hash__ = None", "Asked is not hashable; declare it with @dataclass(frozen=True)"),
+    ],
+)
+def test_a_loader_that_declares_rubbish_is_refused_with_its_plugin(
+    tmp_path: Path, faulty: str, why: str
+) -> None:
+    """Before a graph uses it; the message says what may be written."""
+    plugin = tmp_path / "faulty.py"
+    plugin.write_text(LOADERS.format(faulty=f"    {faulty}"), "utf-8")
+    registry = discover([plugin], entry_points=list)
+    assert [why in found.fault for found in registry.plugins.values() if found.fault] == [True]
+
+
+@pytest.mark.parametrize(
+    "returned", ["None", "[]", "{'editor': Good()}", "{5: {}}", "{'editor': {5: Good()}}"]
+)
+def test_a_hook_that_returns_no_loaders_by_role_is_refused_with_its_plugin(
+    tmp_path: Path, returned: str
+) -> None:
+    """The message shows what it must return."""
+    plugin = tmp_path / "faulty.py"
+    plugin.write_text(
+        LOADERS.format(faulty="    pass")
+        + f"\n@flow.hookimpl\ndef imagen_flow_loaders():\n    return {returned}\n",
+        "utf-8",
+    )
+    registry = discover([plugin], entry_points=list)
+    assert [
+        'it must return loaders by role and class: {"editor": {"Toy": Loader}}' in found.fault
+        for found in registry.plugins.values()
+        if found.fault
+    ] == [True]
+
+
+@pytest.mark.parametrize(
     "faulty", ["disk_bytes(self, model): return 'x'", "significant_name(*_): 1/0"]
 )
 def test_a_loader_that_misjudges_a_model_raises_in_words(tmp_path: Path, faulty: str) -> None:
