@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,14 @@ def test_each_kind_has_the_digest_that_the_key_format_promises(name: str) -> Non
 def test_no_two_of_the_golden_values_share_a_digest() -> None:
     """Values that differ, be it in kind or shape only, have digests that differ."""
     assert len({digest_value(value) for value, _ in GOLDEN.values()}) == len(GOLDEN)
+
+
+def test_a_name_that_changes_results_is_in_the_digest_of_a_model() -> None:
+    """What `Loader.significant_name` makes of it; the reference is not."""
+    model = Model(Path("/anywhere"), CONTENT, "./cat.safetensors", significant_name="cat")
+    assert digest_value(model) == "a3d9ada3db02d14401134b9ddc58d7c6a978706b"
+    assert digest_value(replace(model, significant_name="dog")) != digest_value(model)
+    assert digest_value(replace(model, reference="./x")) == digest_value(model)
 
 
 def test_a_bfloat16_tensor_has_the_digest_that_the_key_format_promises() -> None:

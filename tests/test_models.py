@@ -227,6 +227,19 @@ def test_a_path_that_cannot_be_looked_at_is_told(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json"])
+def test_a_link_that_leads_nowhere_is_told(tmp_path, name):
+    """A configuration that cannot be read is a fault of the model, by its name."""
+    folder = model_folder(tmp_path / "m")
+    (folder / "unet").mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "gone")
+    assert refusal("./m", tmp_path) == (
+        f"the model './m' is damaged: {name} cannot be read\nNo such file or directory\n"
+        "copy or download it again"
+    )
+
+
 def test_a_missing_folder_is_named_with_its_neighbours(tmp_path):
     """The path that was looked at is shown, and the nearest name beside it."""
     model_folder(tmp_path / "sdxl-base")

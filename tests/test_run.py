@@ -4,6 +4,7 @@ happens.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sqlite3
@@ -13,6 +14,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -296,6 +298,32 @@ def test_a_clean_up_during_a_run_leaves_what_its_plan_found(toys: Toys, store: S
     toys.take()
     assert given(carry_out(graph, store=store)) == {"end": 8}
     assert toys.take() == ["add 7 1"]
+
+
+def test_a_run_that_is_over_holds_no_values(toys: Toys) -> None:
+    """Neither of its outputs nor of what they were made of, though the run itself is kept: it can
+    still be asked for provenance.
+    """
+    made: list[weakref.ref[Any]] = []
+
+    @node("toy.tracked", version=1)
+    def tracked(of: Image | None = None) -> Image:
+        pixels = np.full((4, 4, 3), len(made), np.uint8)
+        made.append(weakref.ref(pixels))
+        return Image(pixels)
+
+    graph = toys.add(tracked).graph("""
+        nodes:
+          a: {type: toy.tracked}
+          b: {type: toy.tracked, of: "${a}"}
+        outputs: {b: "${b}"}
+        """)
+    run = execute(make_plan(graph, registry=toys.registry))
+    assert [type(event).__name__ for event in run][-1] == "RunFinished"
+    gc.collect()
+    assert len(made) == 2
+    assert [one() for one in made] == [None, None]
+    assert run.provenance(graph.outputs["b"]) is not None
 
 
 def test_values_in_memory_are_bounded_and_those_used_last_stay() -> None:

@@ -502,9 +502,18 @@ def _model(
             why=NO_PICKLES,
             fix=fix,
         )
-    digests = [
-        (name, digest(file)) for name, file in held if affects_results(name) or name in allowed
-    ]
+    digests: list[tuple[str, str]] = []
+    for name, file in held:
+        if not affects_results(name) and name not in allowed:
+            continue
+        try:
+            digests.append((name, digest(file)))
+        except OSError as error:  # a link that leads nowhere, a file that is closed
+            raise UnusableModel(
+                f"the model '{text}' is damaged: {name} cannot be read",
+                why=error.strerror or str(error),
+                fix="copy or download it again",
+            ) from error
     return Model(
         path,
         tagged("model-folder", *(part.encode() for pair in digests for part in pair)),

@@ -100,6 +100,25 @@ def test_sizes_follow_what_is_given(options: dict[str, Any], size: tuple[int, in
     assert (done.width, done.height) == size
 
 
+def test_a_side_is_never_rounded_to_nothing() -> None:
+    """A strip that is made smaller keeps one pixel across."""
+    lying, standing = (Image(np.zeros((*shape, 3), np.uint8)) for shape in ((1, 100), (100, 1)))
+    done = [
+        geometry.resize(lying, width=10),
+        geometry.resize(standing, height=10),
+        geometry.resize(lying, width=10, height=10, fit="contain"),
+        geometry.scale(lying, 0.1),
+        geometry.scale(standing, 0.1),
+    ]
+    assert [(one.width, one.height) for one in done] == [
+        (10, 1),
+        (1, 10),
+        (10, 1),
+        (10, 1),
+        (1, 10),
+    ]
+
+
 @pytest.mark.parametrize("size", [(10, 10), (30, 8)])
 def test_covering_is_pillows_fit(size: tuple[int, int]) -> None:
     """What hangs over is cut off on both sides alike."""
@@ -210,6 +229,14 @@ def test_scaling_multiplies_both_sides() -> None:
             "port 'x' is 8, so the rectangle ends at 18, but the picture ends at 17; x may be at most 7",
         ),
         (
+            lambda i: geometry.crop(i, width=5, height=13),
+            "ports 'width' and 'height' are 5 x 13, but the picture is 17 x 12; use smaller ones, or enlarge it first with image.resize or image.pad",
+        ),
+        (
+            lambda i: geometry.crop(i, width=5, height=10, y=3),
+            "port 'y' is 3, so the rectangle ends at 13, but the picture ends at 12; y may be at most 2",
+        ),
+        (
             lambda i: geometry.pad(i, width=10),
             "port 'width' is 10, less than the 17 of the picture; padding never crops: use image.crop or image.resize first",
         ),
@@ -271,6 +298,9 @@ def test_crops_are_cut_where_asked() -> None:
         geometry.crop(picture(), width=5, height=4, x=2, y=3).pixels, pixels[3:7, 2:7]
     )
     assert np.array_equal(geometry.crop(picture(), width=5, height=4).pixels, pixels[4:8, 6:11])
+    assert np.array_equal(
+        geometry.crop(picture(), width=5, height=4, x=12, y=8).pixels, pixels[8:, 12:]
+    )
     assert np.array_equal(
         geometry.crop(picture(), width=5, height=4, anchor="bottom_right").pixels, pixels[8:, 12:]
     )
