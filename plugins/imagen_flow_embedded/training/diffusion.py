@@ -218,7 +218,7 @@ def train_diffusion(
     scratch: Path,
     text: Path,
     *,
-    steps: int = 1000,
+    steps: int = 1200,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     seed: int = 0,

@@ -148,7 +148,7 @@ def train_super_resolution(
     text: Path,
     base: Path,
     *,
-    steps: int = 500,
+    steps: int = 450,
     batch_size: int = 16,
     crop: int = 64,
     learning_rate: float = 2e-3,
