@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ import imagen_flow as flow
 from imagen_flow import loaders
 from imagen_flow._models import resolve
 from imagen_flow._system.file_signs import RememberedBySign
+from imagen_flow._types.configurations import Memo, read_configuration, weight_of
 from imagen_flow._types.digest import digest_file
 
 
@@ -94,6 +96,26 @@ def test_what_was_used_last_is_kept(tmp_path: Path) -> None:
     for name in "ab" + "a" + "c" + "a" + "b" + "dd":
         cached(files[name])
     assert "".join(read) == "abc" + "b" + "dd"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"_class_name": "UNet2DConditionModel", "sizes": [320, 640, 1280, 1280], "act_fn": "silu"},
+        {"weight_map": {f"layer.{n}.weight": f"m-{n % 9:05}.safetensors" for n in range(2000)}},
+        [[n, n + 1000] for n in range(2000)],
+    ],
+    ids=["configuration", "index", "numbers"],
+)
+def test_what_is_remembered_weighs_what_it_takes(tmp_path: Path, content: object) -> None:
+    """So that the bound of what is remembered bounds the memory."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    tracemalloc.start()
+    read = read_configuration(Memo(), path)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken <= weight_of(read)
 
 
 def test_an_error_is_not_remembered(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .._system.file_signs import RememberedBySign
 from .._system.regular_files import open_regular
 from .digest import digest_bytes
 
-__all__ = ["Configuration", "Memo", "is_configuration", "read_configuration"]
+__all__ = ["Configuration", "Memo", "is_configuration", "read_configuration", "weight_of"]
 
 T = TypeVar("T")
 
@@ -62,8 +62,13 @@ def _read_configuration(path: Path) -> Configuration:
         return Configuration(digest_bytes(data), len(data), None, str(error))
 
 
+def weight_of(read: Configuration) -> int:
+    """Estimate what a configuration takes in memory: parsed, JSON is several times its text."""
+    return 2048 + 16 * read.size
+
+
 _configuration: RememberedBySign[Configuration] = RememberedBySign(
-    _read_configuration, weigh=lambda read: 1024 + read.size, max_weight=64 << 20
+    _read_configuration, weigh=weight_of, max_weight=128 << 20
 )
 
 
