@@ -147,7 +147,7 @@ def test_a_model_that_is_no_captioner_is_refused_by_name(models, tmp_path):
     )
     assert (
         refusal(model())
-        == "image.caption cannot use the model './m': it was saved quantized, but image.caption supports plain weights"
+        == "image.caption cannot use the model './m': it was saved quantized, but image.caption needs plain weights"
     )
     (tmp_path / "m" / "config.json").unlink()
     assert (
