@@ -812,7 +812,7 @@ def test_graphs_that_multiply_are_refused_before_they_are_expanded(
     (problem,) = refused.value.problems
     assert (problem.code, problem.message) == (
         "too-many-steps",
-        "the graph comes to more than 200,000 steps",
+        "the graph has more than 200,000 steps",
     )
     assert "g0.yaml includes g1.yaml 2 times, g1.yaml includes g2.yaml 2 times" in problem.why
 
@@ -831,7 +831,7 @@ def test_lists_that_multiply_are_refused_as_soon_as_there_are_too_many(
         {"g": {"type": "./i.yaml", "each": {"x": "${xs}"}}}, {"o": "${g}"}, xs={"type": "list[int]"}
     )
     files = {"./i.yaml": inner, "./m.yaml": middle}
-    with pytest.raises(GraphError, match="with it the graph comes to more than 50 steps"):
+    with pytest.raises(GraphError, match="with it the graph has more than 50 steps"):
         run(graph({"m": {"type": "./m.yaml", "xs": list(range(30))}}, {"o": "${m}"}), files)
     ran = run(
         graph(
@@ -845,7 +845,7 @@ def test_lists_that_multiply_are_refused_as_soon_as_there_are_too_many(
     )
     assert (ran.outputs, ran.failed) == (
         {"o": None},
-        ["m/g: with it the graph comes to more than 50 steps"],
+        ["m/g: with it the graph has more than 50 steps"],
     )
 
 
@@ -889,7 +889,7 @@ def test_steps_that_were_planned_count_when_more_turn_up_in_the_run(
         return run(graph(nodes, {"g": "${g}", "h": "${h}"}), {"./i.yaml": inner}).failed
 
     assert failed(5) == []
-    assert failed(6) == ["h: with it the graph comes to more than 50 steps"]
+    assert failed(6) == ["h: with it the graph has more than 50 steps"]
 
 
 def test_what_is_absent_for_one_reason_still_asks_for_what_else_it_reads(run: Run) -> None:

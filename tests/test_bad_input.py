@@ -187,14 +187,14 @@ def test_a_missing_picture(call: Call, folder: Path) -> None:
 g.yaml:2:41: error[missing-file]: there is no file './p.png'
 2 | inputs: {picture: {type: file, default: ./p.png}}
   |                                         ^^^^^^^
-  = why: it was looked for as p.png
+  = why: it was searched for as p.png
   = fix: did you mean 'pp.png'?
 """,
     )
     said = call("run", "g.yaml", "--set", "picture=qq.png")
     assert (said.code, said.err) == (
         2,
-        "error[missing-file]: there is no file 'qq.png'\n  = why: it was looked for as qq.png\n  = fix: did you mean 'pp.png'?\n",
+        "error[missing-file]: there is no file 'qq.png'\n  = why: it was searched for as qq.png\n  = fix: did you mean 'pp.png'?\n",
     )
     assert not (folder / "out").exists()
 

@@ -319,7 +319,7 @@ g.yaml:3:3: error[bad-input]: input 'n' takes a whole number up to 3, not the te
 3 |   n: {type: int, max: 3}
   |   ^
 
-g.yaml:4:3: error[missing-input]: input 't' (text) is given nothing
+g.yaml:4:3: error[missing-input]: input 't' (text) has no value
 4 |   t: {type: text, help: what to say}
   |   ^
   = why: what to say
@@ -381,7 +381,7 @@ def test_failure(call: Call, folder: Path) -> None:
       |   ^^^
       = why: raised at nodes.py:22 in fail: raise ValueError(f"cannot do '{text}'")
       = fix: pass --traceback to see the calls that led to it
-- after skipped: what gives its 'text' failed
+- after skipped: the source of its 'text' failed
 ✓ good  T s
 failed in T s: 1 step ran, 0 from the store, 1 failed
 """

@@ -215,7 +215,7 @@ def test_one_of_several_choices_is_no_text_with_values_inside_it() -> None:
         outputs: {s: "${s}"}
         """
     ) == [
-        "5:36 type-mismatch: port 'mood' of t.say takes one of 'calm', 'loud', not text with values inside it"
+        "5:36 type-mismatch: port 'mood' of t.say takes one of 'calm', 'loud', not text with inserted values"
     ]
 
 
@@ -454,9 +454,9 @@ def test_each_cycle_is_printed_closed_once() -> None:
         outputs: {e: "${e}", d: "${d}"}
         """)
     assert [s.partition(": ")[2] for s in said] == [
-        "nodes wait for each other: a -> b -> a",
-        "nodes wait for each other: c -> d -> c",
-        "nodes wait for each other: e -> e",
+        "nodes depend on each other: a -> b -> a",
+        "nodes depend on each other: c -> d -> c",
+        "nodes depend on each other: e -> e",
     ]
 
 
@@ -470,7 +470,7 @@ def test_a_cycle_begins_with_the_node_that_is_written_first() -> None:
           d: {type: t.add, a: "${c}"}
         outputs: {d: "${d}"}
         """)
-    assert said.endswith("nodes wait for each other: b -> c -> b")
+    assert said.endswith("nodes depend on each other: b -> c -> b")
 
 
 # -- graphs in graphs ------------------------------------------------------------------------------
@@ -620,7 +620,7 @@ def test_only_a_graph_file_is_opened_for_a_node(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("the password")
     assert problems(
         'nodes: {a: {type: ./secret.txt}}\noutputs: {x: "${a}"}', tmp_path / "g.yaml"
-    ) == ["2:19 unreadable: './secret.txt' is no graph file"]
+    ) == ["2:19 unreadable: './secret.txt' is not a graph file"]
 
 
 @pytest.mark.parametrize(

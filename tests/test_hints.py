@@ -85,7 +85,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
             "g.yaml:5:17: error[unknown-node-type]: no plugin provides the node type 'my.bug'\n"
             '5 |   small: {type: my.bug, image: "${loaded}", width: 10, height: 10}\n'
             "  |                 ^^^^^^\n"
-            "  = fix: name the Python file that offers it with --plugin FILE, or install its plugin; `imagen-flow nodes` lists the node types that there are\n",
+            "  = fix: load the Python file that defines it with --plugin FILE, or install its plugin; `imagen-flow nodes` lists all node types\n",
         ),
         (
             'image: "${loaded}"',

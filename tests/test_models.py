@@ -104,17 +104,17 @@ def test_a_reference_says_what_it_is(text, reference):
         ),
         (
             "imagen",
-            "'imagen' is no reference to a model",
+            "'imagen' is not a model reference",
             "write 'embedded/imagen' for a model that comes with a plugin, 'hf:org/imagen' for the hub, or './imagen' for a file or folder beside the graph",
         ),
         (
             "https://huggingface.co/org/name",
-            "'https://huggingface.co/org/name' is no reference to a model",
+            "'https://huggingface.co/org/name' is not a model reference",
             "write 'hf:org/name'",
         ),
         (
             "https://huggingface.co/org/name/tree/v1",
-            "'https://huggingface.co/org/name/tree/v1' is no reference to a model",
+            "'https://huggingface.co/org/name/tree/v1' is not a model reference",
             "write 'hf:org/name@v1'",
         ),
         (
@@ -144,12 +144,12 @@ def test_a_reference_says_what_it_is(text, reference):
         ),
         (
             "a b",
-            "'a b' is no reference to a model",
+            "'a b' is not a model reference",
             "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~",
         ),
         (
             "./a\0b",
-            "'./a\\x00b' is no reference to a model",
+            "'./a\\x00b' is not a model reference",
             "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~",
         ),
     ],

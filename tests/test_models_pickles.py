@@ -140,7 +140,7 @@ def test_a_pickle_that_runs_code_is_refused_all_the_same(tmp_path: Path, name: s
     """The scanner looks into it without loading it; the message says what it names."""
     save(tmp_path / name, bomb=Bomb(tmp_path / "gone off"))
     assert refusal(f"./{name}", tmp_path, f"./{name}") == (
-        f"the pickle {name} of './{name}' is not loaded\nit names posix.mkdir, which weights have no need of\ntake it from somebody you trust, as safetensors"
+        f"the pickle {name} of './{name}' is not loaded\nit names posix.mkdir, which weights do not need\nget it as safetensors from a source that you trust"
     )
     assert not (tmp_path / "gone off").exists()
 
@@ -173,7 +173,7 @@ def test_without_the_scanner_no_pickle_is_loaded(
     save(tmp_path / "a.pth")
     monkeypatch.setitem(sys.modules, "picklescan.scanner", None)
     assert refusal("./a.pth", tmp_path, "./a.pth") == (
-        "the pickle a.pth of './a.pth' cannot be looked into\npicklescan is not installed\nrun `pip install 'imagen-flow[pickle]'`, or convert it to safetensors"
+        "the pickle a.pth of './a.pth' cannot be scanned\npicklescan is not installed\nrun `pip install 'imagen-flow[pickle]'`, or convert it to safetensors"
     )
 
 
@@ -200,7 +200,7 @@ def test_weights_are_read_with_torchs_guard_on(tmp_path: Path) -> None:
     save(tmp_path / "a.pth")
     with pytest.raises(ModelError) as caught:
         read_weights(Model(tmp_path / "a.pth", "d", "./a.pth"))
-    assert str(caught.value) == "the model './a.pth' is a pickle (a.pth), and nobody allowed it"
+    assert str(caught.value) == "the model './a.pth' is a pickle (a.pth), and was not allowed"
     assert read_weights(find("./a.pth", tmp_path, "./a.pth"))["w"].tolist() == [0, 0, 0]
     save(tmp_path / "bomb.pth", bomb=Bomb(tmp_path / "gone off"))
     with pytest.raises(ModelError) as caught:

@@ -222,8 +222,8 @@ def empty(n: int) -> Empty: ...
         (variadic, "x.y: parameter 'n' has no fixed name, so it can be no port"),
         (keywords, "x.y: parameter 'n' has no fixed name, so it can be no port"),
         (positional, "x.y: parameter 'n' has no fixed name, so it can be no port"),
-        (untyped, "x.y: parameter 'n' says no type"),
-        (silent, "x.y: says no return type; a node returns its outputs"),
+        (untyped, "x.y: parameter 'n' has no type"),
+        (silent, "x.y: has no return type; annotate the outputs"),
         (
             nothing,
             "x.y: returns nothing; a node returns its outputs, and only a graph's outputs write files",

@@ -686,7 +686,7 @@ def test_all_problems_of_values_are_said_at_once() -> None:
         ("unknown-input", "the graph has no input 'd'", "its inputs are: a, b, c"),
         (
             "missing-input",
-            "input 'a' (int) is given nothing",
+            "input 'a' (int) has no value",
             "pass --set a=…, or give it a default",
         ),
         (

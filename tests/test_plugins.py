@@ -164,10 +164,10 @@ def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(
             registry.find("x.one")
         assert (
             str(refused.value)
-            == "error[unknown-node-type]: two plugins offer 'x.one': pe-dist:pe and pf-dist:pf\n  = fix: uninstall one of them, or rename its node type"
+            == "error[unknown-node-type]: two plugins provide 'x.one': pe-dist:pe and pf-dist:pf\n  = fix: uninstall one of them, or rename its node type"
         )
         assert len(registry.faults) == 1
-        assert "offers 'x.one', which p" in registry.faults[0]
+        assert "provides 'x.one', which p" in registry.faults[0]
 
 
 def test_what_plugins_offer_is_remembered(installed: Any, tmp_path: Path) -> None:
@@ -407,9 +407,9 @@ def second() -> int:
         ("def f(:", "cannot be imported: SyntaxError"),
         (
             GOOD.format(name="pgood"),
-            "offers 'pgood.one', which pgood-dist:pgood offers too; rename one of them",
+            "provides 'pgood.one', which pgood-dist:pgood also provides; rename one of them",
         ),
-        (TWICE, "offers 'my.one' twice, by first and second; rename one of them"),
+        (TWICE, "provides 'my.one' twice, by first and second; rename one of them"),
     ],
 )
 def test_a_local_file_that_cannot_be_used_is_reported(

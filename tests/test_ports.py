@@ -135,8 +135,8 @@ def test_some_parameters_are_no_ports() -> None:
         (Model[Loader] | Image, "a union holds values"),
         (Annotated[Any, Leased(Own)], "Leased(Own) needs a loader: a subclass of"),
         (Annotated[str, Range(1, 2)], "Range narrows numbers, not text"),
-        (Literal[b"x"], "a Literal holds text, numbers or truth values"),
-        (enum.Enum("Odd", {"A": (1, 2)}), "the values of Odd are text, numbers or truth values"),
+        (Literal[b"x"], "a Literal holds text, numbers or booleans"),
+        (enum.Enum("Odd", {"A": (1, 2)}), "the values of Odd are text, numbers or booleans"),
     ],
 )
 def test_any_other_annotation_is_refused(annotation: Any, words: str) -> None:

@@ -490,7 +490,7 @@ def test_a_list_in_brackets_is_told_to_stand_without_them(registry: Registry) ->
     with pytest.raises(GraphError) as refused:
         planned(registry, graph_of(nodes, ["u"]))
     assert [p.fix for p in refused.value.problems] == [
-        'for the elements of that list alone, write "${l}" without brackets'
+        'to pass that list itself, write "${l}" without brackets'
     ]
 
 
@@ -538,7 +538,7 @@ def test_absent_and_failed_fields(
     found = ran(plan)
     found.pop("!broken", None)
     if outcome == "skipped":
-        assert found.pop("!u", "what gives its 'uses[0].weight' failed")
+        assert found.pop("!u", "the source of its 'uses[0].weight' failed")
         assert found.get("u") is None
     else:
         assert found == {"u": outcome}
@@ -788,7 +788,7 @@ def test_what_cannot_be_declared_is_refused_in_words() -> None:
     ]
     assert [refusal(one) for one in (either, renamed, anything)] == [
         "x.y: parameter 'use': a union holds no records; a field of a record may be a union",
-        "x.y: 'a' is said to be renamed, and is a port",
+        "x.y: 'a' is listed as renamed, but is a port",
         "x.y: parameter 'more' has no fixed name, so it can be no port",
     ]
 

@@ -460,7 +460,7 @@ def test_a_forged_picture_whose_graphs_multiply_is_refused_at_once(make: Make) -
     )
     assert again(picture).verify().identical
     forge(picture, "times: 1", "times: 9")
-    with pytest.raises(GraphError, match="the graph comes to more than 200,000 steps") as refused:
+    with pytest.raises(GraphError, match="the graph has more than 200,000 steps") as refused:
         replay.prepare(picture, registry=registry())
     assert "g0.yaml includes g1.yaml 9 times" in refused.value.problems[0].why
 

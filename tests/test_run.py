@@ -987,8 +987,8 @@ def test_what_does_not_depend_on_a_failure_goes_on(toys: Toys) -> None:
     assert words(said) == [
         "started bad",
         "failed bad: it does not like 3",
-        "skipped after: what gives its 'a' failed",
-        "skipped last: what gives its 'a' failed",
+        "skipped after: the source of its 'a' failed",
+        "skipped last: the source of its 'a' failed",
         "no output last: its source failed",
         "started good",
         "finished good",
@@ -1043,7 +1043,7 @@ def test_one_failing_element_leaves_the_others(toys: Toys, store: Store) -> None
     assert [w for w in words(said) if "started" not in w and "finished" not in w] == [
         "failed o[1]: it is even",
         "output o",
-        "skipped t: what gives its 'values' failed",
+        "skipped t: the source of its 'values' failed",
         "no output t: its source failed",
         "failed: 2 ran, 0 cached, 1 failed",
     ]
@@ -1071,7 +1071,7 @@ def test_lists_of_unequal_length_fail_their_node_alone(toys: Toys, store: Store)
             if w.split()[0] in ("failed", "skipped", "output", "no", "failed:")
         ] == [
             "failed sum: the lists of 'each' differ in length: 'a' has 2, 'b' has 3",
-            "skipped total: what gives its 'values' failed",
+            "skipped total: the source of its 'values' failed",
             "no output total: its source failed",
             "output good",
             f"failed: {3 - cached} ran, {cached} cached, 1 failed",
@@ -1114,7 +1114,7 @@ def test_a_picture_inside_text_fails_the_node(toys: Toys) -> None:
           s: {type: toy.say, words: "a ${x}"}
         outputs: {s: "${s}"}
         """)
-    assert "failed s: it takes text, numbers and truth values inside text, not image" in words(
+    assert "failed s: it takes only text, numbers and booleans inside text, not image" in words(
         carry_out(graph)
     )
 
@@ -1136,7 +1136,7 @@ def test_an_element_of_text_that_cannot_be_made_fails_alone(toys: Toys) -> None:
     said = carry_out(graph)
     assert given(said) == {"s": [None, "b"]}
     assert [w for w in words(said) if w.startswith("failed s")] == [
-        "failed s[0]: it takes text, numbers and truth values inside text, not image"
+        "failed s[0]: it takes only text, numbers and booleans inside text, not image"
     ]
 
 
@@ -1170,7 +1170,7 @@ def test_text_for_a_graph_that_cannot_be_made_fails_what_reads_it(
     assert words(said)[-1].startswith("failed: ")
     assert given(said) == {"eo": [None, inner.replace("${t}", "b")], "et": [None, "b"], "m": [1, 1]}
     assert all(
-        "it takes text, numbers and truth values inside text, not image" in w
+        "it takes only text, numbers and booleans inside text, not image" in w
         for w in words(said)
         if w.startswith("failed ")
     )

@@ -799,7 +799,7 @@ TEXTUAL = 'imagen_flow: 1\ninputs: {f: {type: file, default: ./f.txt}}\nnodes: {
     ("place", "command", "words"),
     [
         ("g.yaml", "run g.yaml", "regular"),
-        ("inner.yaml", "plan including.yaml", "it is not a regular file|is no graph file"),
+        ("inner.yaml", "plan including.yaml", "it is not a regular file|is not a graph file"),
         ("p.png", "replay p.png --yes", "it is not a regular file"),
         ("p.jpg.provenance.json", "replay p.jpg --yes", "it is not a regular file"),
         ("imagen-flow.toml", "trust imagen-flow.toml", "it is not a regular file"),

@@ -608,7 +608,7 @@ def test_at_the_limit_of_watches_polling_takes_over(
     monkeypatch.setattr(inotify_c, "inotify_add_watch", add)
     watched = watch_by_events(tmp_path)
     assert watched.notices == [
-        "the system sends no events (inotify watch limit reached): polling every 0.1 s instead; raise fs.inotify.max_user_watches to have events"
+        "the system sends no change events (inotify watch limit reached): polling every 0.1 s instead; raise fs.inotify.max_user_watches to receive events"
     ]
     (tmp_path / "sub9/x").write_text("1")
     watched.until(tmp_path / "sub9/x")
@@ -628,7 +628,7 @@ def test_without_an_inotify_instance_polling_takes_over(
     monkeypatch.setattr(inotify_c, "inotify_init", none)
     watched = watch_by_events(tmp_path)
     assert watched.notices == [
-        "the system sends no events (inotify instance limit reached): polling every 0.1 s instead; raise fs.inotify.max_user_instances to have events"
+        "the system sends no change events (inotify instance limit reached): polling every 0.1 s instead; raise fs.inotify.max_user_instances to receive events"
     ]
     (tmp_path / "x").write_text("1")
     watched.until(tmp_path / "x")
@@ -650,7 +650,7 @@ def test_on_a_network_file_system_polling_takes_over(
     assert local.notices == []
     watched = watch_by_events(share)
     assert watched.notices == [
-        f"{share} is on a network file system (nfs4), which sends no events: polling every 0.1 s instead"
+        f"{share} is on a network file system (nfs4), which sends no change events: polling every 0.1 s instead"
     ]
     (share / "x").write_text("1")
     watched.until(share / "x")

@@ -255,10 +255,10 @@ class Binder:
         if not any(sizing(PerElement(bound))):
             self.say(
                 "bad-shape",
-                f"{what} goes through no list",
+                f"{what} needs a list",
                 word.mark,
-                why="the node runs for each element of a list, and no field is given one",
-                fix="write it beside 'each', or give a field a list",
+                why="the node runs once for each element of a list, but no field is a list",
+                fix="move it out of 'each', or set a field to a list",
             )
             return None
         return PerElement(bound)
@@ -328,10 +328,11 @@ class Binder:
             self.scan(word)
             self.say(
                 "type-mismatch",
-                f"{what} takes {port.words}, not text with values inside it",
+                f"{what} takes {port.words}, not text with inserted values",
                 word.mark,
                 why=(
-                    "a path is never made of values: it would let a value choose what is read"
+                    "a path cannot be assembled from values: a value could then choose which file"
+                    " is read"
                     if kind in ("file", "folder")
                     else ""
                 ),
@@ -356,10 +357,10 @@ class Binder:
             ):
                 self.say(
                     "bad-template",
-                    f"${{{reference_text(part)}}} is {type_}, which cannot stand inside text",
+                    f"${{{reference_text(part)}}} is {type_}, which cannot be inserted into text",
                     part.mark,
-                    why="inside text go text, numbers and truth values",
-                    fix="let it be the whole value, or turn it into text by a node",
+                    why="only text, numbers and booleans can be inserted into text",
+                    fix="make it the whole value, or convert it to text with a node",
                 )
                 return None
             parts.append(binding)
@@ -386,7 +387,7 @@ class Binder:
             and fits(source.element, port)
         ):
             port_name = what.split("'")[1] if "'" in what else "port"
-            whole = f'for the elements of that list alone, write "${{{name}}}" without brackets'
+            whole = f'to pass that list itself, write "${{{name}}}" without brackets'
             self.say(
                 "list-into-single",
                 f"${{{name}}} is {source}, and {what} takes one"

@@ -55,7 +55,7 @@ def expanded_too_far(graph: Graph) -> Problem | None:
     )
     return Problem(
         "too-many-steps",
-        f"the graph comes to more than {STEPS:,} steps",
+        f"the graph has more than {STEPS:,} steps",
         mark,
         why=", ".join(chain) + more,
         fix="include each graph fewer times",

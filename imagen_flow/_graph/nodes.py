@@ -118,7 +118,7 @@ def _refuse_port(
         "unknown-port",
         f"{label} has no input port '{name}'",
         pair.key.mark,
-        why="this is written in another way now" if now else why,
+        why="this port was replaced" if now else why,
         fix=f"write {now}" if now else only_suggestion(binder.nearest(name, ports)),
     )
     binder.scan(pair.value)
@@ -241,18 +241,18 @@ def _settings(
         elif isinstance(type_, NodeType) and not type_.uses_setting(key):
             used = [name for name in LOADING if type_.uses_setting(name)]
             why = (
-                f"of these settings it uses {', '.join(used)}"
+                f"of these settings it supports {', '.join(used)}"
                 if used
-                else "it uses none of these settings"
+                else "it supports none of these settings"
             )
             binder.say(
                 "bad-setting",
-                f"'{key}' changes nothing about {type_.name}",
+                f"'{key}' has no effect on {type_.name}",
                 item.key.mark,
                 why=why,
                 fix=(
-                    "leave it out here; in the settings of the graph it holds for the nodes"
-                    " that use it"
+                    "remove it here; in the settings of the graph it applies to the nodes"
+                    " that support it"
                 ),
             )
         else:

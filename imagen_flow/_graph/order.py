@@ -51,11 +51,11 @@ def order(binder: Binder, nodes: dict[str, Node | None]) -> list[str]:
         mark = binder.spec.nodes[circle[0]].name.mark
         binder.say(
             "cycle",
-            "nodes wait for each other:"
+            "nodes depend on each other:"
             f" {' -> '.join(circle if len(circle) <= LONGEST else [*circle[: LONGEST - 3], '…', *circle[-2:]])}",
             mark,
-            why="a node runs when all its inputs are there",
-            fix="break the circle at one of them",
+            why="a node runs once all its inputs are available",
+            fix="remove one of these references",
         )
     return names
 

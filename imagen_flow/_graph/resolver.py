@@ -190,7 +190,7 @@ class _Resolver:
                     f"'{name}' comes from {plugin.name}, which cannot be used",
                     written.type.mark,
                     why=plugin.fault,
-                    fix=f"mend or reinstall {plugin.name.partition(':')[0]}",
+                    fix=f"repair or reinstall {plugin.name.partition(':')[0]}",
                 )
             else:
                 faults = "; ".join(self.registry.faults)
@@ -231,8 +231,8 @@ class _Resolver:
         if mates := [known for known in names if known.partition(".")[0] == family]:
             return f"node types of {family} are: {', '.join(mates)}"
         return (
-            "name the Python file that offers it with --plugin FILE, or install its plugin;"
-            " `imagen-flow nodes` lists the node types that there are"
+            "load the Python file that defines it with --plugin FILE, or install its plugin;"
+            " `imagen-flow nodes` lists all node types"
         )
 
     def known_type(self, name: str) -> NodeType | None:
@@ -248,16 +248,16 @@ class _Resolver:
         try:
             path = (self.binder.folder / Path(name).expanduser()).resolve()
         except (RuntimeError, ValueError, OSError) as error:
-            self.say("unreadable", f"there can be no graph file '{name}'", mark, why=str(error))
+            self.say("unreadable", f"there cannot be a graph file '{name}'", mark, why=str(error))
             return None
         if (
             path.suffix.lower() not in GRAPH_SUFFIXES
         ):  # nor is any other file opened, whose text a problem would show
             self.say(
                 "unreadable",
-                f"'{name}' is no graph file",
+                f"'{name}' is not a graph file",
                 mark,
-                why=f"a graph's file ends in {', '.join(GRAPH_SUFFIXES)}",
+                why=f"the name of a graph file ends in {', '.join(GRAPH_SUFFIXES)}",
             )
             return None
         if len(self.inside) > DEPTH:

@@ -101,7 +101,7 @@ def mend_edge(source: PortType, port: PortType, written: str) -> str:
     if port.record is not None and source.kind == "list":
         return f"write a record that takes one of its elements: {suggest_record(port.record)}"
     if port.kind in ("file", "folder") and source.kind == "text":
-        return f"give the input the type {port.kind}: a node never takes a path as text"
+        return f"declare the input as type: {port.kind}; a path cannot be passed as text"
     if port.kind == "int" and source.kind in ("float", "number"):
         return "round it by math.round"
     return ""

@@ -212,7 +212,7 @@ def check_together(lines: Iterable[Line]) -> None:
                             "bad-path",
                             f"'{key}' is also used by {other.path}",
                             line.marks.get(key, line.marks["in"]),
-                            "both would take the same files",
+                            "both would process the same files",
                             "give each line a folder of its own",
                         )
                     )
@@ -224,7 +224,7 @@ def check_together(lines: Iterable[Line]) -> None:
                     "bad-path",
                     f"lines feed each other: {' -> '.join(one.name for one in cycle)}",
                     line.marks["out"],
-                    "files would circulate for ever",
+                    "files would circulate forever",
                     "let one of them write to another folder",
                 )
             )

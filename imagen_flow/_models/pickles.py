@@ -28,13 +28,13 @@ def scan_pickle(path: Path, reference: str) -> None:
         from picklescan.scanner import SafetyLevel, scan_file_path
     except ImportError as missing:
         raise UnusableModel(
-            f"the pickle {path.name} of '{reference}' cannot be looked into",
+            f"the pickle {path.name} of '{reference}' cannot be scanned",
             why="picklescan is not installed",
             fix="run `pip install 'imagen-flow[pickle]'`, or convert it to safetensors",
         ) from missing
     if not is_regular(path):
         raise UnusableModel(
-            f"the pickle {path.name} of '{reference}' cannot be looked into",
+            f"the pickle {path.name} of '{reference}' cannot be scanned",
             why="it is not a regular file",
             fix="copy or download it again",
         )
@@ -42,7 +42,7 @@ def scan_pickle(path: Path, reference: str) -> None:
         found = scan_file_path(str(path))
     except Exception as error:  # a broken file can make the scanner raise anything
         raise UnusableModel(
-            f"the pickle {path.name} of '{reference}' cannot be looked into",
+            f"the pickle {path.name} of '{reference}' cannot be scanned",
             why=f"{type(error).__name__}: {error}"[:200],
             fix="copy or download it again",
         ) from error
@@ -53,16 +53,16 @@ def scan_pickle(path: Path, reference: str) -> None:
     if strange or found.infected_files or found.issues_count:
         why = (
             f"it names {', '.join(strange[:5])}{', …' if len(strange) > 5 else ''}, which weights"
-            " have no need of"
+            " do not need"
         )
         raise UnusableModel(
             f"the pickle {path.name} of '{reference}' is not loaded",
             why=why,
-            fix="take it from somebody you trust, as safetensors",
+            fix="get it as safetensors from a source that you trust",
         )
     if found.scan_err or not found.globals:
         raise UnusableModel(
-            f"the model '{reference}' is damaged: {path.name} is no pickle of weights",
-            why="the scanner finds none in it",
+            f"the model '{reference}' is damaged: {path.name} is not a pickle of weights",
+            why="the scanner found no pickle in it",
             fix="copy or download it again",
         )

@@ -125,7 +125,7 @@ def parse_reference(text: str) -> Reference:
     """
     shown = text if len(text) <= 80 else text[:77] + "…"
     if "\0" in text or "\n" in text:
-        raise BadReference(f"{shown!r} is no reference to a model", fix=_SPELLINGS)
+        raise BadReference(f"{shown!r} is not a model reference", fix=_SPELLINGS)
     if _EMBEDDED.match(text):
         return Reference("embedded", text)
     if text.startswith("hf:"):
@@ -138,7 +138,7 @@ def parse_reference(text: str) -> Reference:
     )
     if page and _REPOSITORY.match(page[1]):
         raise BadReference(
-            f"'{shown}' is no reference to a model",
+            f"'{shown}' is not a model reference",
             fix=f"write 'hf:{page[1]}{'@' + page[3] if page[3] else ''}'",
         )
     if text and _REPOSITORY.match(text.partition("@")[0]):
@@ -148,14 +148,14 @@ def parse_reference(text: str) -> Reference:
                 fix=f"write 'hf:{text}' for the hub, or './{text}' for a folder beside the graph",
             )
         raise BadReference(
-            f"'{shown}' is no reference to a model",
+            f"'{shown}' is not a model reference",
             fix=(
                 f"write 'embedded/{text}' for a model that comes with a plugin, 'hf:org/{text}' for"
                 f" the hub, or './{text}' for a file or folder beside the graph"
             ),
         )
     raise BadReference(
-        f"'{shown}' is no reference to a model" if text else "the reference to a model is empty",
+        f"'{shown}' is not a model reference" if text else "the reference to a model is empty",
         fix=_SPELLINGS,
     )
 

@@ -37,7 +37,7 @@ def _read(model: Model, name: str) -> dict[str, Any]:
         return dict(load_file(path))
     if (name or path.name) not in model.pickles:
         raise ModelError(
-            f"the model '{model.reference}' is a pickle ({path.name}), and nobody allowed it"
+            f"the model '{model.reference}' is a pickle ({path.name}), and was not allowed"
         )
     import torch
 

@@ -76,7 +76,7 @@ def take_inputs(
                 problems.append(
                     Problem(
                         "missing-input",
-                        f"input '{name}' ({wanted.type}) is given nothing",
+                        f"input '{name}' ({wanted.type}) has no value",
                         wanted.mark,
                         why=wanted.help,
                         fix=f"pass --set {name}=…, or give it a default",

@@ -146,7 +146,7 @@ class Keying:
                 node,
                 element,
                 "skipped",
-                f"what gives its '{failed}' failed",
+                f"the source of its '{failed}' failed",
                 outputs=None if waits else dict.fromkeys(type_.outputs, without_value("failed")),
             )
         if type_.plan_check is not None and (

@@ -123,7 +123,7 @@ class NamedModels:
             ]
         except ModelError as refused:
             self.problems.append(_problem(refused, node))
-            return "its model cannot be loaded so"
+            return "its model cannot be loaded with these settings"
         for identity, leaf, of in leased:
             digest = (of or given[port]).digest
             self.leased.setdefault(digest, {})[identity] = leaf, fitted

@@ -105,7 +105,7 @@ class State:
             self.problems += missing.problems
             state = self.failed(frame, node, missing.problems[0].message)
         except _TooMany:
-            reason = f"with it the graph comes to more than {STEPS:,} steps"
+            reason = f"with it the graph has more than {STEPS:,} steps"
             self.problems.append(
                 Problem(
                     "too-many-steps",

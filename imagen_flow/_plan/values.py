@@ -305,7 +305,9 @@ class Values:
             elif isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
                 return slot
             elif slot.kind not in ("text", "int", "float", "bool"):
-                raise BadValue(f"takes text, numbers and truth values inside text, not {slot.kind}")
+                raise BadValue(
+                    f"takes only text, numbers and booleans inside text, not {slot.kind}"
+                )
             else:
                 texts.append(_as_text(self.value(slot)))
         return self.constants.add("".join(texts))
@@ -471,7 +473,7 @@ def _unreadable(at: FileAt, path: Path, failed: Exception, *, list_files: bool) 
             f"there is no {at.kind} '{at.path}'",
             at.mark,
             why=(
-                "it was looked for as"
+                "it was searched for as"
                 f" {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}"
             ),
             fix=near if near.startswith("did") else "",

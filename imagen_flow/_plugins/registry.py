@@ -96,7 +96,7 @@ class Registry:
                 [
                     Problem(
                         "unknown-node-type",
-                        f"two plugins offer '{name}': {names}",
+                        f"two plugins provide '{name}': {names}",
                         fix="uninstall one of them, or rename its node type",
                     )
                 ]
@@ -174,14 +174,14 @@ class Registry:
             return None
         if len(owners) > 1:
             raise ModelError(
-                f"two plugins offer a loader for {kind} as {role}:"
+                f"two plugins provide a loader for {kind} as {role}:"
                 f" {' and '.join(p.name for p in owners)}; uninstall one of them"
             )
         self.load(owners[0])
         found = self._loaders.get((role, kind))
         if found is None:
             raise ModelError(
-                f"the plugin {owners[0].name} offers a loader for {kind} as {role} but cannot be"
+                f"the plugin {owners[0].name} provides a loader for {kind} as {role} but cannot be"
                 f" used: {owners[0].fault}"
             )
         return found
@@ -388,13 +388,13 @@ class Registry:
             other = self._types.get(function.type.name)
             if other is not None and other.plugin != plugin.name:
                 plugin.fault = (
-                    f"offers '{function.type.name}', which {other.plugin} offers too; rename one of"
-                    " them"
+                    f"provides '{function.type.name}', which {other.plugin} also provides; rename"
+                    " one of them"
                 )
                 continue
             if other is not None and other.function is not function.type.function:
                 plugin.fault = (
-                    f"offers '{other.name}' twice, by {other.function.__qualname__} and"
+                    f"provides '{other.name}' twice, by {other.function.__qualname__} and"
                     f" {function.type.function.__qualname__}; rename one of them"
                 )
             self._types[function.type.name] = replace(
@@ -478,7 +478,9 @@ def discover(
         for name in local.node_names:
             others = [p.name for p in plugins.values() if name in p.node_names and p is not local]
             if others and not local.fault:
-                local.fault = f"offers '{name}', which {others[0]} offers too; rename one of them"
+                local.fault = (
+                    f"offers '{name}', which {others[0]} also provides; rename one of them"
+                )
     return registry
 
 

@@ -73,14 +73,14 @@ def explain(
         )
     if "mapping values are not allowed" in problem and ": " not in line:
         return (
-            "a ':' is where no key can be",
+            "there is a ':' where no key can be",
             "the line above is not finished: it is text, or a key without ':'",
             "fix the line above, or the indentation of this one",
         )
     if "mapping values are not allowed" in problem:
         return (
             "a second ':' in one line",
-            "'key: value' must be alone on its line",
+            "a line can hold only one 'key: value'",
             "quote the text if ': ' belongs to it, else fix the indentation",
         )
     if "expected ':'" in problem:
@@ -92,8 +92,9 @@ def explain(
     if "block end" in problem or "indentation" in problem:
         return (
             "the line does not fit the ones above it",
-            "its indentation differs, or a word follows where none can",
-            "indent lines that belong together equally, and quote text with special characters",
+            "its indentation differs, or there is a word where none is allowed",
+            "give lines that belong together the same indentation, and quote text with special"
+            " characters",
         )
     if "expected the node content" in problem or "cannot start any token" in problem:
         return (

@@ -369,7 +369,7 @@ class _Events:
                 "a reference inside {…} or […] needs quotes",
                 at - 1,
                 at + 1,
-                why="inside brackets a brace ends an unquoted word",
+                why="inside brackets, a brace ends an unquoted word",
                 fix='quote it: "${name}"',
             )
         if conflict := re.search(r"^(<{7}|={7}|>{7})( .*)?$", self.context.text, re.MULTILINE):
@@ -570,7 +570,7 @@ class _WordReader:
             f"{what} is not allowed in a graph",
             start,
             start + 1 if end is None else end,
-            why="a graph is plain YAML, so that every program reads it alike",
+            why="a graph is plain YAML, so that every program reads it the same way",
             fix=fix,
         )
 
@@ -659,7 +659,7 @@ class _WordReader:
                 "a reference inside {…} or […] needs quotes",
                 start,
                 end,
-                why="inside brackets a brace ends an unquoted word",
+                why="inside brackets, a brace ends an unquoted word",
                 fix=f'quote it: "{text}"',
             )
 

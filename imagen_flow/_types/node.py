@@ -212,7 +212,7 @@ def node(
     def decorate(function: Callable[..., Any]) -> NodeFunction:
         read = _read(name, version, tuple(sorted(uses)), function)
         if clash := sorted((renamed or {}).keys() & read.inputs.keys()):
-            raise TypeError(f"{name}: '{clash[0]}' is said to be renamed, and is a port")
+            raise TypeError(f"{name}: '{clash[0]}' is listed as renamed, but is a port")
         return NodeFunction(function, replace(read, renamed=dict(renamed or {})))
 
     return decorate
@@ -245,7 +245,7 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
             doc = with_help_of(doc, group)
             continue
         if parameter.name not in hints:
-            raise TypeError(f"{name}: parameter '{parameter.name}' says no type")
+            raise TypeError(f"{name}: parameter '{parameter.name}' has no type")
         try:
             read = read_annotation(hints[parameter.name])
             if isinstance(read, Injected):
@@ -259,7 +259,7 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
         except (TypeError, BadValue) as error:
             raise TypeError(f"{name}: parameter '{parameter.name}': {error}") from error
     if "return" not in hints:
-        raise TypeError(f"{name}: says no return type; a node returns its outputs")
+        raise TypeError(f"{name}: has no return type; annotate the outputs")
     is_generator, named, outputs = _outputs(name, hints["return"])
     if is_generator != inspect.isgeneratorfunction(function):
         raise TypeError(

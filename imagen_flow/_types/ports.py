@@ -492,7 +492,7 @@ def read_annotation(annotation: Any) -> PortType | Injected:
     if origin is Literal:
         if not all(type(choice) in _CHOICES for choice in typing.get_args(annotation)):
             raise TypeError(
-                "a Literal holds text, numbers or truth values; for one that may be left out write"
+                "a Literal holds text, numbers or booleans; for one that may be left out write"
                 " Literal[…] | None"
             )
         return PortType("text", choices=typing.get_args(annotation))
@@ -517,7 +517,7 @@ def read_annotation(annotation: Any) -> PortType | Injected:
             choices = tuple(m.value for m in annotation)
             if not choices or not all(type(choice) in _CHOICES for choice in choices):
                 raise TypeError(
-                    f"the values of {annotation.__name__} are text, numbers or truth values, so"
+                    f"the values of {annotation.__name__} are text, numbers or booleans, so"
                     " that a graph can name them"
                 )
             return PortType("text", choices=choices, python=annotation)

@@ -511,7 +511,8 @@ class Changes:
         new = sorted(needed.keys() - self._watches.keys())
         if new and not self._poll and (network := _on_network(folder for folder, _ in new)):
             self._restart_polling(
-                f"{network[0]} is on a network file system ({network[1]}), which sends no events",
+                f"{network[0]} is on a network file system ({network[1]}), which sends no change"
+                " events",
                 plans,
             )
             return
@@ -715,8 +716,8 @@ def _explain(error: OSError) -> str:
         errno.ENOSPC: "fs.inotify.max_user_watches",
         errno.EMFILE: "fs.inotify.max_user_instances",
     }.get(error.errno or 0, "")
-    return f"the system sends no events ({error.strerror or error})" + (
-        f"; raise {limit} to have events" if limit else ""
+    return f"the system sends no change events ({error.strerror or error})" + (
+        f"; raise {limit} to receive events" if limit else ""
     )
 
 

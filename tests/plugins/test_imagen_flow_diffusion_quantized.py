@@ -423,7 +423,9 @@ def refused(
 ) -> str:
     plan = flow.plan(graph(checkpoint, settings, **more), store=None, device=device, dtype=dtype)
     assert [problem.code for problem in plan.problems] == ["bad-model"]
-    assert [step.reason for step in plan.steps] == ["its model cannot be loaded so"]
+    assert [step.reason for step in plan.steps] == [
+        "its model cannot be loaded with these settings"
+    ]
     return plan.problems[0].message.partition("cannot be loaded with ")[2]
 
 

@@ -211,7 +211,7 @@ def test_two_plugins_that_offer_the_same_are_named(tmp_path: Path) -> None:
     }
     (problem,) = flow.plan(given, store=None, device="cpu", plugins=[PLUGIN, twin]).problems
     assert problem.message == (
-        f"two plugins offer a loader for ToyCascade as text encoder: {PLUGIN} and {twin}; uninstall"
+        f"two plugins provide a loader for ToyCascade as text encoder: {PLUGIN} and {twin}; uninstall"
         " one of them"
     )
 
