@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from imagen_flow._run import execute
 from imagen_flow._store import Store
 from imagen_flow._text import spec
 from imagen_flow._types.codec import Codecs
+from imagen_flow._types.digest import digest_bytes
 from imagen_flow._types.ports import BadValue, parse_type
 from imagen_flow.events import StepFailed
 
@@ -666,6 +668,28 @@ def test_a_plan_is_plain_data_too(store: Store) -> None:
         False,
         [],
     )
+
+
+def test_files_are_plain_data_in_a_plan(store: Store, tmp_path: Path) -> None:
+    """Alone and in lists, by path and digest."""
+    (tmp_path / "a.txt").write_text("hello")
+    plan = plan_of(
+        """
+        inputs: {one: {type: file}, all: {type: "list[file]"}, below: {type: folder}}
+        nodes:
+          x: {type: t.any, value: "${one}"}
+          y: {type: t.any, value: "${all}"}
+          z: {type: t.any, value: "${below}"}
+        outputs: {x: "${x}", y: "${y}", z: "${z}"}
+        """,
+        {"one": tmp_path / "a.txt", "all": [tmp_path / "a.txt"], "below": tmp_path},
+        store=store,
+    )
+    inputs = json.loads(json.dumps(plan.to_json()["inputs"]))
+    file = {"kind": "file", "path": (tmp_path / "a.txt").as_posix()}
+    assert inputs["one"] == {**file, "digest": digest_bytes(b"hello")}
+    assert inputs["all"] == [inputs["one"]]
+    assert (inputs["below"]["kind"], inputs["below"]["path"]) == ("folder", tmp_path.as_posix())
 
 
 # -- inputs ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from .._store import Damaged, Store
 from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
 from .._types.models import Loader, Model
+from .._types.values import File, Folder
 from ..errors import GraphError, Problem, as_texts, nearest
 from .edges import edges_of
 from .explain import explained
@@ -160,10 +161,7 @@ class Plan:
             "device": self.device,
             "dtype": self.dtype,
             "at_least": self.at_least,
-            "inputs": {
-                k: v if isinstance(v, bool | int | float | str | list) else str(v)
-                for k, v in self.inputs.items()
-            },
+            "inputs": {name: _as_data(value) for name, value in self.inputs.items()},
             "seeds": {**self.seeds, **self.drawn},
             "models": self.models,
             "memory_bytes": self.memory,
@@ -188,6 +186,18 @@ class Plan:
             },
             "problems": as_texts(self.problems),
         }
+
+
+def _as_data(value: Any) -> Any:
+    """Give a value as plain data: of a file or folder its path and digest, of a picture its kind."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
+        return [_as_data(item) for item in value]
+    kind = type(value).__name__.lower()
+    if isinstance(value, File | Folder):
+        return {"kind": kind, "path": value.path.as_posix(), "digest": value.digest}
+    return {"kind": kind}
 
 
 def _weight(identity: models.Identity, loader: Loader[Any], model: Model) -> int:
