@@ -483,7 +483,7 @@ class ModelPool:
                     )
             except ModelError:
                 raise
-            except Exception as cause:
+            except (Exception, SystemExit) as cause:
                 if is_out_of_memory(cause):
                     raise
                 message = " ".join(str(cause).split())[:300]

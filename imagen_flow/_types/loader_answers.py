@@ -73,7 +73,7 @@ def _ask(loader: Loader[Any], question: str, model: Model, *more: Any, **named: 
         return getattr(loader, question)(model, *more, **named)
     except (ImagenFlowError, FileChanged):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"the loader {type(loader).__qualname__} cannot tell about the model"
             f" '{model.reference or model.path}': its {question} raised {type(error).__name__}:"

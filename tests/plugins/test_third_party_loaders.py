@@ -358,6 +358,20 @@ def test_a_loader_that_misjudges_a_model_raises_in_words(tmp_path: Path, faulty:
         _ = flow.plan(given, store=None, device="cpu", plugins=plugin).memory
 
 
+@pytest.mark.parametrize("method", ["load(*_, **__)", "check(*_)"])
+def test_a_loader_that_exits_fails_its_node_alone(tmp_path: Path, method: str) -> None:
+    """The program goes on, and says what happened."""
+    plugin = tmp_path / "faulty.py"
+    plugin.write_text(LOADERS.format(faulty=f"    def {method}: raise SystemExit(3)"), "utf-8")
+    given = {
+        "imagen_flow": 1,
+        "nodes": {"n": {"type": "bad.run", "model": write_model(tmp_path / "a")}},
+        "outputs": {"n": "${n}"},
+    }
+    with pytest.raises(flow.ImagenFlowError, match="SystemExit: 3"):
+        flow.run(given, store=None, device="cpu", plugins=plugin)
+
+
 def test_ports_with_roles_have_each_what_its_own_loader_makes(
     tmp_path: Path, pool: ModelPool
 ) -> None:
