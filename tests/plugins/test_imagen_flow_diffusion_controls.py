@@ -569,14 +569,14 @@ def test_a_checkpoint_that_is_held_to_a_drawing_by_itself(
     )
     assert (
         failure(one=node("text_to_image", path, **SIZE))
-        == "this checkpoint is held to 1 drawing, and its 'controls' have 0: write controls: [{image: …}]"
+        == "this checkpoint takes 1 control image, but its 'controls' have 0: write controls: [{image: …}]"
     )
     assert (
         failure(
             drawing=load,
             one=node("text_to_image", path, controls=[{"image": "${drawing}", "scale": 1}]),
         )
-        == "this checkpoint is held to its drawing by itself: its 'controls[0]' takes an 'image' alone"
+        == "this checkpoint has built-in control: its 'controls[0]' takes only an 'image'"
     )
 
 
@@ -639,7 +639,7 @@ def test_a_controlnet_that_fills_in_reads_the_hole_itself(
             **nodes,
             one={**asked, "controls": [{"model": at("sd3-fill"), "image": "${photo}"}]},
         )
-        == "this ControlNet fills in: it reads the picture and the mask themselves; leave the 'image' of 'controls[0]' out"
+        == "this is an inpainting ControlNet: it reads the picture and the mask; omit the 'image' of 'controls[0]'"
     )
     assert failure(**nodes, one={**asked, "strength": 0.5}).startswith(
         "StableDiffusion3ControlNetInpaintingPipeline takes no strength; it takes: "
@@ -689,17 +689,17 @@ def test_pictures_are_read_as_words_by_redux(
         (
             "sdxl",
             ["sdxl-edges", "sd-edges"],
-            "the ControlNetModel '{network}' does not fit the model '{model}' (StableDiffusionXLPipeline): it was made for text that is 32 wide, and this model's is 64",
+            "the ControlNetModel '{network}' does not fit the model '{model}' (StableDiffusionXLPipeline): it was made for text that is 32 wide, and this model gives 64",
         ),
         (
             "sd",
             ["sdxl-edges"],
-            "the ControlNetModel '{network}' does not fit the model '{model}' (StableDiffusionPipeline): it was made for text that is 64 wide, and this model's is 32",
+            "the ControlNetModel '{network}' does not fit the model '{model}' (StableDiffusionPipeline): it was made for text that is 64 wide, and this model gives 32",
         ),
         (
             "refiner",
             ["sdxl-edges"],
-            "(StableDiffusionXLImg2ImgPipeline): it was made for text that is 64 wide, and this model's is 32",
+            "(StableDiffusionXLImg2ImgPipeline): it was made for text that is 64 wide, and this model gives 32",
         ),
         (
             "flux",
@@ -758,13 +758,13 @@ def test_a_network_for_another_base_is_refused_before_anything_is_loaded(
             "sdxl",
             ["sdxl-edges"],
             {"image": None},
-            "its 'controls[0]' has no 'image' to hold the picture to",
+            "its 'controls[0]' has no 'image'",
         ),
         (
             "sdxl",
             ["sdxl-edges"],
             {"model": None},
-            "its 'controls[0]' names no 'model', and this checkpoint is held to drawings by networks alone: write controls: [{model: …, image: …}]",
+            "its 'controls[0]' names no 'model', but this checkpoint has no built-in control: write controls: [{model: …, image: …}]",
         ),
         (
             "sdxl",
@@ -1000,7 +1000,7 @@ def test_a_controlnet_in_one_file_that_does_not_fit_is_refused(
             tmp_path / "less.safetensors",
         )
         assert failure(**held(at, "sd", str(tmp_path / "less.safetensors"))).startswith(
-            "less.safetensors holds no whole ControlNet: it lacks "
+            "less.safetensors is not a complete ControlNet: it lacks "
         )
     save_file(
         {

@@ -223,33 +223,33 @@ def test_older_formats_are_pickles_that_the_user_allows(
         (
             "sd",
             ["toy", "wide"],
-            "the embedding '{home}/wide.safetensors' was made for another base than '{home}/sd' (StableDiffusionPipeline): its vectors have 48 numbers, and text_encoder's 32",
+            "the embedding '{home}/wide.safetensors' was made for a different base than '{home}/sd' (StableDiffusionPipeline): its vectors have 48 numbers, and text_encoder's 32",
         ),
         (
             "sdxl",
             ["xl-toy", "toy"],
-            "the embedding '{home}/toy.safetensors' was made for another base than '{home}/sdxl' (StableDiffusionXLPipeline): it holds emb_params, and not the vectors of one word for each of "
+            "the embedding '{home}/toy.safetensors' was made for a different base than '{home}/sdxl' (StableDiffusionXLPipeline): it holds emb_params, and not the vectors of one word for each of "
             "text_encoder, text_encoder_2",
         ),
         (
             "sd",
             ["xl-toy"],
-            "the embedding '{home}/xl-toy.safetensors' was made for another base than '{home}/sd' (StableDiffusionPipeline): it holds clip_g, clip_l, and not the vectors of one word for each of text_encoder",
+            "the embedding '{home}/xl-toy.safetensors' was made for a different base than '{home}/sd' (StableDiffusionPipeline): it holds clip_g, clip_l, and not the vectors of one word for each of text_encoder",
         ),
         (
             "sd",
             ["toy", "deep"],
-            "the embedding '{home}/deep.safetensors' is damaged, or no textual inversion: for text_encoder it holds float32 of shape (1, 2, 32), and vectors are rows of floating-point numbers",
+            "the embedding '{home}/deep.safetensors' is damaged or not a textual inversion: for text_encoder it holds float32 of shape (1, 2, 32), and vectors are rows of floating-point numbers",
         ),
         (
             "sd",
             ["empty"],
-            "the embedding '{home}/empty.safetensors' is damaged, or no textual inversion: for text_encoder it holds float32 of shape (0, 32), and ",
+            "the embedding '{home}/empty.safetensors' is damaged or not a textual inversion: for text_encoder it holds float32 of shape (0, 32), and ",
         ),
         (
             "sd",
             ["whole"],
-            "the embedding '{home}/whole.safetensors' is damaged, or no textual inversion: for text_encoder it holds int64 of shape (2, 32), and ",
+            "the embedding '{home}/whole.safetensors' is damaged or not a textual inversion: for text_encoder it holds int64 of shape (2, 32), and ",
         ),
         (
             "sd",
@@ -282,7 +282,7 @@ def test_what_does_not_fit_is_said_and_leaves_nothing(
     ("name", "words"),
     [
         ("lora", "is a LoRA: give it to 'loras'"),
-        ("ip", "is no textual inversion: it holds image_proj.norm.bias, image_proj.norm.weight"),
+        ("ip", "is not a textual inversion: it holds image_proj.norm.bias, image_proj.norm.weight"),
     ],
 )
 def test_what_is_no_textual_inversion_is_told_when_planning(
@@ -319,7 +319,7 @@ def test_a_word_that_the_base_knows_already_stays_its_own(
     assert failure(
         one=drawn(tmp_path / "sd", "a <style>", embeddings=[str(home / "style.safetensors")])
     ) == (
-        f"the model '{tmp_path / 'sd'}' knows the word <style> already: rename the file of the embedding '{home / 'style.safetensors'}'"
+        f"the model '{tmp_path / 'sd'}' already knows the word <style>: rename the file of the embedding '{home / 'style.safetensors'}'"
     )
     assert words_of(pool, tmp_path / "sd") == before
     assert same(draw(one=drawn(tmp_path / "sd", "a <style> fox")), plain.pixels)
@@ -437,7 +437,7 @@ def test_two_files_of_equal_content_are_two_words(
         (
             "a fox",
             {},
-            "the embedding 'toy.safetensors' changes nothing: its word <toy> is in no prompt",
+            "the embedding 'toy.safetensors' has no effect: no prompt contains its word <toy>",
         ),
         ("a <toy>", {}, ""),
         ("a fox", {"negative_prompt": "<toy>"}, ""),

@@ -249,9 +249,9 @@ def test_a_diffusion_upscaler_heeds_all_that_its_pipeline_does(
         (
             "x4",
             {"tile": 64, "seed": 1},
-            "this model draws the picture as a whole: it has no 'tile'",
+            "a diffusion upscaler has no 'tile'",
         ),
-        ("x4", {}, "this model draws what it adds, so it needs a 'seed'"),
+        ("x4", {}, "a diffusion upscaler needs a 'seed'"),
     ],
 )
 def test_what_a_model_does_not_take_is_said(
@@ -273,5 +273,5 @@ def test_a_file_that_is_no_upscaler_is_refused(
     file = str(companions.embedding(tmp_path / "toy.safetensors"))
     assert (
         failure(photo=photos(6, (24, 32))[1], one=enlarged(file))
-        == f"the model '{file}' is no upscaler that spandrel knows"
+        == f"the model '{file}' is not an upscaler that spandrel supports"
     )

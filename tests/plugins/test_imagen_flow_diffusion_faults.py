@@ -231,11 +231,11 @@ def test_adapters_for_another_base_are_refused(
     ]
     said = failure(one=drawn(tiny_model("sdxl"), loras=[tiny_model("lora")]))
     assert said.startswith(
-        f"the LoRA '{tiny_model('lora')}' was made for another base than '{tiny_model('sdxl')}' (StableDiffusionXLPipeline): "
+        f"the LoRA '{tiny_model('lora')}' was made for a different base than '{tiny_model('sdxl')}' (StableDiffusionXLPipeline): "
     )
     said = failure(one=drawn(tiny_model("flux"), loras=[tiny_model("lora")]))
     assert said.startswith(
-        f"the LoRA '{tiny_model('lora')}' was made for another base than '{tiny_model('flux')}' (FluxPipeline): its weights are for "
+        f"the LoRA '{tiny_model('lora')}' was made for a different base than '{tiny_model('flux')}' (FluxPipeline): its weights are for "
     )
     photo = {"type": "image.solid", "width": 16, "height": 16}
     said = failure(
@@ -252,7 +252,7 @@ def test_adapters_for_another_base_are_refused(
         ),
     )
     assert said.startswith(
-        f"the IP-Adapter '{tiny_model('ip-adapter')}' was made for another base than "
+        f"the IP-Adapter '{tiny_model('ip-adapter')}' was made for a different base than "
     )
     after = flow.run(graph(one=drawn(tiny_model("sdxl"))), store=None, device="cpu", pool=pool)[
         "out"
@@ -265,7 +265,7 @@ def test_adapters_for_another_base_are_refused(
     [
         (
             {"sampler": "EulerDiscreteSchedular"},
-            "'EulerDiscreteSchedular' is no sampler of diffusers; did you mean 'EulerDiscreteScheduler'?",
+            "'EulerDiscreteSchedular' is not a diffusers sampler; did you mean 'EulerDiscreteScheduler'?",
         ),
         (
             {"sampler": "FlowMatchEulerDiscreteScheduler"},
@@ -279,18 +279,18 @@ def test_adapters_for_another_base_are_refused(
             {"arguments": {"true_cfg_scale": 4}},
             "StableDiffusionPipeline takes no true_cfg_scale; it takes: prompt, height, width, ",
         ),
-        ({"arguments": [1]}, "its 'arguments' takes a mapping of names to values"),
+        ({"arguments": [1]}, "its 'arguments' must be a mapping of names to values"),
         (
             {"arguments": {"prompt": "b"}},
-            "its 'arguments' names prompt, which a port of the node says already: say it once",
+            "its 'arguments' names prompt, which a port of the node already sets: set it only once",
         ),
         (
             {"arguments": {"guidance_scale": 3}, "guidance_scale": 2},
-            "its 'arguments' names guidance_scale, which a port of the node says already",
+            "its 'arguments' names guidance_scale, which a port of the node already sets",
         ),
         (
             {"arguments": {"generator": 1, "output_type": "latent"}},
-            "its 'arguments' names generator and output_type, which is no user's here",
+            "its 'arguments' names generator and output_type, which the node itself sets",
         ),
         (
             {"arguments": {"num_images_per_prompt": 2}},
@@ -298,12 +298,12 @@ def test_adapters_for_another_base_are_refused(
         ),
         (
             {"sampler_settings": ["use_karras_sigmas"]},
-            "its 'sampler_settings' takes a mapping of names to values",
+            "its 'sampler_settings' must be a mapping of names to values",
         ),
         ({"clip_skip": 3}, "its 'clip_skip' is 3, and of the text encoder of "),
         (
             {"controls": [{"scale": 1.0}]},
-            "its 'controls[0]' names no 'model', and this checkpoint ",
+            "its 'controls[0]' names no 'model', but this checkpoint ",
         ),
     ],
 )
@@ -399,7 +399,7 @@ def test_no_step_left_is_told(
     }
     assert (
         failure(photo=photo, one=one)
-        == "no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some"
+        == "no denoising step is left: use a larger 'strength' or more 'num_inference_steps'"
     )
 
 

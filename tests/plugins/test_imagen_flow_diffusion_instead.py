@@ -492,7 +492,7 @@ def test_a_checkpoint_without_such_a_part_takes_none(
         store=None,
         device="cpu",
     ).problems
-    assert "has none for its autoencoder: nothing can stand in its place" in str(said[0])
+    assert "has none for its autoencoder: it cannot be replaced" in str(said[0])
 
 
 def test_the_plan_weighs_the_part_that_is_loaded(

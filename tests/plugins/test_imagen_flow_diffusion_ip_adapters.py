@@ -305,7 +305,7 @@ def test_flux_reads_pictures_by_an_encoder_that_is_named(
         (
             "sdxl",
             [{}],
-            "the IP-Adapter '{collection}' was made for another base than '{base}' (StableDiffusionXLPipeline): ",
+            "the IP-Adapter '{collection}' was made for a different base than '{base}' (StableDiffusionXLPipeline): ",
         ),
         (
             "flux",
@@ -315,7 +315,7 @@ def test_flux_reads_pictures_by_an_encoder_that_is_named(
         (
             "sd3",
             [{}],
-            "StableDiffusion3Pipeline takes no IP-Adapter here; pipelines of Stable Diffusion 1 and 2, SDXL and FLUX.1 do",
+            "StableDiffusion3Pipeline does not support IP-Adapters here; pipelines of Stable Diffusion 1 and 2, SDXL and FLUX.1 do",
         ),
         (
             "sd",
@@ -446,11 +446,11 @@ def spoilt(collection: str, how: str) -> tuple[str, dict[str, torch.Tensor]]:
         ("none", "is none: it holds epoch"),
         (
             "face",
-            "reads faces by a network of their own (FaceID), and nothing here gives what that tells; take one that reads pictures",
+            "needs face embeddings (FaceID), which are not supported; use an adapter that reads pictures",
         ),
         (
             "a layer more",
-            "was made for another base than '{base}' (StableDiffusionPipeline): it is for 5 layers that read words, and the base has 4",
+            "was made for a different base than '{base}' (StableDiffusionPipeline): it is for 5 layers that read words, and the base has 4",
         ),
         ("strange", "is of a kind that diffusers does not read: it holds ip_adapter.1.to_x.weight"),
         ("others", ""),

@@ -648,11 +648,11 @@ def changed(state: Mapping[str, torch.Tensor], how: str) -> dict[str, torch.Tens
         ),
         (
             "alpha of several",
-            "'text_encoder.encoder.layers.0.self_attn.out_proj.alpha' is no number",
+            "'text_encoder.encoder.layers.0.self_attn.out_proj.alpha' is not a number",
         ),
         (
             "alpha is no number",
-            "'text_encoder.encoder.layers.0.self_attn.out_proj.alpha' is no number",
+            "'text_encoder.encoder.layers.0.self_attn.out_proj.alpha' is not a number",
         ),
         (
             "integers",
@@ -691,7 +691,7 @@ def changed(state: Mapping[str, torch.Tensor], how: str) -> dict[str, torch.Tens
             "norms",
             "it holds differences of norms, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be applied",
         ),
-        ("control", "it is a control LoRA, which makes another network of the base"),
+        ("control", "it is a control LoRA, which changes the network of the base"),
         ("IP-Adapter", "it is an IP-Adapter: give it to 'ip_adapters'"),
         ("inversion", "it is a textual inversion: give it to 'embeddings'"),
         ("checkpoint", "it is a whole checkpoint: give it to 'model'"),
@@ -699,7 +699,7 @@ def changed(state: Mapping[str, torch.Tensor], how: str) -> dict[str, torch.Tens
             "embeddings",
             "it holds no LoRA but the embeddings toy: save each as a file of its own and give it to 'embeddings'",
         ),
-        ("something", "it is no LoRA: it holds epoch"),
+        ("something", "it is not a LoRA: it holds epoch"),
     ],
 )
 def test_a_file_that_is_no_whole_lora_is_told_as_what_it_is(
@@ -737,7 +737,7 @@ def test_a_file_that_is_no_whole_lora_is_told_as_what_it_is(
         ("[]", "its metadata 'lora_adapter_metadata' is no mapping, so its strength is unknown"),
         (
             '{"unet.lora_alpha": "much"}',
-            "its metadata says of 'unet.lora_alpha' 'much', which is no number",
+            "its metadata says of 'unet.lora_alpha' 'much', which is not a number",
         ),
         (
             '{"unet.alpha_pattern": [1]}',
@@ -800,7 +800,7 @@ def test_what_is_not_put_on_is_counted_in_a_note(
     first = sorted(name.removesuffix(".lora_A.weight") for name in more if "lora_A" in name)[:2]
     expected = "; ".join(
         [
-            f"1 of {total} tensors of 'style.safetensors' belong to no LoRA (weights of the base in full) and are left out: unet.conv_out.bias",
+            f"1 of {total} tensors of 'style.safetensors' are not part of a LoRA (weights of the base in full) and are left out: unet.conv_out.bias",
             f"1 of {total} tensors of 'style.safetensors' are differences of norms and are left out: unet.conv_norm_out.w_norm",
             "the embeddings in 'style.safetensors' are left out (toy): save each as a file of its own and give it to 'embeddings'",
             f"{len(more) // 2} of {(len(good) + len(more)) // 2} layers of 'style.safetensors' do not exist in the base: {', '.join(first)}, …",
@@ -1080,7 +1080,7 @@ def test_a_control_lora_in_the_authors_names_is_told(
     }
     file = saved(tmp_path / "canny.safetensors", state)
     assert failure(one=drawn(at("flux"), loras=[file])) == (
-        f"the LoRA '{file}' cannot be applied: it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings"
+        f"the LoRA '{file}' cannot be applied: it is a control LoRA, which changes the network of the base; use a control checkpoint instead (FLUX Canny, Depth)"
     )
 
 
@@ -1093,7 +1093,7 @@ def test_a_lora_of_whose_denoiser_no_layer_exists_is_refused(
     state, _ = for_flux_by_kohya("one alpha", weights_of(at("flux"), BASES["flux"][1]))
     file = saved(tmp_path / "lora.safetensors", state)
     assert failure(one=drawn(at("sdxl"), loras=[file])) == (
-        f"the LoRA '{file}' was made for another base than '{at('sdxl')}' (StableDiffusionXLPipeline): none of its 4 layers for unet exists there (unet.double.blocks.0.img.attn.proj)"
+        f"the LoRA '{file}' was made for a different base than '{at('sdxl')}' (StableDiffusionXLPipeline): none of its 4 layers for unet exists there (unet.double.blocks.0.img.attn.proj)"
     )
 
 

@@ -305,7 +305,7 @@ def test_a_base_is_loaded_once_whatever_is_put_on(
     b = draw(one=drawn(at(base), loras=[{"model": second, "weight": 0.5}]))
     assert not same(a, b.pixels)
     assert failure(one=drawn(at(base), loras=[first, other])).startswith(
-        f"the LoRA '{other}' was made for another base than '{at(base)}' ({'FluxPipeline' if base == 'flux' else 'StableDiffusionXLPipeline'}): "
+        f"the LoRA '{other}' was made for a different base than '{at(base)}' ({'FluxPipeline' if base == 'flux' else 'StableDiffusionXLPipeline'}): "
     )
     assert state_of(pool, at(base)) == before
     assert same(draw(one=drawn(at(base), loras=[first])), a.pixels)
@@ -375,7 +375,7 @@ def test_a_lora_whose_shapes_differ_half_way_leaves_nothing(
     before = state_of(pool, at("sd3"))
     said = failure(one=drawn(at("sd3"), loras=[str(tmp_path / "torn.safetensors")]))
     assert said.startswith(
-        f"the LoRA '{tmp_path / 'torn.safetensors'}' was made for another base than '{at('sd3')}' (StableDiffusion3Pipeline): "
+        f"the LoRA '{tmp_path / 'torn.safetensors'}' was made for a different base than '{at('sd3')}' (StableDiffusion3Pipeline): "
     )
     assert state_of(pool, at("sd3")) == before
     assert same(draw(one=drawn(at("sd3"))), plain.pixels)
@@ -391,7 +391,7 @@ def test_a_control_lora_is_refused_by_name(
     state["transformer.transformer_blocks.0.attn.norm_q.weight"] = torch.ones(16)
     save_file(state, tmp_path / "canny.safetensors")
     assert failure(one=drawn(at("flux"), loras=[str(tmp_path / "canny.safetensors")])).endswith(
-        "it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings"
+        "it is a control LoRA, which changes the network of the base; use a control checkpoint instead (FLUX Canny, Depth)"
     )
 
 

@@ -485,31 +485,31 @@ def test_what_a_sampler_makes_of_its_steps_is_told_in_words(
         (
             "sd",
             "EulerAncestral",
-            "'EulerAncestral' is no sampler of diffusers; did you mean 'EulerAncestralDiscreteScheduler'?",
+            "'EulerAncestral' is not a diffusers sampler; did you mean 'EulerAncestralDiscreteScheduler'?",
         ),
         (
             "sd",
             "dpmsolvermultistepscheduler",
-            "'dpmsolvermultistepscheduler' is no sampler of diffusers; did you mean 'DPMSolverMultistepScheduler'?",
+            "'dpmsolvermultistepscheduler' is not a diffusers sampler; did you mean 'DPMSolverMultistepScheduler'?",
         ),
         (
             "sd3",
             "FlowMatchEulerScheduler",
-            "'FlowMatchEulerScheduler' is no sampler of diffusers; did you mean 'FlowMatchEulerDiscreteScheduler'?",
+            "'FlowMatchEulerScheduler' is not a diffusers sampler; did you mean 'FlowMatchEulerDiscreteScheduler'?",
         ),
         (
             "sd",
             "euler",
-            "'euler' is no sampler of diffusers; did you mean 'EulerDiscreteScheduler'?",
+            "'euler' is not a diffusers sampler; did you mean 'EulerDiscreteScheduler'?",
         ),
         (
             "sd",
             "Euler a",
-            "'Euler a' is no sampler of diffusers; did you mean 'EulerAncestralDiscreteScheduler'?",
+            "'Euler a' is not a diffusers sampler; did you mean 'EulerAncestralDiscreteScheduler'?",
         ),
-        ("sd", "dpm2", "'dpm2' is no sampler of diffusers; did you mean 'KDPM2DiscreteScheduler'?"),
-        ("sd", "+", "'+' is no sampler of diffusers; these do: "),
-        ("sd", "SchedulerMixin", "'SchedulerMixin' is no sampler of diffusers; "),
+        ("sd", "dpm2", "'dpm2' is not a diffusers sampler; did you mean 'KDPM2DiscreteScheduler'?"),
+        ("sd", "+", "'+' is not a diffusers sampler; these do: "),
+        ("sd", "SchedulerMixin", "'SchedulerMixin' is not a diffusers sampler; "),
     ],
 )
 def test_a_sampler_that_does_not_fit_is_told(

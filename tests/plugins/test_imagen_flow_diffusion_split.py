@@ -592,7 +592,7 @@ def test_no_step_that_is_left_is_said(
     """
     photo = {"photo": photos(1)[1]}
     asked = {"strength": 0.2, "num_inference_steps": 4}
-    words = "no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some"
+    words = "no denoising step is left: use a larger 'strength' or more 'num_inference_steps'"
     assert (
         failure(
             **photo,

@@ -210,7 +210,7 @@ def attach_adapters(
 
 def _check(attached: AttachedAdapters) -> None:
     if attached.ip_encoder is not None and not attached.ip_adapters:
-        raise ValueError("its 'ip_encoder' reads pictures for 'ip_adapters', and there are none")
+        raise ValueError("its 'ip_encoder' encodes pictures for 'ip_adapters', but none are given")
     for i, use in enumerate(attached.ip_adapters):
         if not isinstance(use.image, Image) and not use.image:
             raise ValueError(f"its 'ip_adapters[{i}]' has no 'image' to read")
@@ -239,8 +239,8 @@ def with_embedding_words(attached: AttachedAdapters, texts: Mapping[str, Any]) -
         composed = {name: unicodedata.normalize("NFC", found[name]) for name in prompts}
         if not any(spelling.search(text) for text in composed.values()):
             attached.notes.append(
-                f"the embedding '{embedding.name}' changes nothing: its word {token} is in no"
-                " prompt"
+                f"the embedding '{embedding.name}' has no effect: no prompt contains its word"
+                f" {token}"
             )
         found |= {
             name: token.lower().join(spelling.split(text))
@@ -261,7 +261,7 @@ ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2"
 @contextmanager
 def _attach_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter) -> Iterator[None]:
     if not hasattr(pipeline, "load_textual_inversion"):
-        raise ValueError(f"{type(pipeline).__name__} takes no textual inversion")
+        raise ValueError(f"{type(pipeline).__name__} does not support textual inversion")
     # CLIP's tokenizers read no capitals, and diffusers looks for the second vector on under the
     # word that they read.
     token = token_of(embedding.model).lower()
@@ -274,8 +274,8 @@ def _attach_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter)
                     f"{str(vectors.dtype).removeprefix('torch.')} of shape {tuple(vectors.shape)}"
                 )
                 raise ValueError(
-                    f"the embedding '{embedding.model.reference}' is damaged, or no textual"
-                    f" inversion: for {encoder} it holds {what}, and vectors are rows of"
+                    f"the embedding '{embedding.model.reference}' is damaged or not a"
+                    f" textual inversion: for {encoder} it holds {what}, and vectors are rows of"
                     " floating-point numbers"
                 )
             if vectors.shape[-1] != width:
@@ -285,8 +285,8 @@ def _attach_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter)
                 )
             if token in reader.get_vocab() or token in map(str.lower, reader.added_tokens_encoder):
                 raise ValueError(
-                    f"the model '{checkpoint.model.reference}' knows the word"
-                    f" {token_of(embedding.model)} already: rename the file of the embedding"
+                    f"the model '{checkpoint.model.reference}' already knows the"
+                    f" word {token_of(embedding.model)}: rename the file of the embedding"
                     f" '{embedding.model.reference}'"
                 )
             off.enter_context(_restoring_vocabulary(pipeline, module, reader, token))
@@ -337,14 +337,14 @@ def _refuse_other(model: Model, names: Sequence[str]) -> None:
         raise flow.ModelError(f"the embedding '{model.reference}' is a LoRA: give it to 'loras'")
     if not {"emb_params", "string_to_param", "clip_l", "clip_g"} & set(names) and len(names) != 1:
         raise flow.ModelError(
-            f"the embedding '{model.reference}' is no textual inversion: it holds"
+            f"the embedding '{model.reference}' is not a textual inversion: it holds"
             f" {', '.join(sorted(names)[:4]) or 'nothing'}"
         )
 
 
 def _other_base(adapter: Adapter, checkpoint: Checkpoint) -> str:
     return (
-        f"the embedding '{adapter.model.reference}' was made for another base than"
+        f"the embedding '{adapter.model.reference}' was made for a different base than"
         f" '{checkpoint.model.reference}' ({checkpoint.kind})"
     )
 

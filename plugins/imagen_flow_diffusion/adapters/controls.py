@@ -218,21 +218,20 @@ def _drawing_of_checkpoint(controls: Sequence[ControlUse], by_itself: bool) -> d
     if not by_itself:
         if controls:
             raise ValueError(
-                "its 'controls[0]' names no 'model', and this checkpoint is held to drawings by"
-                " networks alone: write controls: [{model: …, image: …}]"
+                "its 'controls[0]' names no 'model', but this checkpoint has no built-in"
+                " control: write controls: [{model: …, image: …}]"
             )
         return {}
     drawings = [control.image for control in controls if control.image is not None]
     if len(controls) != 1 or len(drawings) != 1:
         raise ValueError(
-            f"this checkpoint is held to 1 drawing, and its 'controls' have {len(drawings)}: write"
+            f"this checkpoint takes 1 control image, but its 'controls' have {len(drawings)}: write"
             " controls: [{image: …}]"
         )
     control = controls[0]
     if any(value is not None for value in (control.scale, control.from_, control.to, control.mode)):
         raise ValueError(
-            "this checkpoint is held to its drawing by itself: its 'controls[0]' takes an 'image'"
-            " alone"
+            "this checkpoint has built-in control: its 'controls[0]' takes only an 'image'"
         )
     return {"control_image": to_pil(drawings[0])}
 
@@ -241,14 +240,14 @@ def _check_fields(controls: Sequence[ControlUse], fills: bool) -> None:
     """Refuse controls without a network, or without the drawing that it reads."""
     for i, control in enumerate(controls):
         if control.model is None:
-            raise ValueError(f"its 'controls[{i}]' names no 'model', and others of them do")
+            raise ValueError(f"its 'controls[{i}]' names no 'model', but others do")
         if fills and control.image is not None:
             raise ValueError(
-                "this ControlNet fills in: it reads the picture and the mask themselves; leave the"
-                f" 'image' of 'controls[{i}]' out"
+                "this is an inpainting ControlNet: it reads the picture and the mask; omit the"
+                f" 'image' of 'controls[{i}]'"
             )
         if not fills and control.image is None:
-            raise ValueError(f"its 'controls[{i}]' has no 'image' to hold the picture to")
+            raise ValueError(f"its 'controls[{i}]' has no 'image'")
 
 
 def _check_networks(model: Checkpoint, networks: Sequence[Any]) -> None:
@@ -275,7 +274,7 @@ def _check_networks(model: Checkpoint, networks: Sequence[Any]) -> None:
 
 
 def check_controls(models: Mapping[str, Any]) -> None:
-    """Refuse, before anything is loaded, a network that was made for another base than the model.
+    """Refuse, before anything is loaded, a network for another base than the model.
 
     Raises:
         ModelError: the message names both, and what each says it is.
@@ -315,7 +314,7 @@ def misfit(kind: str, config: Mapping[str, Any], family: str, unet: Mapping[str,
         )
     reads, gives = config.get("cross_attention_dim"), unet.get("cross_attention_dim")
     return (
-        f"it was made for text that is {reads} wide, and this model's is {gives}"
+        f"it was made for text that is {reads} wide, and this model gives {gives}"
         if reads and gives and reads != gives
         else ""
     )

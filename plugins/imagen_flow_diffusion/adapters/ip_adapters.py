@@ -66,8 +66,8 @@ def attach_ip_adapters(
         "StableDiffusion3"
     ):
         raise ValueError(
-            f"{type(pipeline).__name__} takes no IP-Adapter here; pipelines of Stable Diffusion 1"
-            " and 2, SDXL and FLUX.1 do"
+            f"{type(pipeline).__name__} does not support IP-Adapters here; pipelines of Stable"
+            " Diffusion 1 and 2, SDXL and FLUX.1 do"
         )
     files = [adapter.file(name) for adapter, name in zip(adapters, names, strict=True)]
     if encoder is None and getattr(pipeline, "image_encoder", None) is None:
@@ -134,8 +134,8 @@ def _read(
     _refuse_other_base(what, _layers(what, halves["ip_adapter"]), checkpoint)
     if others:
         notes.append(
-            f"{len(others)} of {len(flat)} tensors of '{adapter.name}' belong to no IP-Adapter and"
-            f" are left out: {', '.join(others[:2])}{', …' if len(others) > 2 else ''}"
+            f"{len(others)} of {len(flat)} tensors of '{adapter.name}' are not part of an"
+            f" IP-Adapter and are skipped: {', '.join(others[:2])}{', …' if len(others) > 2 else ''}"
         )
     return {
         half: {rest: flat[key].clone() for rest, key in held.items()}
@@ -163,8 +163,8 @@ def _sort(what: str, names: Iterable[str]) -> tuple[dict[str, dict[str, str]], l
         "proj.0.weight" in found["image_proj"] and "proj.3.weight" not in found["image_proj"]
     ):
         raise ValueError(
-            f"{what} reads faces by a network of their own (FaceID), and nothing here gives what"
-            " that tells; take one that reads pictures"
+            f"{what} needs face embeddings (FaceID), which are not supported; use an adapter that"
+            " reads pictures"
         )
     for half, held in found.items():
         if not held:
@@ -216,7 +216,7 @@ def _refuse_other_base(what: str, numbers: Sequence[int], checkpoint: Checkpoint
     )
     if len(numbers) != wanted:
         raise ValueError(
-            f"{what} was made for another base than '{checkpoint.model.reference}'"
+            f"{what} was made for a different base than '{checkpoint.model.reference}'"
             f" ({checkpoint.kind}): it is for {len(numbers)} layers that read words, and the base"
             f" has {wanted}"
         )
@@ -262,8 +262,8 @@ def _load(
     except (ValueError, RuntimeError, AttributeError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"the IP-Adapter {names} was made for another base than '{checkpoint.model.reference}'"
-            f" ({checkpoint.kind}): {reason[:200]}"
+            f"the IP-Adapter {names} was made for a different base than"
+            f" '{checkpoint.model.reference}' ({checkpoint.kind}): {reason[:200]}"
         ) from error
 
 

@@ -280,7 +280,7 @@ def _wide(tensor: Any, name: str) -> Any:
 
 def _number(tensor: Any, name: str) -> float:
     if tensor.numel() != 1 or not math.isfinite(float(tensor)):
-        raise NotLoRA(f"'{name}' is no number")
+        raise NotLoRA(f"'{name}' is not a number")
     return float(tensor)
 
 
@@ -328,7 +328,7 @@ def _strengths(metadata: Mapping[str, str]) -> Mapping[str, Any]:
             or not isinstance(value, int | float)
             or not math.isfinite(value)
         ):
-            raise NotLoRA(f"its metadata says of '{name}' {value!r:.80}, which is no number")
+            raise NotLoRA(f"its metadata says of '{name}' {value!r:.80}, which is not a number")
         if (
             end in ("rank_pattern", "alpha_pattern")
             and value is not None
@@ -502,14 +502,14 @@ def _other_kind(others: Mapping[str, list[str]], bundled: set[str]) -> str:
     if kind == "a whole checkpoint":
         return "it is a whole checkpoint: give it to 'model'"
     if kind == "a control LoRA":
-        return "it is a control LoRA, which makes another network of the base"
+        return "it is a control LoRA, which changes the network of the base"
     if kind:
         return (
             f"it holds {kind}, which neither diffusers nor peft reads from such a file; LoRA, DoRA,"
             " LoHa and LoKr can be applied"
         )
     return (
-        "it is no LoRA: it holds"
+        "it is not a LoRA: it holds"
         f" {', '.join(names[:3]) or 'nothing'}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
     )
 
@@ -519,7 +519,7 @@ def left_out(file: LoRAFile) -> list[str]:
     found = []
     total = sum(len(names) for names in file.others.values()) + 2 * len(file.pairs)
     for kind, names in sorted(file.others.items()):
-        what = f"are {kind}" if kind else "belong to no LoRA (weights of the base in full)"
+        what = f"are {kind}" if kind else "are not part of a LoRA (weights of the base in full)"
         found.append(
             f"{len(names)} of {total} tensors of '{{name}}' {what} and are left out:"
             f" {', '.join(names[:2])}{', …' if len(names) > 2 else ''}"

@@ -102,7 +102,7 @@ def attach_loras(
             another base; nothing stays attached.
     """
     if not hasattr(pipeline, "lora_state_dict"):
-        raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
+        raise ValueError(f"{type(pipeline).__name__} does not support LoRAs")
     wanted = tuple((lora.model.digest, lora.file().name) for lora in loras)
     modules = {
         name: checkpoint.parts[name]
@@ -177,8 +177,8 @@ def _load(
             for norm in (*control, "query_norm", "key_norm")
         ):
             raise NotLoRA(
-                "it is a control LoRA, which makes another network of the base; take a checkpoint"
-                " that was made to be held to drawings"
+                "it is a control LoRA, which changes the network of the base; use a control"
+                " checkpoint instead (FLUX Canny, Depth)"
             )
         if streamed and any(pair.magnitude is not None for pair in file.pairs.values()):
             raise NotLoRA(
@@ -251,7 +251,7 @@ def _load(
     ) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"the LoRA '{lora.model.reference}' was made for another base than"
+            f"the LoRA '{lora.model.reference}' was made for a different base than"
             f" '{checkpoint.model.reference}' ({checkpoint.kind}): {reason[:200]}"
         ) from error
 

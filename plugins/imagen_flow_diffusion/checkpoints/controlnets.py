@@ -79,11 +79,11 @@ def load_controlnet(cls: Any, model: Model, *, device: str, dtype: str) -> Any:
         config = configuration(shapes)
     except (ValueError, KeyError, IndexError, StopIteration) as error:
         raise flow.ModelError(
-            f"{name} holds no whole ControlNet: it lacks"
+            f"{name} is not a complete ControlNet: it lacks"
             f" {error.args[0] if error.args else 'most of its weights'}"
         ) from error
     if why := misfit(cls, config, shapes):
-        raise flow.ModelError(f"{name} holds no whole ControlNet: {why}")
+        raise flow.ModelError(f"{name} is not a complete ControlNet: {why}")
     with torch.device("meta"):
         network = cls.from_config(config)
     missing, strange = network.load_state_dict(
@@ -96,7 +96,7 @@ def load_controlnet(cls: Any, model: Model, *, device: str, dtype: str) -> Any:
     )
     if missing or strange:
         raise flow.ModelError(
-            f"{name} holds no whole ControlNet: "
+            f"{name} is not a complete ControlNet: "
             + (
                 f"it lacks {len(missing)} weights, {sorted(missing)[0]} first"
                 if missing

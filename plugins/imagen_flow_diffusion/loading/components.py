@@ -39,7 +39,7 @@ def replace_parts(
             if len(names) != 1:
                 raise flow.ModelError(
                     f"the model '{model.reference}' has {' and '.join(names) or 'none'} for its"
-                    f" {group}: nothing can stand in its place"
+                    f" {group}: it cannot be replaced"
                 )
             model = model.with_part(names[0], other)
     return model

@@ -123,7 +123,7 @@ def some_groups(model: Model, *groups: str) -> dict[str, Loader[Any]]:
     """
     if not index_of(model):
         raise flow.ModelError(
-            f"the model '{model.reference}' is no diffusers checkpoint: it is"
+            f"the model '{model.reference}' is not a diffusers checkpoint: it is"
             f" {with_article(what_is(model))}"
         )
     return {name: GROUPS[name] for name in groups if names_in(model, name)}

@@ -101,7 +101,7 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
         ModelError: it is of another class, or for other states or latents; the message says which.
     """
     own_kind, own = index_of(model)[part][1], read_json(model, f"{part}/config.json")
-    what = f"'{other.reference}' cannot stand in the place of the {part} of '{model.reference}'"
+    what = f"'{other.reference}' cannot replace the {part} of '{model.reference}'"
     if not other.path.is_dir():
         kind = "" if other.base is not None else what_is(other)
         wanted = "autoencoder alone" if own_kind.startswith("Autoencoder") else "denoiser alone"

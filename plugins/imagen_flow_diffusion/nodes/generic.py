@@ -280,7 +280,7 @@ def _given(by: str, model: Checkpoint, ports: CallPorts) -> _Given:
         raise problem_of(model.model, by, kind, "what diffusers has a pipeline for")
     arguments = ports.get("arguments")
     if arguments is not None and not isinstance(arguments, dict):
-        raise ValueError("its 'arguments' takes a mapping of names to values")
+        raise ValueError("its 'arguments' must be a mapping of names to values")
     takes = taken_by(cls)
     given: dict[str, Any] = dict(arguments or {})
     named: dict[str, list[Any]] = {}

@@ -352,7 +352,9 @@ def resize(
     import torch
 
     if "latents" not in latents.tags:
-        raise ValueError("these are no latents: they come from diffusion.denoise or latents.encode")
+        raise ValueError(
+            "these are not latents; they come from diffusion.denoise or latents.encode"
+        )
     sides = [max(2, round(side * scale / 2) * 2) for side in latents.shape[-2:]]
     more = {} if mode == "nearest-exact" else {"antialias": True}
     return Tensor(
@@ -432,7 +434,7 @@ def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:
     came = latents.tags.get("latents", "")
     if came != space:
         problem = (
-            f"the latents are of another space ({came})" if came else "what came are no latents"
+            f"the latents are of another space ({came})" if came else "the input is not latents"
         )
         raise ValueError(
             f"{problem}, and {whose} reads {space}:"

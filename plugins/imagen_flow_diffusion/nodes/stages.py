@@ -223,7 +223,7 @@ def edit(
     )
     given = ports.get("arguments") or {}
     if not isinstance(given, dict):
-        raise ValueError("its 'arguments' takes a mapping of names to values")
+        raise ValueError("its 'arguments' must be a mapping of names to values")
     more: dict[str, Any] = {}
     attached = AttachedAdapters(ports.get("loras", ()))
     sampler, sampler_settings = ports.get("sampler"), ports.get("sampler_settings")

@@ -96,7 +96,7 @@ class PixelFile(Loader[Network]):
                 found = ModelLoader(device="cpu").load_from_state_dict(state)
         except UnsupportedModelError as unknown:
             raise flow.ModelError(
-                f"the model '{model.reference}' is no upscaler that spandrel knows"
+                f"the model '{model.reference}' is not an upscaler that spandrel supports"
             ) from unknown
         if (
             not isinstance(found, ImageModelDescriptor)
@@ -221,9 +221,9 @@ def _drawn(
     import diffusers
 
     if seed is None:
-        raise ValueError("this model draws what it adds, so it needs a 'seed'")
+        raise ValueError("a diffusion upscaler needs a 'seed'")
     if tile is not None:
-        raise ValueError("this model draws the picture as a whole: it has no 'tile'")
+        raise ValueError("a diffusion upscaler has no 'tile'")
     pipeline = model.pipeline(getattr(diffusers, model.kind))
     given = {
         "prompt": prompt,

@@ -199,16 +199,14 @@ def with_arguments(given: Mapping[str, Any], arguments: Any) -> dict[str, Any]:
     if arguments is None:
         return dict(given)
     if not isinstance(arguments, dict):
-        raise ValueError("its 'arguments' takes a mapping of names to values")
+        raise ValueError("its 'arguments' must be a mapping of names to values")
     if twice := sorted(name for name in arguments if given.get(name) is not None):
         raise ValueError(
-            f"its 'arguments' names {' and '.join(twice)}, which a port of the node says already:"
-            " say it once"
+            f"its 'arguments' names {' and '.join(twice)}, which a port of the node already sets:"
+            " set it only once"
         )
     if ours := sorted({*_OURS, "output_type"} & arguments.keys()):
-        raise ValueError(
-            f"its 'arguments' names {' and '.join(ours)}, which is no user's here: the node says it"
-        )
+        raise ValueError(f"its 'arguments' names {' and '.join(ours)}, which the node itself sets")
     if arguments.get("num_images_per_prompt", 1) != 1:
         raise ValueError(
             "its 'arguments' asks for several pictures, and the node draws one: give 'seed' a list"
@@ -240,9 +238,7 @@ _OURS = (
 """Arguments of pipelines that only nodes set."""
 
 
-_NONE_LEFT = (
-    "no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some"
-)
+_NONE_LEFT = "no denoising step is left: use a larger 'strength' or more 'num_inference_steps'"
 
 
 def _refuse_none(output: Any) -> None:

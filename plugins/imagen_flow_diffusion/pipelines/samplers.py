@@ -87,7 +87,7 @@ def set_sampler(pipeline: Any, sampler: str | None, settings: dict[str, Any] | N
             needs a library that is missing, or the settings are not a mapping.
     """
     if settings is not None and not isinstance(settings, dict):
-        raise ValueError("its 'sampler_settings' takes a mapping of names to values")
+        raise ValueError("its 'sampler_settings' must be a mapping of names to values")
     if not sampler and not settings:
         return ""
     own, settings = pipeline.scheduler, settings or {}
@@ -226,7 +226,7 @@ def _named(sampler: str, own: Any, settings: Mapping[str, Any], asks: Any) -> An
     close = sorted(begun, key=len)[:1] if wanted_stem else []
     close = close or difflib.get_close_matches(wanted_stem, stems, n=1, cutoff=0.7)
     raise ValueError(
-        f"'{sampler}' is no sampler of diffusers; "
+        f"'{sampler}' is not a diffusers sampler; "
         + (f"did you mean '{stems[close[0]]}'?" if close else hint)
     )
 
