@@ -494,6 +494,17 @@ def test_a_list_in_brackets_is_told_to_stand_without_them(registry: Registry) ->
     ]
 
 
+def test_each_is_not_offered_where_it_is_used(registry: Registry) -> None:
+    """A field that is given a list of lists would need to go through it twice."""
+    nodes = {
+        "ll": {"type": "r.texts", "each": {"n": [1, 0]}},
+        "u": {"type": "r.uses", "each": {"uses": [{"text": "${ll}"}]}},
+    }
+    with pytest.raises(GraphError) as refused:
+        planned(registry, graph_of(nodes, ["u"]))
+    assert [(p.code, p.fix) for p in refused.value.problems] == [("list-into-single", "")]
+
+
 def test_lists_in_fields_are_of_one_length(registry: Registry) -> None:
     """A difference fails the node, and the places of both lists are named."""
     nodes = {

@@ -395,6 +395,8 @@ class Binder:
                 reference.mark,
                 fix=whole
                 if what.startswith("element ")
+                else ""
+                if "'each' of " in what  # it goes through one list, not through lists in it
                 else f"run the node for each element: each: {{{_nested(port_name, name, what)}}}",
             )
             return None
