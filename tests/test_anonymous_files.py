@@ -121,7 +121,7 @@ def test_an_ending_says_what_a_file_is(tmp_path: Path, store: Store) -> None:
     "name", ["plain", ".hidden", "a" * 250, "x." + "y" * 200, "käse brot.txt", "-"]
 )
 def test_names_of_any_kind_are_hidden(name: str, tmp_path: Path) -> None:
-    """Long ones, ones without an ending and strange ones."""
+    """Long ones, ones without an extension and strange ones."""
     (tmp_path / name).write_text("hello")
     (first,) = gave(ONE, {"file": tmp_path / name})
     assert first.endswith(" hello")

@@ -1113,7 +1113,7 @@ def test_trust(call: Call, folder: Path) -> None:
     )
     assert (
         call("trust", "imagen-flow.toml").out
-        == f"trusted in its present form: {Path.cwd() / 'theirs.py'}\n"
+        == f"trusted with its current content: {Path.cwd() / 'theirs.py'}\n"
     )
     assert call("run", "g.yaml").out == "o  X\n"
     with (folder / "theirs.py").open("a") as file:

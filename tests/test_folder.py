@@ -1005,7 +1005,7 @@ def test_what_is_passed_over(yard: Yard) -> None:
     os.mkfifo(yard.root / "in/pipe.txt")
     (yard.root / "in/link.txt").symlink_to("notes.md")
     line = yard.work("ticket: sidecar\n")
-    words = "not in 'accept': 2 .md (b.MD, …), 1 .gif (c.gif), 1 without an ending (README); 1 link, and links are ignored; 1 pipe or device; 1 ticket without a file"
+    words = "not in 'accept': 2 .md (b.MD, …), 1 .gif (c.gif), 1 without an extension (README); 1 link, and links are ignored; 1 pipe or device; 1 ticket without a file"
     assert [
         (result["reason"], result["count"])
         for result in yard.log

@@ -243,15 +243,15 @@ PICTURES = "it can be .jpeg, .jpg, .png, .tif, .tiff, .webp"
         (
             "a",
             TemplateFault(
-                "the path has no file ending, which decides how image is written", fix=PICTURES
+                "the path has no file extension, which decides how image is written", fix=PICTURES
             ),
         ),
         ("a.gif", TemplateFault("image cannot be written as a .gif file", fix=PICTURES)),
         (
             "a.{seed}",
             TemplateFault(
-                "the file ending is a field",
-                "the ending decides how the value is written, so it must be known before running",
+                "the file extension is a field",
+                "the extension decides how the value is written, so it must be known before running",
                 PICTURES,
             ),
         ),
@@ -407,7 +407,7 @@ def test_the_work_of_others_is_not_replaced(tmp_path: Path) -> None:
         write(tmp_path, "a.png")
     assert str(refused.value) == (
         f"output 'picture' is not written to {tmp_path}/a.png: another file exists\n"
-        "  = why: it has no provenance of imagen_flow, so it may be anyone's work\n"
+        "  = why: it has no provenance of imagen_flow, so it may be someone's work\n"
         "  = fix: move it away, or set 'exists: number' or 'exists: replace' for this output"
     )
     assert tree(tmp_path) == {"a.png": b"mine"}

@@ -17,7 +17,7 @@ def trust(file: Path) -> None:
     """Trust the plugins and folders that an imagen-flow.toml names.
 
     FILE is an imagen-flow.toml or its folder. Its local plugins may then be loaded, and its 'out'
-    and 'store' may be outside its folder. Plugins are trusted in their present form: once one
+    and 'store' may be outside its folder. Plugins are trusted with their current content: once one
     changes, or code beside it that it could import, it is not loaded until you trust it again. The
     same applies to 'out' and 'store': once they lead elsewhere, they are not used.
     """
@@ -41,7 +41,7 @@ def trust(file: Path) -> None:
         raise click.UsageError(str(error)) from error
     config.trust(digests, settings)
     for path in settings.plugins:
-        echo(f"trusted in its present form: {one_line(str(path))}")
+        echo(f"trusted with its current content: {one_line(str(path))}")
     for key, folder in sorted(settings.outside.items()):
         echo(
             f"trusted: {'outputs are written to' if key == 'out' else 'the store is'}"

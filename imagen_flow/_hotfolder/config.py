@@ -50,7 +50,7 @@ KEYS: dict[str, str] = {
     "allow": "the inputs that a ticket may set",
     "settle_s": "how long a file's size and time must be unchanged, in seconds",
     "empty_s": "how long to wait for an empty file to get content, in seconds",
-    "sentinel": "the ending of a file beside each that marks it as complete, such as .ready",
+    "sentinel": "the extension of a file beside each that marks it as complete, such as .ready",
     "outputs": "paths of outputs, overriding those in the graph",
     "out": "the output folder",
     "done": "the folder that originals are moved to when all their outputs are published",
@@ -365,7 +365,7 @@ class _LineReader:
         ):
             self.add_problem(
                 "bad-literal",
-                f"'sentinel' is an ending, not '{found['sentinel']}'",
+                f"'sentinel' is a file extension, not '{found['sentinel']}'",
                 pairs["sentinel"].value.mark,
                 fix="write one that starts with a dot, such as .ready",
             )

@@ -85,7 +85,7 @@ class PassedOver:
             self.endings.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0])
         )[:10]
         parts = [
-            f"{count:,} {ending or 'without an ending'}"
+            f"{count:,} {ending or 'without an extension'}"
             f" ({self.examples[ending]}{', …' if count > 1 else ''})"
             for ending, count in most_frequent
         ]

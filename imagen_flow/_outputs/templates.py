@@ -260,12 +260,12 @@ def _check_ending(name: str, type: PortType) -> TemplateFault | None:
     choices = f"it can be {', '.join(endings)}"
     if not ending:
         return TemplateFault(
-            f"the path has no file ending, which decides how {type.name} is written", fix=choices
+            f"the path has no file extension, which decides how {type.name} is written", fix=choices
         )
     if "\1" in ending:
         return TemplateFault(
-            "the file ending is a field",
-            "the ending decides how the value is written, so it must be known before running",
+            "the file extension is a field",
+            "the extension decides how the value is written, so it must be known before running",
             choices,
         )
     return TemplateFault(f"{type.name} cannot be written as a {ending} file", fix=choices)

@@ -495,7 +495,7 @@ def _inspect(request: _WriteRequest, path: Path) -> tuple[str, str]:
         return "other", "it is not a regular file"
     embedded = try_read_embedded(path)
     if embedded is None:
-        return "other", "it has no provenance of imagen_flow, so it may be anyone's work"
+        return "other", "it has no provenance of imagen_flow, so it may be someone's work"
     if not embedded.intact:
         return "other", "a run wrote it, and it has been changed since"
     if (

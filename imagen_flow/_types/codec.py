@@ -74,7 +74,7 @@ class Codec:
             )
         if not _SUFFIX.match(self.suffix):
             raise ValueError(
-                f"codec of {self.kind}: '{self.suffix}' is not a file ending; it is a dot and"
+                f"codec of {self.kind}: '{self.suffix}' is not a file extension; write a dot and"
                 " letters, like .bin"
             )
 
