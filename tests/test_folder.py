@@ -53,6 +53,7 @@ from imagen_flow._hotfolder.worker import ReadHistory
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._store import Store
 from imagen_flow._store.file_digests import FileDigests
+from imagen_flow._store.locks import Claims
 from imagen_flow._text.spec import read
 from imagen_flow._types.digest import digest_bytes
 from imagen_flow.errors import GraphError, StoreError
@@ -2900,3 +2901,26 @@ def test_documents() -> None:
     assert KEYS.keys() - told == set()
     for target in re.findall(r"\]\(([^)#]+)", text):
         assert (ROOT / "docs" / target).exists()
+
+
+def test_two_workers_open_a_new_journal_one_after_the_other(tmp_path: Path) -> None:
+    """A worker waits while another one creates the journal: SQLite itself refuses at once where a
+    new file is being switched to its write-ahead log.
+    """
+    folder = tmp_path / "j"
+    folder.mkdir()
+    opened = threading.Event()
+
+    def open_journal() -> None:
+        Journal(folder).close()
+        opened.set()
+
+    creating = Claims(folder / "locks")
+    worker = threading.Thread(target=open_journal)
+    with creating.opening(0):
+        worker.start()
+        assert not opened.wait(0.3)
+        assert not (folder / "journal.sqlite").exists()
+    worker.join()
+    creating.close()
+    assert opened.is_set()

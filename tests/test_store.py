@@ -1119,3 +1119,12 @@ def test_content_is_found_by_its_digest(folder: Path) -> None:
         found.chmod(0o644)
         found.write_bytes(b"CONTENT")
         assert store.find_file(file.digest, 7) is None
+
+
+@pytest.mark.parametrize("name", ["index.sqlite-journal", "files.sqlite-journal"])
+def test_a_store_that_another_process_is_creating_is_a_store(tmp_path: Path, name: str) -> None:
+    """SQLite's own journals are part of a store: they exist while its databases are created."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).touch()
+    with opened(tmp_path / "s") as store:
+        assert store.folder == tmp_path / "s"

@@ -105,6 +105,10 @@ _ORDERS = {
 TROUBLE, UNREAD = "trouble", "unread"
 
 
+#: How long to wait for other processes of the line.
+_BUSY_S = 30.0
+
+
 class JournalError(StoreError):
     """The journal cannot be used, or not any more."""
 
@@ -222,10 +226,11 @@ class Journal:
                 "make it writable, or name another folder with 'journal:'",
             ) from error
         try:
-            self._db = connect(
-                folder / "journal.sqlite", busy_s=30, exclusive=self._claims.exclusive
-            )
-            self._prepare(boot or _boot_id())
+            with self._claims.opening(_BUSY_S):
+                self._db = connect(
+                    folder / "journal.sqlite", busy_s=_BUSY_S, exclusive=self._claims.exclusive
+                )
+                self._prepare(boot or _boot_id())
         except sqlite3.Error as error:
             self._claims.close()
             raise _unusable_error(

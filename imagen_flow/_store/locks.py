@@ -30,13 +30,13 @@ from pathlib import Path
 
 from .._system.processes import is_alive, process_name
 
-__all__ = ["OPENING", "Claims", "InUse", "lock_number"]
+__all__ = ["Claims", "InUse", "lock_number"]
 
 #: Names map to lock numbers below this.
 _NAMES = 2**47
 
-#: The lock number of opening the store.
-OPENING = _NAMES + 1
+#: The lock number of opening a database.
+_OPENING = _NAMES + 1
 
 _Lock = Callable[[int, int], bool]
 _Unlock = Callable[[int, int], None]
@@ -141,6 +141,21 @@ class Claims:
                 return True
             pause = min(pause * 1.5, 0.1)
         return False
+
+    @contextlib.contextmanager
+    def opening(self, wait_s: float) -> Iterator[None]:
+        """Keep other processes from opening the folder's database meanwhile: SQLite does not wait
+        for another process that switches a new file to its write-ahead log.
+
+        Params:
+            wait_s: how long to wait for the others; after that, go on without them.
+        """
+        held = self.wait(_OPENING, wait_s)
+        try:
+            yield
+        finally:
+            if held:
+                self.release(_OPENING)
 
     def release(self, number: int) -> None:
         """Release a number; does nothing if it is not held."""

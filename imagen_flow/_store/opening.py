@@ -7,14 +7,13 @@ import re
 import sqlite3
 import stat
 import sys
-import time
 from pathlib import Path
 
 from .._system.seals import Seals
 from ..errors import StoreError
 from .index import Index
 from .index_file import IndexFile, NewerFormat
-from .locks import OPENING, Claims, InUse
+from .locks import Claims, InUse
 from .objects import remove
 
 __all__ = ["network_file_system", "open_folder"]
@@ -26,9 +25,11 @@ _FOLDERS = ("objects", "trees", "scratch", "pins")
 _OURS = frozenset(
     {
         "index.sqlite",
+        "index.sqlite-journal",
         "index.sqlite-wal",
         "index.sqlite-shm",
         "files.sqlite",
+        "files.sqlite-journal",
         "files.sqlite-wal",
         "files.sqlite-shm",
         "locks",
@@ -87,13 +88,8 @@ def open_folder(folder: Path, seals: Seals) -> tuple[Path, Index, Claims, list[s
             folder, f"{error.strerror or error}", f"make it writable, or {_OTHER_FOLDER}"
         ) from error
     try:
-        patience = time.monotonic() + PATIENCE_S
-        while not claims.claim(OPENING) and time.monotonic() < patience:
-            time.sleep(0.002)
-        try:
+        with claims.opening(PATIENCE_S):
             index, warnings = _open_index(folder, seals=seals, exclusive=claims.exclusive)
-        finally:
-            claims.release(OPENING)
     except BaseException:
         claims.close()
         raise
