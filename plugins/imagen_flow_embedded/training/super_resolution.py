@@ -39,6 +39,8 @@ from imagen_flow_embedded.world import Scene, render
 LOW, SIDE, FOLD = 64, 128, 2
 MOST_NOISE = 0.1
 """The highest level of noise given to the small picture, as a part of the schedule."""
+REPAIRS = (1, 0.8, 0.6, 0.4, 0.25, 0.12)
+"""The steps in which the base repairs a picture, as parts of the time at which it starts."""
 MOST_WEIGHT = 2.5
 """Cap of the loss's weight, 1 / sigma."""
 
@@ -73,14 +75,14 @@ def build_super_resolution_unet(text_width: int, *, channels: Sequence[int] = (3
 
 
 def degrade(rng: np.random.Generator, low: Any) -> Any:
-    """Give small pictures the faults of a base model: a smooth warp of up to half a pixel, a little
-    blur, a little of another tone.
+    """Give small pictures the faults of a base model: a smooth warp of up to a third of a pixel, a
+    little blur, a little of another tone.
     """
     import torch
     from torch.nn import functional as F
 
     n = len(low)
-    warped = bend(low, rng, (0, 0.25, 0.5))
+    warped = bend(low, rng, (0, 0.15, 0.3))
     blurred = F.avg_pool2d(F.pad(warped, (1, 1, 1, 1), mode="replicate"), 3, 1)
     part = torch.from_numpy(
         (rng.random((n, 1, 1, 1)) * rng.choice([0, 0.6], (n, 1, 1, 1))).astype(np.float32)
@@ -101,7 +103,7 @@ def enlarge(low: Any) -> Any:
 def repair(
     text: Path, base: Path, *, count: int, seed: int, batch_size: int = 16
 ) -> tuple[list[Scene], list[str], Any]:
-    """Let a base model repair true small pictures under noise, in four steps.
+    """Let a base model repair true small pictures under noise, in a few steps of DDIM.
 
     Outputs: the scenes, their texts, and what the base made of them: float (count, 3, 64, 64).
     """
@@ -123,10 +125,10 @@ def repair(
         states, mask = encode(tokenizer, encoder, words)
         plan = plan_beside(states, heads, means, some)
         x = F.pixel_unshuffle(to_tensor(render(some, LOW)), BASE_FOLD)
-        starts = TIMES * (0.3 + 0.6 * rng.random(batch_size))
-        times = [torch.from_numpy((starts * part).astype(np.int64)) for part in (1, 0.6, 0.3, 0.1)]
-        for time in times:
-            noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))
+        starts = (TIMES - 1) * (0.4 + 0.6 * rng.random(batch_size))
+        noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))
+        for part in REPAIRS:
+            time = torch.from_numpy((starts * part).astype(np.int64))
             level = kept[time].view(-1, 1, 1, 1)
             noisy = level.sqrt() * x + (1 - level).sqrt() * noise
             with torch.no_grad():
@@ -137,6 +139,7 @@ def repair(
                     encoder_attention_mask=mask,
                 ).sample
             x = (plan[:, : x.shape[1]] + difference).clamp(-1, 1)
+            noise = (noisy - level.sqrt() * x) / (1 - level).sqrt()  # as DDIM derives it
         scenes += some
         texts += words
         made.append(F.pixel_shuffle(x, BASE_FOLD))
@@ -148,7 +151,7 @@ def train_super_resolution(
     text: Path,
     base: Path,
     *,
-    steps: int = 450,
+    steps: int = 2400,
     batch_size: int = 16,
     crop: int = 64,
     learning_rate: float = 2e-3,
@@ -216,7 +219,8 @@ def train_super_resolution(
             ]
         )
         clean, enlarged = F.pixel_unshuffle(both[:, :3], FOLD), F.pixel_unshuffle(both[:, 3:], FOLD)
-        times = torch.from_numpy(rng.integers(0, TIMES, count))
+        # the few steps of sampling are all at high noise
+        times = torch.from_numpy((TIMES * rng.random(count) ** 0.5).astype(np.int64))
         noisy = scheduler.add_noise(
             clean, torch.from_numpy(rng.standard_normal(clean.shape, np.float32)), times
         )
