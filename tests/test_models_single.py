@@ -191,7 +191,7 @@ def test_the_lock_holds_what_completes_a_file(hub: Hub, file: Path, tmp_path: Pa
     )
     file.write_bytes(weights(unet__w=500, vae__w=300))
     assert (
-        "--locked takes only what"
+        "--locked allows only the models in"
         in found(file, hub, policy=ModelPolicy(lock=read_lock(lock.path), locked=True)).incomplete
     )
 

@@ -222,7 +222,7 @@ def test_installed_demo(installed: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert "Draw, enlarge, edit and describe" in said.stdout
-    code = "import imagen_flow as flow; from imagen_flow._cli.demo import _graphs; print(*flow.load(_graphs() / 'imagen.yaml').outputs)"
+    code = "import imagen_flow as flow; from imagen_flow._cli.demo import _graphs_folder; print(*flow.load(_graphs_folder() / 'imagen.yaml').outputs)"
     said = subprocess.run(
         [installed, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
     )

@@ -191,7 +191,7 @@ def test_an_adapter_that_does_not_fit_leaves_layers_that_come_and_go(
     }
     with pytest.raises(flow.NodeError) as caught:
         flow.run(graph, store=None, pool=pool, device="cpu")
-    assert "was made for another base" in str(caught.value)
+    assert "was made for a different base" in str(caught.value)
     assert np.array_equal(draw(home, pool, settings={"offload": "layers"}), plain)
 
 
