@@ -153,7 +153,9 @@ def prepare(request: Request) -> Plan:
             texts=request.texts,
             store=request.store,
             files=files,
-            **request.settings.place(graph.settings, device=options.device, dtype=options.dtype),
+            **request.settings.device_settings(
+                graph.settings, device=options.device, dtype=options.dtype
+            ),
             force=options.force,
             base=request.base,
             model_policy=policy,

@@ -98,7 +98,7 @@ class Settings:
         """Give the position of a key."""
         return _mark(self.source, key) if self.source else None
 
-    def place(
+    def device_settings(
         self, written: Mapping[str, Any], *, device: str | None, dtype: str | None
     ) -> DeviceSettings:
         """Choose device and dtype: as given, else as set here, unless the graph's own settings

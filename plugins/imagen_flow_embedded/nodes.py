@@ -389,7 +389,7 @@ def evaluate_captions(captions: List[Text], scenes: List[Json]) -> Judgement:
     )
 
 
-def _named(said: dict[str, str], scene: Scene) -> dict[str, bool]:
+def _named(described: dict[str, str], scene: Scene) -> dict[str, bool]:
     """Say for each attribute of a scene whether a caption names it, in whichever order serves the
     caption best.
     """
@@ -399,7 +399,7 @@ def _named(said: dict[str, str], scene: Scene) -> dict[str, bool]:
     if len(scene.things) == 2:
         orders.append(world.Scene(scene.background, scene.things[::-1]))
     answers = [
-        {name: said.get(name) == value for name, value in world.attributes(order).items()}
+        {name: described.get(name) == value for name, value in world.attributes(order).items()}
         for order in orders
     ]
     return max(answers, key=lambda answer: sum(answer.values()))
@@ -450,10 +450,10 @@ def _scene(data: Any) -> Scene:
         return world.Scene(
             str(data["background"]), tuple(world.Thing(**thing) for thing in data["things"])
         )
-    except (KeyError, TypeError) as odd:
+    except (KeyError, TypeError) as error:
         raise ValueError(
-            f"no scene of the shapes world: {odd}; 'dataset.shapes' gives them"
-        ) from odd
+            f"no scene of the shapes world: {error}; 'dataset.shapes' gives them"
+        ) from error
 
 
 def _same_length(a: Sequence[Any], b: Sequence[Any], first: str, second: str) -> None:

@@ -295,7 +295,7 @@ def _brought_encoder(
         if "vit-h" in file.name:
             places.reverse()
         if (
-            folder := next((place for place in places if (place / "config.json").is_file()), None)
+            folder := next((at for at in places if (at / "config.json").is_file()), None)
         ) is not None:
             homes[folder] = adapter
     if not homes:

@@ -307,7 +307,7 @@ def byte_tokenizer() -> Any:
     )
     inner.post_processor = processors.TemplateProcessing(
         single="[gMASK] <sop> $A",
-        special_tokens=[(mark, 256 + place) for place, mark in enumerate(marks)],
+        special_tokens=[(mark, 256 + index) for index, mark in enumerate(marks)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,

@@ -152,7 +152,7 @@ def _batch(
     """
     import torch
 
-    shown = [made[int(place)] for place in rng.integers(len(made), size=count // 3)] if made else []
+    shown = [made[int(index)] for index in rng.integers(len(made), size=count // 3)] if made else []
     foreign = round(count * FOREIGN)
     scenes = [_draw(rng) for _ in range(count - len(shown) - foreign)]
     sharp = render(scenes, SIDE) if rng.random() < 0.5 else shrink(render(scenes, RENDERED))
@@ -358,12 +358,12 @@ def accuracy(
     if worn:
         pictures = wear(pictures, rng, untouched=0)
     with torch.no_grad():
-        said = tokenizer.batch_decode(
+        captions = tokenizer.batch_decode(
             model.generate(pixel_values=normalise(shrink(pictures)), num_beams=1, do_sample=False),
             skip_special_tokens=True,
         )
     right: dict[str, list[bool]] = {}
-    for scene, text in zip(scenes, said, strict=True):
+    for scene, text in zip(scenes, captions, strict=True):
         asked, named = attributes(scene), read_caption(text)
         for name, value in asked.items():
             for kind in (name.rpartition(".")[2], "words"):

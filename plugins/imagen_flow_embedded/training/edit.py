@@ -259,9 +259,9 @@ def _said_loss(learner: Any, text: torch.Tensor, edits: Sequence[Edit]) -> torch
 
     facts = [_said(edit) for edit in edits]
     total = torch.zeros(())
-    for place, (name, answers) in enumerate(SAID.items()):
+    for index, (name, answers) in enumerate(SAID.items()):
         wanted = torch.tensor([answers.index(fact[name]) for fact in facts])
-        total = total + F.cross_entropy(learner["said"][name](text[:, place]), wanted)
+        total = total + F.cross_entropy(learner["said"][name](text[:, index]), wanted)
     return total
 
 
@@ -305,7 +305,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    sentinels = [f"<extra_id_{place}>" for place in range(len(SAID))]
+    sentinels = [f"<extra_id_{index}>" for index in range(len(SAID))]
     special = ["<pad>", "</s>", "<unk>", *sentinels]
     verbs = (
         "make",

@@ -89,9 +89,9 @@ def _many(rng: np.random.Generator, side: int) -> np.ndarray:
     """Three to six shapes, which may overlap."""
     picture = _ground(rng, side)
     for _ in range(int(rng.integers(3, 7))):
-        place = rng.uniform(0.12, 0.88, 2)
+        centre = rng.uniform(0.12, 0.88, 2)
         shape, radius = _pick(rng, SHAPES), RADII[_pick(rng, ("small", "small", "large"))]
-        _paint(picture, shape, place, radius * rng.uniform(0.8, 1.1), _colour(rng))
+        _paint(picture, shape, centre, radius * rng.uniform(0.8, 1.1), _colour(rng))
     return picture
 
 
@@ -105,8 +105,8 @@ def _row(rng: np.random.Generator, side: int) -> np.ndarray:
         [(0.22, 0.75), (0.78, 0.75), (0.5, 0.25)],
         [(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)],
     )
-    for place in layouts[int(rng.integers(len(layouts)))]:
-        moved = np.array(place) + rng.uniform(-0.05, 0.05, 2)
+    for centre in layouts[int(rng.integers(len(layouts)))]:
+        moved = np.array(centre) + rng.uniform(-0.05, 0.05, 2)
         radius = RADII["small"] * rng.uniform(0.9, 1.25)
         _paint(picture, _pick(rng, SHAPES), moved, radius, _colour(rng))
     return picture
@@ -177,13 +177,13 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
 def _paint(
     picture: np.ndarray,
     shape: str,
-    place: Sequence[float] | np.ndarray,
+    centre: Sequence[float] | np.ndarray,
     radius: float,
     colour: Sequence[float],
 ) -> None:
     side = len(picture)
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side
-    alpha = coverage(shape, axis[None] - place[0], axis[:, None] - place[1], radius, 1 / side)
+    alpha = coverage(shape, axis[None] - centre[0], axis[:, None] - centre[1], radius, 1 / side)
     picture += alpha[..., None] * (np.array(colour) - picture)
 
 
