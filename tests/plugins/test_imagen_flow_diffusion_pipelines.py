@@ -1036,7 +1036,6 @@ def test_the_parts_and_pictures_of_every_class_are_found(tmp_path: Path) -> None
     from imagen_flow_diffusion.checkpoints.classes import component_class
     from imagen_flow_diffusion.pipelines.calling import DRAWN, ESTIMATED
 
-    model = Model(tmp_path, "digest", "here")
     classes = [
         cls
         for name in dir(diffusers)
@@ -1049,6 +1048,7 @@ def test_the_parts_and_pictures_of_every_class_are_found(tmp_path: Path) -> None
         (tmp_path / "model_index.json").write_text(
             json.dumps({"_class_name": cls.__name__}), "utf-8"
         )
+        model = Model(tmp_path, "digest", "here")
         for name, annotation in typing.get_type_hints(cls.__init__).items():
             for part in _classes_in(annotation):
                 if (
