@@ -22,11 +22,9 @@ from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.training.pictures import CLASSES, FACTS, bend, cells, ordered, wear
 from imagen_flow_embedded.world import (
     Scene,
-    attributes,
     caption,
     draw_scene,
     is_held_out,
-    read_caption,
     render,
 )
 
@@ -337,38 +335,3 @@ def write(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
         size={"height": SIDE, "width": SIDE}, resample=2, image_mean=mean, image_std=mean
     ).save_pretrained(folder)
     return folder
-
-
-def accuracy(
-    model: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    count: int = 100,
-    seed: int = 1,
-    worn: bool = False,
-) -> dict[str, float]:
-    """Say which part of the attributes of held-out pictures the captioner names, by kind, and of
-    which part of the pictures all.
-    """
-    import torch
-
-    rng = np.random.default_rng((seed, 20_000))
-    scenes = [ordered(draw_scene(rng, held_out=True)) for _ in range(count)]
-    pictures = render(scenes, RENDERED)
-    if worn:
-        pictures = wear(pictures, rng, untouched=0)
-    with torch.no_grad():
-        captions = tokenizer.batch_decode(
-            model.generate(pixel_values=normalise(shrink(pictures)), num_beams=1, do_sample=False),
-            skip_special_tokens=True,
-        )
-    right: dict[str, list[bool]] = {}
-    for scene, text in zip(scenes, captions, strict=True):
-        asked, named = attributes(scene), read_caption(text)
-        for name, value in asked.items():
-            for kind in (name.rpartition(".")[2], "words"):
-                right.setdefault(kind, []).append(named.get(name) == value)
-        right.setdefault("all right", []).append(
-            all(named.get(name) == value for name, value in asked.items())
-        )
-    return {kind: float(np.mean(values)) for kind, values in right.items()}
