@@ -27,6 +27,7 @@ def grid(
     gap: Annotated[int, Range(0, 1000)] = 8,
     background: Text = "white",
     label_size: Annotated[int, Range(4, 1000)] = 14,
+    label_lines: Annotated[int, Range(1, 50)] = 1,
     label_colour: Text = "black",
     font: File | None = None,
 ) -> Image:
@@ -34,7 +35,8 @@ def grid(
 
     Inputs:
         images: in reading order; smaller ones are centred in their cells.
-        labels: one text per picture, written below it and truncated if it is too long for its cell.
+        labels: one text per picture, written below it and truncated if it is too long for its cell;
+            line breaks count as spaces.
         font: a TrueType or OpenType file; without it, Pillow's own font, which only has Latin
             letters.
 
@@ -44,6 +46,8 @@ def grid(
             sizes and the largest determines the cells.
         gap: pixels between pictures and around the sheet.
         label_size: text height in pixels.
+        label_lines: the most lines of a label, which is wrapped between words; the sheet has room
+            for as many as its longest label needs.
 
     Outputs:
         in the deepest of the depths; in colour if any picture is; with alpha if the background is
@@ -68,25 +72,29 @@ def grid(
     row_count = math.ceil(len(images) / column_count)
     cell = (max(image.width for image in images), max(image.height for image in images))
     font_ = _load_font(font, label_size) if labels is not None else None
+    written: list[list[str]] = [[] for _ in images]
+    if labels is not None and font_ is not None:
+        written = [wrap_label(label, font_, cell[0], lines=label_lines) for label in labels]
     line = sum(font_.getmetrics()) + 2 if font_ is not None else 0
-    width, height = column_count * (cell[0] + gap) + gap, row_count * (cell[1] + line + gap) + gap
+    below = line * max(1, *(len(lines) for lines in written))
+    width, height = column_count * (cell[0] + gap) + gap, row_count * (cell[1] + below + gap) + gap
     check_size(width, height)
     sheet = _sheet(images, width, height, background, label_colour if labels is not None else None)
     for index, image in enumerate(images):
         left = gap + (index % column_count) * (cell[0] + gap)
-        top = gap + (index // column_count) * (cell[1] + line + gap)
+        top = gap + (index // column_count) * (cell[1] + below + gap)
         _paste(
             sheet,
             to_unit(image.pixels),
             left + (cell[0] - image.width) // 2,
             top + (cell[1] - image.height) // 2,
         )
-        if labels is not None and font_ is not None and labels[index].strip():
+        for number, text in enumerate(written[index]):
             _paste(
                 sheet,
-                _render_label(labels[index], font_, (cell[0], line), label_colour),
+                _render_line(text, font_, (cell[0], line), label_colour),
                 left,
-                top + cell[1],
+                top + cell[1] + number * line,
             )
     return Image(sheet)
 
@@ -129,24 +137,44 @@ def _load_font(font: File | None, size: int) -> Any:
         ) from error
 
 
-def _render_label(label: str, font_: Any, size: tuple[int, int], colour: str) -> np.ndarray:
+def wrap_label(label: str, font_: Any, width: int, *, lines: int) -> list[str]:
+    """Break a label into at most so many lines of a width in pixels.
+
+    It is broken between words, and within a word that is wider than a line. What does not fit ends
+    in an ellipsis; a blank label has no lines.
+    """
+    rest = " ".join(label[: 1000 * lines].split())
+    found: list[str] = []
+    while rest and len(found) < lines - 1:
+        count = _fitting(rest, font_, width)
+        if count < len(rest):
+            space = rest.rfind(" ", 0, count + 1)
+            count = space if space > 0 else max(1, count)
+        found.append(rest[:count])
+        rest = rest[count:].lstrip()
+    if rest and font_.getlength(rest) > width:
+        rest = rest[: _fitting(rest, font_, width, end="…")] + "…"
+    return [*found, rest] if rest else found
+
+
+def _fitting(text: str, font_: Any, width: int, *, end: str = "") -> int:
+    """Count the characters of the longest beginning of a text that fits a width with an ending."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font_.getlength(text[:middle] + end) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _render_line(line: str, font_: Any, size: tuple[int, int], colour: str) -> np.ndarray:
     """Render one line of text, centred, as unit pixels with alpha."""
     import numpy as np
     import PIL.Image
     from PIL import ImageDraw
 
-    line = " ".join(label.split())[:1000]
-    if font_.getlength(line) > size[0]:
-        # The longest beginning that leaves room for the ellipsis.
-        low, high = 0, len(line)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (
-                (middle, high)
-                if font_.getlength(line[:middle] + "…") <= size[0]
-                else (low, middle - 1)
-            )
-        line = line[:low] + "…"
     drawn = PIL.Image.new("L", size)
     ImageDraw.Draw(drawn).text(
         (max(0.0, (size[0] - font_.getlength(line)) / 2), 1), line, fill=255, font=font_

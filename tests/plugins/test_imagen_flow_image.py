@@ -742,6 +742,27 @@ def test_sheets_hold_labels_thumbnails_and_depth() -> None:
     assert sheets.grid(images, labels=["a", "b"], label_colour="red").channels == 3
 
 
+def test_labels_wrap_between_words_up_to_the_lines_allowed() -> None:
+    """A word wider than a line is broken, what does not fit ends in an ellipsis, and the sheet has
+    as many lines as its longest label needs.
+    """
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(14)
+    label = "a small red  circle\nleft of a supercalifragilistic square"
+    wrapped = sheets.wrap_label(label, font, 90, lines=9)
+    assert wrapped == ["a small red", "circle left of a", "supercalifragil", "istic square"]
+    assert sheets.wrap_label(label, font, 90, lines=2) == ["a small red", "circle left of …"]
+    assert sheets.wrap_label(" \n", font, 90, lines=2) == []
+    image = sources.solid(90, 20, colour="red")
+    heights = [
+        sheets.grid([image], gap=0, labels=[text], label_lines=lines).height
+        for text, lines in (("short", 9), (label, 1), (label, 2), (label, 9))
+    ]
+    line = heights[0] - 20
+    assert heights == [20 + line, 20 + line, 20 + 2 * line, 20 + 4 * line]
+
+
 # Sources and measures
 
 
