@@ -197,6 +197,30 @@ def train_super_resolution(
     )
 
 
+@node("train.second_super_resolution", version=1, uses=("diffusers", "torch"))
+def train_second_super_resolution(
+    scratch: Scratch,
+    *,
+    steps: Count = 1800,
+    batch_size: Batch = 16,
+    learning_rate: Rate = 2e-3,
+    seed: Seed,
+) -> Steps[Model]:
+    """Train the second super-resolution stage of the embedded Imagen, 128 px to 256 px.
+
+    Outputs: a folder with ``super_resolution/`` and its scheduler.
+    """
+    from .training.second_super_resolution import train_second_super_resolution as train
+
+    return (
+        yield from _train(
+            train(
+                scratch, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+            )
+        )
+    )
+
+
 @node("train.edit", version=1, uses=("diffusers", "torch", "transformers"))
 def train_edit(
     scratch: Scratch,
@@ -470,6 +494,7 @@ ALL = (
     train_text_encoder,
     train_diffusion,
     train_super_resolution,
+    train_second_super_resolution,
     train_edit,
     train_captioner,
     join,

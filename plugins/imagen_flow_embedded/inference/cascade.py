@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+LARGER = 2
+"""How much longer the sides of a picture are after super-resolution than before."""
 GUIDED_ABOVE = 0.3
 """The noise level, as a part of the schedule, above which guidance acts. What stands where is
 decided there; below it the picture is only sharpened, and guidance would push its colours too
@@ -119,7 +121,7 @@ def super_resolution(
     import numpy as np
     from PIL import Image
 
-    side = unet.config.sample_size
+    side = unet.config.sample_size * math.isqrt(unet.config.out_channels // 3) // LARGER
     if picture.shape[:2] != (side, side):
         channels = [
             Image.fromarray(np.ascontiguousarray(picture[:, :, channel])).resize(
@@ -241,7 +243,7 @@ def enlarge(
     level = torch.full((len(seeds),), noise_level, dtype=torch.int64)
     small = scheduler.add_noise(small, noise, level)
     enlarged = F.pixel_unshuffle(
-        F.interpolate(small, scale_factor=fold, mode="bicubic", align_corners=False), fold
+        F.interpolate(small, scale_factor=LARGER, mode="bicubic", align_corners=False), fold
     ).to(device, dtype)
     ways = 2 if guidance_scale != 1 else 1
     states = text[:ways].flatten(0, 1).to(device, dtype)

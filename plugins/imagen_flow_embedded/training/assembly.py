@@ -5,6 +5,7 @@ model when they are joined.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 PARTS = {
@@ -18,7 +19,9 @@ PARTS = {
 }
 
 
-def write_index(folder: Path) -> None:
+def write_index(folder: Path, *, parts: Iterable[str] = tuple(PARTS)) -> None:
     """Write ``model_index.json``, which says of what kind the folder is and which parts it has."""
-    index = {"_class_name": "ImagenCascade", "_diffusers_version": "0.42.1", **PARTS}
+    index = {"_class_name": "ImagenCascade", "_diffusers_version": "0.42.1"} | {
+        part: PARTS[part] for part in parts
+    }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
