@@ -110,7 +110,7 @@ def _train(steps: Generator[tuple[int, int, str], None, Path]) -> Steps[Model]:
         yield Progress(done, total, note)
 
 
-@node("train.text_encoder", version=2, uses=("diffusers", "torch", "transformers"))
+@node("train.text_encoder", version=3, uses=("diffusers", "torch", "transformers"))
 def train_text_encoder(
     scratch: Scratch,
     *,

@@ -10,7 +10,15 @@ import torch
 
 from imagen_flow_embedded import plan
 from imagen_flow_embedded.checker import agree
-from imagen_flow_embedded.language import UNKNOWN, VOCABULARY, describe
+from imagen_flow_embedded.language import (
+    BACKGROUND_WORDS,
+    COLOUR_WORDS,
+    UNKNOWN,
+    VOCABULARY,
+    babble,
+    describe,
+    twinned,
+)
 from imagen_flow_embedded.training import diffusion, super_resolution, text_encoder
 from imagen_flow_embedded.world import (
     MIRROR,
@@ -60,7 +68,7 @@ def test_the_same_seed_gives_the_same_descriptions():
 
 def test_a_description_uses_known_words_and_names_the_unknown_ones_it_uses():
     used = {word for described in descriptions(3000) for word in described.text.split()}
-    assert used - set(VOCABULARY) == {*UNKNOWN, "grey"}
+    assert used - set(VOCABULARY) == {*UNKNOWN, "grey", ":", "(", ")"}
 
 
 def test_a_description_keeps_the_scene_in_the_order_in_which_it_names_the_things():
@@ -95,9 +103,67 @@ def test_every_description_fits_the_tokenizer_and_grey_is_read_as_gray():
     tokenizer = text_encoder.build_tokenizer()
     for described in descriptions(500):
         ids = tokenizer(described.text).input_ids
-        assert len(ids) <= text_encoder.LENGTH
-    both = tokenizer(["A RED circle; on grey!", "a red circle on gray"]).input_ids
+        assert text_encoder.SENTINELS + len(described.owners) + 1 == len(ids) <= text_encoder.LENGTH
+    both = tokenizer(["A RED circle; on grey!", "a red circle, on gray"]).input_ids
     assert both[0] == both[1] and tokenizer.unk_token_id not in both[0]
+
+
+def test_marks_between_clauses_are_commas_and_words_of_other_scripts_are_unknown():
+    tokenizer = text_encoder.build_tokenizer()
+    assert tokenizer.tokenize("2 circles: red-ish + blue… (on черный).") == [
+        *("two", "circles", ",", "red", "<unk>", "and", "blue", ",", "on", "<unk>")
+    ]
+
+
+def test_a_description_says_which_facts_it_tells():
+    """A colour that is not told is not in the words, and one that is told is."""
+    for described in descriptions(800):
+        words = set(described.text.split())
+        for number, thing in enumerate(described.scene.things, 1):
+            named = words & set(COLOUR_WORDS[thing.colour])
+            others = {other.colour for other in described.scene.things} - {thing.colour}
+            if f"{number}.colour" in described.told:
+                assert named
+            elif others:
+                assert not named
+        if "background" in described.told:
+            assert words & set(BACKGROUND_WORDS[described.scene.background])
+
+
+def test_things_alike_but_for_their_size_are_described_and_not_held_out():
+    drawn = text_encoder.draw_descriptions(np.random.default_rng(0), 400)
+    alike = [
+        each.scene
+        for each in drawn
+        if len(each.scene.things) == 2 and twinned(each.scene).things[1] == each.scene.things[1]
+    ]
+    assert len(alike) > 5 and not any(is_held_out(scene) for scene in alike)
+
+
+def test_babble_differs_from_every_description_of_its_scene():
+    described = descriptions(200)
+    rng = np.random.default_rng(0)
+    made = [
+        babble(each, other, rng) for each, other in zip(described, described[::-1], strict=False)
+    ]
+    assert sum(text == each.text for text, each in zip(made, described, strict=False)) == 0
+    assert len(set(made)) > 190
+
+
+def test_words_mean_the_facts_of_the_thing_that_they_are_about():
+    described = descriptions(200)
+    owners = text_encoder.owners_of(described, 48)
+    meanings = text_encoder.meanings_of(described, 48)
+    seen = set()
+    for each, owned, meant in zip(described, owners, meanings, strict=True):
+        for owner, number in zip(owned, meant, strict=True):
+            fact, value = text_encoder.MEANINGS[max(number, 0)]
+            seen.add(fact)
+            if fact == "background":
+                assert (owner, value) == (0, each.scene.background)
+            elif fact:
+                assert getattr(each.scene.things[owner - 1], fact) == value
+    assert seen == {"", "background", "size", "colour", "shape"}
 
 
 def test_no_described_scene_is_held_out():

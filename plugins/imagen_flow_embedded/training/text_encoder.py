@@ -18,12 +18,23 @@ Source: T5 (arXiv:1910.10683), its encoder and relative positions; a frozen text
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imagen_flow_embedded.language import VOCABULARY, Description, describe
+from imagen_flow_embedded.language import (
+    BACKGROUND_WORDS,
+    COLOUR_WORDS,
+    SHAPE_WORDS,
+    SIZE_WORDS,
+    VOCABULARY,
+    Description,
+    babble,
+    describe,
+    twinned,
+)
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.world import (
@@ -34,6 +45,7 @@ from imagen_flow_embedded.world import (
     SIZES,
     Scene,
     draw_scene,
+    is_held_out,
 )
 
 SENTINELS = 3
@@ -51,11 +63,27 @@ HEADS: dict[str, tuple[str, ...]] = {
 """The facts that a linear head reads off a sentinel, and the values of each."""
 SCENE_FACTS = ("background", "arrangement")
 THING_FACTS = ("size", "colour", "shape")
+WORD_FACTS = {
+    "background": BACKGROUND_WORDS,
+    "size": SIZE_WORDS,
+    "colour": COLOUR_WORDS,
+    "shape": SHAPE_WORDS,
+}
+MEANINGS = (
+    ("", ""),
+    *((fact, value) for fact in WORD_FACTS for value in HEADS[fact]),
+)
+"""What a word may say of what it is about: nothing, or the value of a fact."""
+DOUBTS = {"told": 5, "sense": 1, "owner": 3, "meaning": len(MEANINGS)}
+"""How many values the heads give that say how far a plan is to be trusted: whether the text tells
+each fact (background and arrangement off the first sentinel, size, colour and shape off the
+others), whether it asks for a scene of the world, and for every word what it is about and what it
+says."""
 
 
 def build_tokenizer() -> Any:
-    """Make the word-level tokenizer: lower-case words, ``grey`` as ``gray``, all else between them
-    ignored, the sentinels in front.
+    """Make the word-level tokenizer: lower-case words, ``grey`` as ``gray``, all marks between
+    clauses as a comma, other marks ignored, the sentinels in front.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -68,7 +96,15 @@ def build_tokenizer() -> Any:
         [
             normalizers.NFKC(),
             normalizers.Lowercase(),
-            normalizers.Replace(Regex("[^a-z]+"), " "),
+            normalizers.Replace(Regex("[&+]"), " and "),
+            *(
+                normalizers.Replace(Regex(rf"\b{number}\b"), word)
+                for number, word in enumerate(("one", "two", "three", "four"), 1)
+            ),
+            normalizers.Replace(Regex("[,;:.!?()\\[\\]/|]+"), " , "),
+            normalizers.Replace(Regex("[^\\p{L}\\p{N},]+"), " "),
+            normalizers.Replace(Regex("( *, *)+"), " , "),
+            normalizers.Replace(Regex("[ ,]+$"), ""),
             normalizers.Replace("grey", "gray"),
         ]
     )
@@ -107,10 +143,11 @@ def build_text_encoder(tokenizer: Any, *, width: int = 128, layers: int = 4, hea
 
 
 def build_heads(width: int) -> Any:
-    """Make the untrained linear heads, one for each of `HEADS`."""
+    """Make the untrained linear heads, one for each of `HEADS` and `DOUBTS`."""
     from torch import nn
 
-    return nn.ModuleDict({fact: nn.Linear(width, len(values)) for fact, values in HEADS.items()})
+    sizes = {fact: len(values) for fact, values in HEADS.items()} | DOUBTS
+    return nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
 
 def facts_of(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
@@ -143,12 +180,20 @@ def draw_descriptions(
     rng: np.random.Generator, count: int, *, dropped: float = 0.0
 ) -> list[Description]:
     """Draw scenes that are not held out and describe them, a part ``dropped`` of them by an empty
-    text.
+    text. Two things may be alike but for their size.
     """
     return [
-        Description("", drawn.scene, ()) if rng.random() < dropped else drawn
-        for drawn in (describe(draw_scene(rng), rng) for _ in range(count))
+        replace(drawn, text="", owners=(), told=frozenset()) if rng.random() < dropped else drawn
+        for drawn in (describe(_draw(rng), rng) for _ in range(count))
     ]
+
+
+def _draw(rng: np.random.Generator) -> Scene:
+    scene = draw_scene(rng)
+    if len(scene.things) == 2 and rng.random() < 0.06:
+        alike = twinned(scene)
+        return scene if is_held_out(alike) else alike
+    return scene
 
 
 def owners_of(described: Sequence[Description], tokens: int) -> np.ndarray:
@@ -160,6 +205,41 @@ def owners_of(described: Sequence[Description], tokens: int) -> np.ndarray:
         kept = each.owners[: tokens - SENTINELS]
         row[SENTINELS : SENTINELS + len(kept)] = kept
     return owners
+
+
+def meanings_of(described: Sequence[Description], tokens: int) -> np.ndarray:
+    """Lay out what each token says of what it is about: int64 (N, tokens), the number of one of
+    `MEANINGS`, -1 where `owners_of` is.
+    """
+    words = {
+        (word.split()[0], about == 0): MEANINGS.index((fact, value))
+        for fact, table in WORD_FACTS.items()
+        for about in ((0,) if fact == "background" else (1, 2))
+        for value, names in table.items()
+        for word in names
+    }
+    found = np.full((len(described), tokens), -1)
+    for row, each in zip(found, described, strict=True):
+        told = "background" in each.told
+        said = [
+            words.get((word, owner == 0), 0) if owner or told else 0
+            for word, owner in zip(each.text.split(), each.owners, strict=True)
+        ][: tokens - SENTINELS]
+        row[SENTINELS : SENTINELS + len(said)] = said
+    return found
+
+
+def told_of(described: Sequence[Description]) -> np.ndarray:
+    """Say which facts the texts tell: float32 (N, 3, 5), by sentinel; NaN where there is none."""
+    found = np.full((len(described), SENTINELS, len(HEADS)), np.nan, np.float32)
+    for row, each in zip(found, described, strict=True):
+        for number, fact in enumerate(HEADS):
+            if fact in SCENE_FACTS:
+                row[0, number] = fact in each.told
+            else:
+                for slot in range(len(each.scene.things)):
+                    row[1 + slot, number] = f"{slot + 1}.{fact}" in each.told
+    return found
 
 
 def train_text_encoder(
@@ -185,8 +265,7 @@ def train_text_encoder(
     tokenizer = build_tokenizer()
     encoder = build_text_encoder(tokenizer, width=width, layers=layers)
     heads = build_heads(width)
-    owner = torch.nn.Linear(width, 3)
-    network = torch.nn.ModuleDict({"encoder": encoder, "heads": heads, "owner": owner})
+    network = torch.nn.ModuleDict({"encoder": encoder, "heads": heads})
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01
     )
@@ -202,27 +281,46 @@ def train_text_encoder(
     keeper = Keeper(scratch, network, optimizer, settings, every_s=every_s)
 
     def losses(step: int) -> dict[str, Any]:
-        described = draw_descriptions(np.random.default_rng((seed, step)), batch_size, dropped=0.03)
+        rng = np.random.default_rng((seed, step))
+        described = draw_descriptions(rng, batch_size, dropped=0.03)
+        described.sort(key=lambda each: len(each.owners))  # short texts and long ones: less padding
+        half = batch_size // 2
+        both = [lessons(some, rng) for some in (described[:half], described[half:])]
+        return {name: (both[0][name] + both[1][name]) / 2 for name in both[0]}
+
+    def lessons(described: list[Description], rng: np.random.Generator) -> dict[str, Any]:
+        senseless = [babble(each, described[-1], rng) for each in described[::8]]
         tokens = tokenizer(
-            [each.text for each in described],
+            [each.text for each in described] + senseless,
             padding=True,
             truncation=True,
             max_length=LENGTH,
             return_tensors="pt",
         )
-        states = encoder(
+        every = encoder(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
         ).last_hidden_state
+        states = every[: len(described)]
         things = states[:, 1:SENTINELS].flatten(0, 1)
         found = {fact: heads[fact](states[:, 0]) for fact in SCENE_FACTS}
         found |= {fact: heads[fact](things) for fact in THING_FACTS}
-        found["owner"] = owner(states).flatten(0, 1)
+        found |= {name: heads[name](states).flatten(0, 1) for name in ("owner", "meaning")}
         wanted = facts_of([each.scene for each in described])
         wanted["owner"] = owners_of(described, states.shape[1])
-        return {
+        wanted["meaning"] = meanings_of(described, states.shape[1])
+        lost = {
             fact: F.cross_entropy(logits, torch.from_numpy(wanted[fact]).flatten(), ignore_index=-1)
             for fact, logits in found.items()
         }
+        told = torch.from_numpy(told_of(described))
+        known = ~told.isnan()
+        guess = heads["told"](states[:, :SENTINELS])[known]
+        lost["told"] = F.binary_cross_entropy_with_logits(guess, told[known])
+        sense = torch.zeros(len(every))
+        sense[: len(described)] = 1
+        guess = heads["sense"](every[:, 0])[:, 0]
+        lost["sense"] = 0.5 * F.binary_cross_entropy_with_logits(guess, sense)
+        return lost
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"
