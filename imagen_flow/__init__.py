@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._types.values import Json as Json
     from ._types.values import List as List
     from ._types.values import Mask as Mask
+    from ._types.values import NamedFile as NamedFile
     from ._types.values import Number as Number
     from ._types.values import Progress as Progress
     from ._types.values import Range as Range

@@ -6,8 +6,8 @@ import json
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from .._graph import RANDOM, FileAt, Given, Graph
@@ -137,6 +137,8 @@ def _given(held: Values, type_: PortType, value: Any) -> Any:
         and isinstance(value, list | tuple)
     ):
         return [_given(held, type_.element, item) for item in value]
+    if type_.kind == "file" and isinstance(value, File) and not value.significant_name:
+        return replace(value, significant_name=PurePath(value.name).name or value.path.name)
     return type_.check(value)
 
 

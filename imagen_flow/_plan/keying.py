@@ -120,7 +120,7 @@ class Keying:
             elif slot.kind == "failed" or (slot.items is not None and holds(slot, "failed")):
                 failed = failed or port_name
                 continue
-            elif slot.kind != port.type.kind or slot.items is not None:
+            elif slot.kind != port.type.kind or slot.items is not None or slot.kind == "file":
                 if "model" in (port.type.kind, port.type.element and port.type.element.kind):
                     slot = name_model(
                         self.values, frame, binding, slot, node, type_.loaders.get(port_name)

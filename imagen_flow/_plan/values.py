@@ -8,7 +8,8 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,11 @@ class Values:
         self.models = NamedModels(registry, files, model_policy, self.problems)
         self._unread = 0
         self._held: dict[int, tuple[Any, Artifact]] = {}
+        #: Files without their names, by the digests with them.
+        self._nameless: dict[str, Artifact] = {}
+        #: Files of nodes with their names, by the digests without them: their values are in the
+        # store under these.
+        self.named: dict[str, Artifact] = {}
 
     def copy(self, store: Store | None, live: Mapping[str, Any]) -> Values:
         """Copy them for a run, which learns more."""
@@ -139,6 +145,7 @@ class Values:
         )
         made.models = self.models.copy(made.problems)
         made._held = dict(self._held)
+        made._nameless, made.named = dict(self._nameless), dict(self.named)
         return made
 
     def value(self, artifact: Artifact) -> Any:
@@ -153,6 +160,8 @@ class Values:
         found = self.constants.by_digest.get(artifact.digest, _MISSING)
         if found is _MISSING:
             found = self.live.get(artifact.digest, _MISSING)
+        if found is _MISSING and (named := self.named.get(artifact.digest)) is not None:
+            return replace(self.value(named), significant_name="")
         return self.fetch(artifact) if found is _MISSING else found
 
     def model_of(self, artifact: Artifact) -> Model | None:
@@ -276,7 +285,7 @@ class Values:
             path = at.folder / Path(at.path).expanduser()
             if at.kind == "folder":
                 return self.files.folder_value(path)
-            return self.files.file_value(path, at.path)
+            return replace(self.files.file_value(path, at.path), significant_name=path.name)
         except (OSError, ValueError, RuntimeError, FileChanged) as failed:
             self._unread += 1
             raise GraphError(
@@ -381,7 +390,25 @@ class Values:
                 slot = list_of(items)
         elif slot.kind == "int" and port.kind == "float" and is_exact_float(self.value(slot)):
             return self.constants.add(float(self.value(slot)))
+        elif slot.kind == "file" and port.drops_names:
+            return self._without_name(slot)
         return present(slot)
+
+    def _without_name(self, slot: Artifact) -> Artifact:
+        """A file at a port that takes no names: files of equal content are one value there."""
+        plain = self._nameless.get(slot.digest)
+        if plain is None:
+            file = self.value(slot)
+            plain = slot
+            if isinstance(file, File) and file.significant_name:
+                file = replace(file, significant_name="")
+                if slot.digest in self.constants.by_digest:
+                    plain = self.constants.add(file)
+                else:
+                    plain = self.codecs.artifact(file)
+                    self.named.setdefault(plain.digest, slot)
+            self._nameless[slot.digest] = plain
+        return plain
 
     def reread(self, top: Frame, step: Step) -> bool:
         """Digest anew all files and models that the graphs name and that were given to them; give
@@ -401,14 +428,14 @@ class Values:
             else:
                 continue
             self._held[at] = (binding, artifact)
-            known.add(artifact.digest)
+            known.update(self._digests(artifact))
         for name, wanted in top.graph.inputs.items():
             if name in self.given:
                 self.given[name] = self._again(self.given[name])
                 top.inputs[name] = self.constants.add(self.given[name])
             elif not isinstance(wanted.default, Given) and wanted.default is not None:
                 top.inputs[name] = self.converted(self.default(wanted), wanted.type)
-            known.update(leaf.digest for leaf in leaves(top.inputs[name]))
+            known.update(self._digests(top.inputs[name]))
         read = {leaf.digest for slot in (step.slots or {}).values() for leaf in leaves(slot)}
         held = [self.constants.by_digest.get(digest) for digest in read - known]
         return any(
@@ -417,6 +444,13 @@ class Values:
             for value in held
         )
 
+    def _digests(self, slot: Artifact) -> Iterator[str]:
+        """Give the digests of a value's leaves, of files also without their names."""
+        for leaf in leaves(slot):
+            yield leaf.digest
+            if leaf.kind == "file":
+                yield self._without_name(leaf).digest
+
     def _again(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._again(item) for item in value]
@@ -424,7 +458,10 @@ class Values:
             return (
                 self.files.folder_value(value.path)
                 if isinstance(value, Folder)
-                else self.files.file_value(value.path, value.name)
+                else replace(
+                    self.files.file_value(value.path, value.name),
+                    significant_name=value.significant_name,
+                )
             )
         return value
 

@@ -58,6 +58,8 @@ class FileSeen(_Part):
     kind: Literal["file", "folder"]
     digest: _Digest
     name: str
+    #: The name that was part of its value, where that is another: it was listed from a folder.
+    significant_name: str = ""
     size: _Count = 0
     files: dict[str, _Digest] = {}
 

@@ -330,7 +330,7 @@ class Rebuilder:
                 )
             value: File | Folder = Folder(_PLACEHOLDER, recorded.digest, files)
         else:
-            value = File(_PLACEHOLDER, recorded.digest, recorded.size, recorded.name)
+            value = _recorded_file(recorded, _PLACEHOLDER)
         self.placeholders.setdefault(self.registry.codecs.digest(value), set()).add(
             Missing(name, recorded.kind, recorded.digest)
         )
@@ -342,7 +342,7 @@ class Rebuilder:
         if recorded.kind == "folder":
             return self.store.find_folder(recorded.digest)
         path = self.store.find_file(recorded.digest, recorded.size)
-        return None if path is None else File(path, recorded.digest, recorded.size, recorded.name)
+        return None if path is None else _recorded_file(recorded, path)
 
     # -- models given as text
 
@@ -451,6 +451,14 @@ class Rebuilder:
             },
             key=lambda one: one.name,
         )
+
+
+def _recorded_file(recorded: FileSeen, path: Path) -> File:
+    name = recorded.significant_name or recorded.name
+    try:
+        return File(path, recorded.digest, recorded.size, recorded.name, name)
+    except ValueError as error:
+        raise ProvenanceError(f"the provenance is damaged or forged\n  = why: {error}") from error
 
 
 def _digests(artifact: Artifact) -> Iterator[str]:

@@ -27,6 +27,15 @@ NAME_DIGITS = 16
 MAX_SUFFIX_BYTES = 32
 
 
+def _has_name(value: File | Folder) -> bool:
+    return isinstance(value, File) and bool(value.significant_name)
+
+
+def _shown(original: File | Folder, link: Path) -> str:
+    """The name that a node sees of a file: its own if the key covers it, else that of the link."""
+    return original.significant_name if _has_name(original) else link.name  # type: ignore[union-attr]
+
+
 class AnonymousFiles:
     """Links to the files and folders of a run, in a temporary folder. Any thread may use it."""
 
@@ -46,6 +55,9 @@ class AnonymousFiles:
 
     def anonymize(self, value: Any) -> Any:
         """Replace every file and folder in a value by a link that is named after its content."""
+        if isinstance(value, File) and value.significant_name:  # the key covers the name
+            link = self._link(value, value.significant_name)
+            return replace(value, path=link, name=value.significant_name)
         if isinstance(value, File):
             link = self._link(
                 value,
@@ -77,6 +89,8 @@ class AnonymousFiles:
         if isinstance(value, File | Folder):
             original = self._originals.get(value.path)
             if original is not None and type(original) is type(value):
+                if isinstance(value, File) and value.name != _shown(original, value.path):
+                    return replace(value, path=original.path)  # the node calls it otherwise
                 return original
             if (
                 isinstance(value, File)
@@ -141,8 +155,9 @@ class AnonymousFiles:
                         prefix="imagen_flow-", ignore_cleanup_errors=True
                     )
                 link = Path(self._folder.name, name)
-                if link in self._originals:  # another file of equal content
-                    link = Path(self._folder.name, f"{len(self._links)}", name)
+                if link in self._originals or _has_name(value):
+                    # Another file of equal content, or a name that another file may have too.
+                    link = Path(self._folder.name, f"{len(self._links)}", name.rpartition("/")[2])
                     link.parent.mkdir()
                 try:
                     link.symlink_to(target)

@@ -317,10 +317,16 @@ def _describe_file(value: Any) -> dict[str, Any]:
             "name": value.path.name,
             "files": {f.name: f.digest for f in value.files},
         }
+    name = portable_name((value.name or value.path.name).rstrip("/")).rpartition("/")[2]
     return {
         "kind": "file",
         "digest": value.digest,
-        "name": portable_name((value.name or value.path.name).rstrip("/")).rpartition("/")[2],
+        "name": name,
+        **(
+            {"significant_name": value.significant_name}
+            if value.significant_name not in ("", name)
+            else {}
+        ),
         "size": value.size,
     }
 

@@ -91,8 +91,9 @@ class Results:
         """Check and digest one output, and hold it in memory."""
         if value is Absent or value is Absent.value:
             return ABSENT, Absent.value
+        wanted = type_.outputs[name].type
         try:
-            value = type_.outputs[name].type.check(value)
+            value = wanted.check(wanted.name_files(value))
         except BadValue as error:
             raise ImagenFlowError(
                 f"its output '{name}' {error}".replace(

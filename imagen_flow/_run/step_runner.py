@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .._models import ModelPool
@@ -111,6 +112,8 @@ class StepRunner:
             return self._constants[digest]
         if digest in self.cache:
             return self.cache[digest]
+        if (named := self.state.values.named.get(digest)) is not None:
+            return replace(self.value(named), significant_name="")
         try:
             value = self.store.load(artifact)
         except Damaged as error:
@@ -132,6 +135,7 @@ class StepRunner:
             if frame is None or step is None or step.slots is None:
                 raise current_error
             for slot in (leaf for s in step.slots.values() for leaf in leaves(s)):
+                slot = self.state.values.named.get(slot.digest, slot)
                 if slot.digest in self._constants or slot.digest in self.cache:
                     continue
                 try:

@@ -83,6 +83,7 @@ class FolderStore:
             if not value.digest:
                 raise
             raise FileChanged(f"{value.name or value.path} is gone") from gone
+        found = replace(found, significant_name=value.significant_name)
         if in_scratch:
             return replace(found, path=self._objects.path(self._move_in(found)))
         if value.digest and value.digest != found.digest:

@@ -360,6 +360,7 @@ def _encode_file(value: File, root: Path | None) -> dict[str, Any]:
         "digest": value.digest,
         "size": value.size,
         "name": value.name,
+        **({"significant_name": value.significant_name} if value.significant_name else {}),
         **_place(value.path, root),
     }
 
@@ -370,6 +371,7 @@ def _decode_file(data: dict[str, Any], root: Path | None) -> File:
         _read_digest(data.get("digest")),
         _whole(data.get("size")),
         _text(data.get("name")),
+        _text(data.get("significant_name", "")),
     )
 
 

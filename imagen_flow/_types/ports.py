@@ -30,6 +30,7 @@ from .values import (
     _DeviceMarker,
     _FallbackLevelsMarker,
     _JsonMarker,
+    _NamedMarker,
     _ScratchMarker,
     _SeedMarker,
     _ValueMarker,
@@ -96,6 +97,8 @@ class PortType:
     optional: bool = False
     loader: Loader[Any] | None = None
     record: Record | None = None
+    #: Of a file: whether its name is part of the value. It is dropped, kept if it is, or needed.
+    names: Literal["dropped", "kept", "needed"] = "dropped"
     #: The enum class that choices are turned into, or a plugin's own value class.
     python: Any = field(default=None, compare=False)
 
@@ -114,6 +117,8 @@ class PortType:
             return f"{{{', '.join(self.record.fields)}}}"
         if self.choices:
             return " | ".join(str(c) for c in self.choices)
+        if self.names == "needed":
+            return "named file"
         return "seed" if self.seed else self.kind + self._bounds
 
     @property
@@ -142,6 +147,8 @@ class PortType:
             return "one of " + ", ".join(
                 f"'{c}'" if isinstance(c, str) else str(c) for c in self.choices
             )
+        if self.names == "needed":
+            return "a file with its name"
         return _WORDS.get(self.kind, f"the output of a node that gives {self.kind}") + self._bounds
 
     def _is_plainly_right(self, value: Any) -> bool:
@@ -256,6 +263,34 @@ class PortType:
         wanted = self.python or _CLASSES.get(kind)
         if wanted is not None and not isinstance(value, wanted):
             raise BadValue(f"takes {self.words}, not {describe(value)}")
+        if kind == "file" and self.names != "kept":
+            return self._with_or_without_name(value)
+        return value
+
+    def _with_or_without_name(self, file: File) -> File:
+        if self.names == "dropped":
+            return replace(file, significant_name="") if file.significant_name else file
+        if not file.significant_name:
+            raise BadValue("takes a file with its name, and the name of this one is not known")
+        return file
+
+    def name_files(self, value: Any) -> Any:
+        """Make the names of the files that a node gives part of the value, where this is the type
+        of its output and says so.
+
+        Raises:
+            BadValue: a name leads out of its folder.
+        """
+        if isinstance(value, File):
+            of_file = next((m for m in self.members if m.kind == "file"), self)
+            if of_file.names != "needed":
+                return value
+            try:
+                return replace(value, significant_name=value.name or value.path.name)
+            except ValueError as error:
+                raise BadValue(f"takes {self.words}: {error}") from None
+        if self.element is not None and type(value) in (list, tuple):
+            return [self.element.name_files(item) for item in value]
         return value
 
     @property
@@ -267,6 +302,13 @@ class PortType:
     def innermost_record(self) -> Record | None:
         """The record that a value of this type is, or that the lists in it hold."""
         return self.element.innermost_record if self.element is not None else self.record
+
+    @cached_property
+    def drops_names(self) -> bool:
+        """Whether a file that comes here is known by its content and ending alone."""
+        if self.kind == "union":
+            return all(m.drops_names for m in self.members if m.kind == "file")
+        return self.kind == "file" and self.names == "dropped"
 
     @cached_property
     def has_enum(self) -> bool:
@@ -415,7 +457,7 @@ def fits(source: PortType, target: PortType) -> bool:
     if source.choices and not target.choices:
         return all(fits(PortType(_choice_kind(c)), target) for c in source.choices)
     if source.kind == target.kind:
-        return True
+        return source.names != "dropped" or target.names != "needed"
     return target.kind in {
         "int": ("float", "number"),
         "float": ("number",),
@@ -447,6 +489,8 @@ def parse_type(spelling: str) -> PortType | None:
         )
     if text == "seed":
         return PortType("int", range=Range(0, 2**63 - 1), seed=True)
+    if text == "file":
+        return PortType("file", names="kept")
     return PortType(text) if text in INPUT_TYPES else None
 
 
@@ -486,6 +530,8 @@ def read_annotation(annotation: Any) -> PortType | Injected:
                 read = _narrowed(read, mark)
             elif isinstance(mark, _SeedMarker):
                 read = replace(read, seed=True)
+            elif isinstance(mark, _NamedMarker) and read.kind == "file":
+                read = replace(read, names="needed")
         return read
     if origin in (typing.Union, types.UnionType):
         return _read_union(typing.get_args(annotation))

@@ -102,6 +102,16 @@ def _tensor(value: Tensor) -> str:
     return _array("tensor", tensor.numpy(), tags)
 
 
+def _name_parts(value: File) -> list[bytes]:
+    """What counts of a file's name. The ending says what kind of file it is, and is all that a node
+    sees of the name, unless the name is part of the value.
+    """
+    suffix = value.suffix.encode("utf-8", "surrogatepass")
+    if value.significant_name:
+        return [suffix, value.significant_name.encode("utf-8", "surrogatepass")]
+    return [suffix] if suffix else []
+
+
 def _float(value: float) -> str:
     if not math.isfinite(value):
         raise ValueError(f"{value} has no place in a graph")
@@ -119,13 +129,7 @@ _DIGESTERS: dict[str, Callable[[Any], str]] = {
     "mask": lambda v: _pixels("mask", v.pixels),
     "tensor": _tensor,
     "audio": lambda v: _array("audio", v.samples, str(v.rate).encode()),
-    # Of its name the ending counts: it says what kind of file it is, and that is all of the name
-    # that a node sees.
-    "file": lambda v: tagged(
-        "file",
-        v.digest.encode(),
-        *([v.suffix.encode("utf-8", "surrogatepass")] if v.suffix else []),
-    ),
+    "file": lambda v: tagged("file", v.digest.encode(), *_name_parts(v)),
     "folder": lambda v: v.digest,
     "model": lambda v: tagged(
         "model",

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -36,6 +36,7 @@ __all__ = [
     "Json",
     "List",
     "Mask",
+    "NamedFile",
     "Number",
     "Progress",
     "Range",
@@ -397,6 +398,8 @@ class File:
 
     A node that is given a file sees a `name` and a `path` that are made of its content, since no
     key knows what the file is called; in what the node raises they are replaced by the real ones.
+    A node that needs the name takes a `NamedFile`: then the name is part of the value, and `name`
+    is the real one.
     """
 
     path: Path
@@ -404,11 +407,33 @@ class File:
     size: int
     #: The name as the user knows it, for messages. Only its ending is part of the value.
     name: str = ""
+    #: The name where it is part of the value: relative to the folder that the file was listed from,
+    #: with ``/``, else the file's own name.
+    significant_name: str = ""
+
+    def __post_init__(self) -> None:
+        name = self.significant_name
+        if name and ("\0" in name or any(part in ("", ".", "..") for part in name.split("/"))):
+            raise ValueError(f"'{name}' is not the name of a file, relative to its folder")
 
     @property
     def suffix(self) -> str:
         """The ending in lower case, e.g. ``.png``."""
-        return os.path.splitext(self.name or self.path.name)[1].lower()
+        return os.path.splitext(self._called)[1].lower()
+
+    @property
+    def stem(self) -> str:
+        """The name without its folders and its ending."""
+        return PurePosixPath(self._called).stem
+
+    @property
+    def folder(self) -> str:
+        """The folders of the name, with ``/``; empty if it has none."""
+        return self._called.rpartition("/")[0]
+
+    @property
+    def _called(self) -> str:
+        return self.significant_name or self.name or self.path.name
 
     def read_bytes(self) -> bytes:
         """Give the content, checked against the digest."""
@@ -426,6 +451,15 @@ class File:
         return self.read_bytes().decode("utf-8-sig")
 
 
+class _NamedMarker:
+    """Marks a port that takes a file with its name."""
+
+
+#: A file whose name is part of its value, and so of keys: `File.name` is its real name, relative to
+# the folder that it was listed from. As an output, `name` names the file.
+NamedFile = Annotated[File, _NamedMarker()]
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A folder by its content: `files` are sorted by relative name (with ``/``); hidden files are
@@ -435,6 +469,12 @@ class Folder:
     path: Path
     digest: str
     files: tuple[File, ...]
+
+    def __post_init__(self) -> None:
+        # Names inside a folder are part of its content, so they are part of its files' values.
+        if any(file.significant_name != file.name for file in self.files):
+            files = tuple([replace(file, significant_name=file.name) for file in self.files])
+            object.__setattr__(self, "files", files)
 
     def __iter__(self) -> Iterator[File]:
         return iter(self.files)

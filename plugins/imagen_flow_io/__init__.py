@@ -22,4 +22,5 @@ def imagen_flow_nodes() -> Sequence[object]:
         documents.load_text,
         documents.load_json,
         folders.list_files,
+        folders.name,
     ]

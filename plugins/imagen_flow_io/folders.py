@@ -1,11 +1,11 @@
-"""List the files of a folder."""
+"""List the files of a folder, and take names apart."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from imagen_flow import File, Folder, List, Range, Text, node
+from imagen_flow import File, Folder, List, NamedFile, Range, Text, node
 
 
 @node("folder.list", version=1)
@@ -16,7 +16,7 @@ def list_files(
     recursive: bool = True,
     limit: Annotated[int, Range(1, 1_000_000)] = 10_000,
     empty: bool = False,
-) -> List[File]:
+) -> List[NamedFile]:
     """List the files of a folder, so that `each` can process them one by one.
 
     Params:
@@ -29,7 +29,8 @@ def list_files(
         empty: allow that no file matches.
 
     Outputs:
-        files sorted by their relative names, folder by folder, without hidden files.
+        files sorted by their relative names, folder by folder, without hidden files. Each keeps its
+            name relative to the folder, for `file.name` and for the paths of outputs.
 
     Raises:
         ValueError: no file matches, or more than `limit` do.
@@ -65,6 +66,43 @@ def list_files(
             " expected"
         )
     return sorted(files, key=lambda file: _relative(folder, file).split("/"))
+
+
+class FileName(NamedTuple):
+    """The parts of a file's name."""
+
+    name: Text
+    stem: Text
+    suffix: Text
+    folder: Text
+    path: Text
+
+
+@node("file.name", version=1)
+def name(file: NamedFile) -> FileName:
+    """Return the name of a file and its parts, for example to list captions by picture.
+
+    Inputs:
+        file: from `folder.list`, or an input of the graph. Renaming the file changes the result.
+
+    Outputs:
+        name: ``fox.png``.
+        stem: ``fox``.
+        suffix: the extension with its dot, in lower case: ``.png``; empty if there is none.
+        folder: the folders between the listed folder and the file, with ``/``: ``animals/wild``;
+            empty for a file directly in that folder, or one that was not listed from a folder.
+        path: ``animals/wild/fox.png``: the folder and the name.
+
+    Raises:
+        ValueError: the name is not valid Unicode.
+    """
+    try:
+        file.name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the name {file.name!a} is not valid Unicode, so it cannot be a text; rename the file"
+        ) from error
+    return FileName(file.name.rpartition("/")[2], file.stem, file.suffix, file.folder, file.name)
 
 
 def _relative(folder: Folder, file: File) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from imagen_flow._types.digest import digest_bytes
 from imagen_flow._types.value_digests import digest_value
 from imagen_flow_io.documents import load_json, load_text
 from imagen_flow_io.folders import list_files
+from imagen_flow_io.folders import name as file_name
 from imagen_flow_io.pictures import load_image, load_mask
 
 
@@ -794,6 +796,28 @@ def test_a_pattern_of_many_stars_is_quick(tmp_path: Path) -> None:
     assert list_files(a_folder(tmp_path, "a" * 200), pattern="*a" * 60 + "b", empty=True) == []
 
 
+def test_a_name_is_taken_apart(tmp_path: Path) -> None:
+    """By the last dot; folders are those between the listed folder and the file."""
+    file = a_file(tmp_path, "a", b"x")
+    assert file_name(
+        replace(file, name="in/deep/fox.tar.GZ", significant_name="in/deep/fox.tar.GZ")
+    ) == (
+        "fox.tar.GZ",
+        "fox.tar",
+        ".gz",
+        "in/deep",
+        "in/deep/fox.tar.GZ",
+    )
+    assert file_name(replace(file, significant_name="a")) == ("a", "a", "", "", "a")
+
+
+def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    """It could not be written into a text."""
+    file = a_file(tmp_path, "a", b"x")
+    with pytest.raises(ValueError, match=r"the name 'a\\udcff.png' is not valid Unicode"):
+        file_name(replace(file, name="a\udcff.png", significant_name="a\udcff.png"))
+
+
 def test_every_node_conforms(tmp_path: Path) -> None:
     """Each node has help, typed ports, and the same result twice."""
     picture = saved(tmp_path, "a.png", PIL.Image.fromarray(colourful()))
@@ -803,6 +827,7 @@ def test_every_node_conforms(tmp_path: Path) -> None:
         "text.load": (a_file(tmp_path, "a.txt", b"x"),),
         "json.load": (a_file(tmp_path, "a.json", b"{}"),),
         "folder.list": (a_folder(tmp_path / "photos", *PHOTOS),),
+        "file.name": (replace(picture, significant_name="a.png"),),
     }
     nodes = {node.type.name: node for node in imagen_flow_io.imagen_flow_nodes()}
     assert nodes.keys() == calls.keys()
