@@ -23,8 +23,9 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 __all__ = [
     "CODES",
@@ -47,31 +48,106 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
 class Source:
-    """A text that problems refer to: a file's name as the user knows it, and its content."""
+    """A text that problems refer to: a file's name as the user knows it, and its content.
 
-    name: str
-    text: str = field(repr=False)
+    Params:
+        text: the text, or a function that writes it when it is first needed.
+    """
+
+    def __init__(self, name: str, text: str | Callable[[], str]) -> None:
+        self.name = name
+        self._text = text
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r})"
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The whole text."""
+        return self._text if isinstance(self._text, str) else self._text()
 
     @functools.cached_property
     def lines(self) -> list[str]:
         """The lines of the text, without line ends."""
         return [line.rstrip("\r") for line in self.text.split("\n")]
 
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        """The index at which each line starts."""
+        return [0, *(end.end() for end in re.finditer("\n", self.text))]
+
     def line(self, number: int) -> str:
         """Return line `number` (from 1), or an empty string if the text is shorter."""
         return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
 
+    def mark(self, start: int, end: int) -> Mark:
+        """Mark the text between two indexes; if it spans several lines, its part of the first."""
+        return Mark.located(self, functools.partial(self._locate, start, end))
 
-@dataclass(frozen=True, slots=True)
+    def _locate(self, start: int, end: int) -> tuple[int, int, int]:
+        starts = self.starts
+        line = bisect_right(starts, start)
+        stop = starts[line] - 1 if line < len(starts) else len(self.text)
+        return line, start - starts[line - 1] + 1, max(1, min(end, stop) - start)
+
+
 class Mark:
-    """A position: source, line and column (both from 1), and the width of the marked text."""
+    """A position: source, line and column (both from 1), and the width of the marked text.
 
-    source: Source
-    line: int
-    column: int
-    width: int = 1
+    Every word has one and hardly any is ever shown, so a mark may work out its place when it is
+    first asked for it.
+    """
+
+    __slots__ = ("source", "_place")
+
+    def __init__(self, source: Source, line: int, column: int, width: int = 1) -> None:
+        self.source = source
+        self._place: tuple[int, int, int] | Callable[[], tuple[int, int, int]] = (
+            line,
+            column,
+            width,
+        )
+
+    @classmethod
+    def located(cls, source: Source, locate: Callable[[], tuple[int, int, int]]) -> Mark:
+        """Mark what a function finds: line, column and width."""
+        mark = cls(source, 1, 1)
+        mark._place = locate
+        return mark
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Line, column and width."""
+        if not isinstance(self._place, tuple):
+            self._place = self._place()
+        return self._place
+
+    @property
+    def line(self) -> int:
+        """The line, from 1."""
+        return self.place[0]
+
+    @property
+    def column(self) -> int:
+        """The column, from 1."""
+        return self.place[1]
+
+    @property
+    def width(self) -> int:
+        """How many characters are marked."""
+        return self.place[2]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mark):
+            return NotImplemented
+        return self.source is other.source and self.place == other.place
+
+    def __hash__(self) -> int:
+        return hash((self.source, self.place))
+
+    def __repr__(self) -> str:
+        return f"Mark({self.source!r}, {self.line}, {self.column}, {self.width})"
 
     def __str__(self) -> str:
         return f"{self.source.name}:{self.line}:{self.column}"

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from .._system.regular_files import open_regular
-from .._text.yaml_reader import (
+from .._text.words import (
     MAX_BYTES,
     UNREADABLE,
     Pair,
     Reference,
     Template,
     Word,
-    read_words,
-    too_large,
 )
+from .._text.yaml_reader import read_words, too_large
 from ..errors import GraphError, Mark, Problem, Source, nearest
 from .ignore import pattern_error
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from .._graph import Graph
 from .._plan import from_text
-from .._text.yaml_reader import UNREADABLE, Pair, Word, read_words
+from .._text.words import UNREADABLE, Pair, Word
+from .._text.yaml_reader import read_words
 from .._types.ports import BadValue, PortType
 from ..errors import GraphError, Mark, Problem, Source, nearest
 

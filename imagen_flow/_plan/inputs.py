@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from .._graph import RANDOM, FileAt, Given, Graph
-from .._text.yaml_reader import plain_scalar
+from .._text.words import plain_scalar
 from .._types.artifact import Artifact
 from .._types.ports import BadValue, PortType, describe
 from .._types.values import File, Folder

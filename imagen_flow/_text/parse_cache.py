@@ -2,7 +2,7 @@
 most expensive part of planning from the store.
 
 An entry is a JSON file in the user's cache folder, named by a digest of the text and of everything
-that parses it: this module, `decoding`, `yaml_reader`, ruamel.yaml and Python's own character
+that parses it: this module, `decoding`, `words`, `yaml_reader`, ruamel.yaml and Python's own character
 tables. So an upgrade never uses the results of an older parser. Only text without problems is
 cached. An entry that is damaged or cannot be written costs only time.
 """
@@ -19,9 +19,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ..errors import Mark, Source
-from . import decoding, yaml_reader
-from .yaml_reader import Pair, ParsedText, Reference, Template, Word
+from ..errors import Source
+from . import decoding, words, yaml_reader
+from .words import Pair, ParsedText, Reference, Template, Word
 
 __all__ = ["read_words"]
 
@@ -63,7 +63,13 @@ def _reader_digest() -> bytes:
         OSError: its source is not available, for example in an archive.
     """
     ruamel = importlib.util.find_spec("ruamel.yaml")
-    sources = (__file__, decoding.__file__, yaml_reader.__file__, ruamel.origin if ruamel else None)
+    sources = (
+        __file__,
+        decoding.__file__,
+        words.__file__,
+        yaml_reader.__file__,
+        ruamel.origin if ruamel else None,
+    )
     state = blake2b(sys.version.encode(), digest_size=20)
     for source in sources:
         if source is None:
@@ -114,8 +120,8 @@ def _oldest(folder: Path) -> Iterator[Path]:
 
 # ---- words as JSON
 #
-# A word is [line, column, width, value]. A value is itself, a list of words in {"l": …}, a mapping
-# in {"m": [key, value, key, value, …]}, a reference in {"r": [name, port, line, column, width]}, a
+# A word is [start, end, value]. A value is itself, a list of words in {"l": …}, a mapping
+# in {"m": [key, value, key, value, …]}, a reference in {"r": [name, port, start, end]}, a
 # text with references in {"t": […]}.
 
 
@@ -134,19 +140,15 @@ def _to_json(word: Word) -> list[Any]:
                 part if isinstance(part, str) else _reference_to_json(part) for part in value.parts
             ]
         }
-    return [*_mark_to_json(word.mark), data]
+    return [word.start, word.end, data]
 
 
 def _reference_to_json(reference: Reference) -> dict[str, Any]:
-    return {"r": [reference.name, reference.port, *_mark_to_json(reference.mark)]}
-
-
-def _mark_to_json(mark: Mark) -> tuple[int, int, int]:
-    return mark.line, mark.column, mark.width
+    return {"r": [reference.name, reference.port, reference.start, reference.end]}
 
 
 def _from_json(data: list[Any], source: Source) -> Word:
-    line, column, width, value = data
+    start, end, value = data
     if type(value) is dict:
         ((kind, inner),) = value.items()
         if kind == "m":
@@ -166,9 +168,9 @@ def _from_json(data: list[Any], source: Source) -> Word:
                     for part in inner
                 )
             )
-    return Word(value, Mark(source, line, column, width))
+    return Word(value, source, start, end)
 
 
 def _reference_from_json(data: list[Any], source: Source) -> Reference:
-    name, port, line, column, width = data
-    return Reference(name, port, Mark(source, line, column, width))
+    name, port, start, end = data
+    return Reference(name, port, source, start, end)

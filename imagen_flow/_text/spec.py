@@ -8,8 +8,6 @@ resolving the graph does not report it a second time.
 from __future__ import annotations
 
 import difflib
-import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,18 +17,20 @@ from typing import Any
 from .._system.regular_files import open_regular
 from .._types.node import RESERVED
 from ..errors import MAX_PROBLEMS, Mark, Problem, Source, nearest
+from .mapping_reader import as_text, read_mapping
 from .parse_cache import read_words
-from .yaml_reader import (
+from .words import (
     MAX_BYTES,
     NAME,
     UNREADABLE,
     Pair,
+    ParsedText,
     Reference,
     Template,
     Unreadable,
     Word,
-    too_large,
 )
+from .yaml_reader import too_large
 
 __all__ = [
     "UNREADABLE",
@@ -65,7 +65,11 @@ class InputSpec:
     type: Word | None
     options: dict[str, Pair]  # default, help, min, max, choices
     bare: bool
-    mark: Mark
+
+    @property
+    def mark(self) -> Mark:
+        """Where its name is written."""
+        return self.name.mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,11 @@ class NodeSpec:
     type: Word
     arguments: dict[str, Pair]
     reserved: dict[str, Pair]  # each, when, repeat, retry, device, cache, timeout, settings
-    mark: Mark
+
+    @property
+    def mark(self) -> Mark:
+        """Where its name is written."""
+        return self.name.mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,11 @@ class OutputSpec:
     name: Word
     source: Word
     options: dict[str, Pair]  # path, exists, provenance
-    mark: Mark
+
+    @property
+    def mark(self) -> Mark:
+        """Where its name is written."""
+        return self.name.mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,29 +163,21 @@ def _unreadable(path: Path, name: str, error: Exception) -> Problem:
 
 
 def parse_mapping(data: Mapping[str, Any], *, name: str = "<graph>") -> GraphSpec:
-    """Read a graph that was composed in Python. It is written as JSON first, so that problems have
-    a line to point at.
+    """Read a graph that was composed in Python. Problems point into the graph written as JSON.
 
     Raises:
         TypeError: something in it is neither JSON data nor a path.
     """
+    if (written := read_mapping(data, name=name)) is not None:
+        return _read_spec(written, None)
     try:
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=_as_json)
+        text = as_text(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"{name}: a graph may contain mappings, lists, text, numbers, booleans, None and paths:"
             f" {error}"
         ) from error
-    # A lone surrogate is only allowed as an escape; in JSON it can only occur in quotes.
-    return parse(re.sub("[\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text), name=name)
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} is none of these")
+    return parse(text, name=name)
 
 
 def parse(
@@ -186,7 +190,10 @@ def parse(
         path: where it was read from; relative paths in it start there.
         cache: as for `read`.
     """
-    written = read_words(text, name=name, folder=cache)
+    return _read_spec(read_words(text, name=name, folder=cache), path)
+
+
+def _read_spec(written: ParsedText, path: Path | None) -> GraphSpec:
     if written.word is None:
         return GraphSpec(written.source, path, problems=written.problems, whole=False)
     keys = written.word.value if isinstance(written.word.value, dict) else {}
@@ -201,7 +208,7 @@ def parse(
             "this is the line file of a hot folder, not a graph",
             mark,
             "it names the graph that processes each file of a folder",
-            f"run it with: imagen-flow folder run {name}",
+            f"run it with: imagen-flow folder run {written.source.name}",
         )
         return GraphSpec(written.source, path, problems=(what,), whole=False)
     reader = _SpecReader(list(written.problems))
@@ -365,7 +372,7 @@ class _SpecReader:
         word = pair.value
         if not isinstance(word.value, dict):
             word = self.plain(word, "the default of an input")
-            return InputSpec(pair.key, None, {"default": Pair(pair.key, word)}, True, pair.key.mark)
+            return InputSpec(pair.key, None, {"default": Pair(pair.key, word)}, True)
         pairs = word.value
         self.known(pairs, OF_INPUT, "an input")
         options = {
@@ -390,8 +397,8 @@ class _SpecReader:
         self.text(options, "help")
         kind = type_.value if type_ else None
         if kind is None and "default" not in options:
-            kind = Word(UNREADABLE, pair.key.mark)
-        return InputSpec(pair.key, kind, options, False, pair.key.mark)
+            kind = pair.key.unreadable
+        return InputSpec(pair.key, kind, options, False)
 
     def node(self, pair: Pair) -> NodeSpec:
         self.name(pair.key, "a node")
@@ -404,7 +411,7 @@ class _SpecReader:
                     pair.value.mark,
                     fix=f"write {pair.key.value}: {{type: …}}",
                 )
-            return NodeSpec(pair.key, Word(UNREADABLE, pair.value.mark), {}, {}, pair.key.mark)
+            return NodeSpec(pair.key, pair.value.unreadable, {}, {})
         if "type" in pairs:
             type_ = self.plain(pairs["type"].value, "the type of a node")
             if not isinstance(type_.value, str | Unreadable):
@@ -414,7 +421,7 @@ class _SpecReader:
                     type_.mark,
                     fix="write the name of a node type, such as image.resize",
                 )
-                type_ = Word(UNREADABLE, type_.mark)
+                type_ = type_.unreadable
         else:
             nearest_key = self.nearest_key("type", pairs)
             self.report(
@@ -425,23 +432,19 @@ class _SpecReader:
                 if nearest_key
                 else "write type: …",
             )
-            type_ = Word(UNREADABLE, pair.key.mark)
+            type_ = pair.key.unreadable
         arguments = {key: p for key, p in pairs.items() if key not in RESERVED}
         reserved = {key: p for key, p in pairs.items() if key in RESERVED and key != "type"}
-        return NodeSpec(pair.key, type_, arguments, reserved, pair.key.mark)
+        return NodeSpec(pair.key, type_, arguments, reserved)
 
     def output(self, pair: Pair) -> OutputSpec | None:
         self.name(pair.key, "an output")
         word = pair.value
         if not isinstance(word.value, dict):
-            return OutputSpec(pair.key, self.reference(word), {}, pair.key.mark)
+            return OutputSpec(pair.key, self.reference(word), {})
         pairs = word.value
         self.known(pairs, OF_OUTPUT, "an output", required="from", mark=pair.key.mark)
-        source = (
-            self.reference(pairs["from"].value)
-            if "from" in pairs
-            else Word(UNREADABLE, pair.key.mark)
-        )
+        source = self.reference(pairs["from"].value) if "from" in pairs else pair.key.unreadable
         options = {
             key: Pair(p.key, self.plain(p.value, "an option of an output"))
             for key, p in pairs.items()
@@ -458,7 +461,7 @@ class _SpecReader:
                     options.pop(key).value.mark,
                     fix=nearest(str(value)[:100], allowed),
                 )
-        return OutputSpec(pair.key, source, options, pair.key.mark)
+        return OutputSpec(pair.key, source, options)
 
     def reference(self, word: Word) -> Word:
         if isinstance(word.value, Reference | Unreadable):
@@ -475,7 +478,7 @@ class _SpecReader:
             word.mark,
             fix=written,
         )
-        return Word(UNREADABLE, word.mark)
+        return word.unreadable
 
     def text(self, options: dict[str, Pair], key: str) -> None:
         if key in options and not isinstance(options[key].value.value, str | Unreadable):
@@ -523,7 +526,7 @@ class _SpecReader:
                 )
             elif value is UNREADABLE:
                 found = True
-        return Word(UNREADABLE, word.mark) if found else word
+        return word.unreadable if found else word
 
     def clashes(self, inputs: dict[str, InputSpec], nodes: dict[str, NodeSpec]) -> None:
         for key in nodes.keys() & inputs.keys():

@@ -12,94 +12,32 @@ UNREADABLE replaces it.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import Mark, Problem, Source
 from .decoding import decode
+from .words import (
+    INT,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_WORDS,
+    NAME,
+    UNREADABLE,
+    Pair,
+    ParsedText,
+    Word,
+    interpolate,
+    plain_scalar,
+)
 from .yaml_messages import INVALID_ESCAPE, explain
 
-__all__ = [
-    "NAME",
-    "UNREADABLE",
-    "Pair",
-    "Reference",
-    "Template",
-    "Unreadable",
-    "Word",
-    "ParsedText",
-    "plain_scalar",
-    "read_words",
-]
+__all__ = ["read_words", "source_of", "too_large"]
 
-#: Limits that no hand-written graph reaches and that bound the cost of a hostile one to seconds.
-MAX_BYTES = 8 * 2**20
-MAX_DEPTH = 64
-MAX_WORDS = 200_000
+#: After this many problems the rest of a text is not read.
 MAX_PROBLEMS = 100
-MAX_DIGITS = 1_000
-
-#: A name in ``${name.port}``, and so of a node, an input or an output.
-NAME = re.compile(r"[^\W\d][\w-]*")
-
-
-class Unreadable:
-    """The type of ``UNREADABLE``, the only value of words that a problem has been reported for. It
-    fits every type.
-    """
-
-    def __repr__(self) -> str:
-        return "UNREADABLE"
-
-
-UNREADABLE = Unreadable()
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """``${name}`` or ``${name.port}``."""
-
-    name: str
-    port: str | None
-    mark: Mark
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """Text with references inside it: texts and references, in order."""
-
-    parts: tuple[str | Reference, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """Something written: a scalar (None, bool, int, float, str), a Reference, a Template, a tuple
-    of Words, a dict of Pairs, or UNREADABLE.
-    """
-
-    value: Any
-    mark: Mark
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A key of a mapping, as text, and its value."""
-
-    key: Word
-    value: Word
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedText:
-    """A text and its content. `word` is None if the text could not be read to its end, so that
-    missing parts cannot be reported.
-    """
-
-    source: Source
-    word: Word | None
-    problems: tuple[Problem, ...]
 
 
 def read_words(text: str | bytes, *, name: str, references: bool = True) -> ParsedText:
@@ -184,36 +122,6 @@ _BRACED = re.compile(r"\$\{([^{}\[\],:\n\"']*)\}")
 _FORBIDDEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _PAIRED = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
-_NULL = {"", "~", "null", "Null", "NULL"}
-_TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
-_FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z"
-)
-
-#: ``$$``, a reference (closed or not), or nothing: a ``$`` before anything else is itself.
-_DOLLAR = re.compile(r"\$\$|\$\{([^}\n]*)(\}?)")
-
-
-def plain_scalar(text: str) -> bool | int | float | str | None:
-    """Resolve an unquoted scalar by the core schema of YAML 1.2; an integer of more than
-    `MAX_DIGITS` digits stays text.
-    """
-    if text in _NULL:
-        return None
-    if text in _TRUTH:
-        return _TRUTH[text]
-    if text[0] in "-+.0123456789":
-        if _INT.match(text):
-            return (
-                int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-                if len(text) <= MAX_DIGITS
-                else text
-            )
-        if _FLOAT.match(text):
-            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    return text
-
 
 @dataclass(slots=True)
 class _OpenCollection:
@@ -238,15 +146,8 @@ class _Context:
 
     def __post_init__(self) -> None:
         self.text = self.source.text
-        self.starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
-
-    def mark(self, start: int, end: int) -> Mark:
-        """Mark the text between two indexes; if it spans several lines, its part of the first."""
-        line = bisect_right(self.starts, start)
-        stop = self.starts[line] - 1 if line < len(self.starts) else len(self.text)
-        return Mark(
-            self.source, line, start - self.starts[line - 1] + 1, max(1, min(end, stop) - start)
-        )
+        self.starts = self.source.starts
+        self.mark = self.source.mark
 
     def report(
         self, code: str, message: str, start: int, end: int, *, why: str = "", fix: str = ""
@@ -431,7 +332,7 @@ class _WordReader:
 
     def __post_init__(self) -> None:
         self.text = self.context.text
-        self.mark, self.report = self.context.mark, self.context.report
+        self.report = self.context.report
         self.refuse = self.context.refuse
         self.events = _Events(self.context, self.stack)
 
@@ -485,13 +386,14 @@ class _WordReader:
                 stop = (
                     end if done.flow else len(self.text[done.start : start].rstrip()) + done.start
                 )
-                word = Word(
+                word = self.word(
                     tuple(done.items) if isinstance(done.items, list) else done.items,
-                    self.mark(done.start, stop),
+                    done.start,
+                    stop,
                 )
                 start, end = done.start, stop
             elif kind == "AliasEvent":
-                word = Word(UNREADABLE, self.mark(start, end))
+                word = self.word(UNREADABLE, start, end)
             elif kind == "ScalarEvent":
                 holder = stack[-1] if stack else None
                 if (
@@ -502,9 +404,8 @@ class _WordReader:
                 ):
                     self.begin_pair(holder, event, start, end)
                     continue
-                word = Word(
-                    self.scalar(event, start, end, flow=bool(holder and holder.flow)),
-                    self.mark(start, end),
+                word = self.word(
+                    self.scalar(event, start, end, flow=bool(holder and holder.flow)), start, end
                 )
             else:
                 continue
@@ -513,8 +414,11 @@ class _WordReader:
             else:
                 self.add(stack[-1], word, start, end)
         if root is None:
-            return Word(None, self.mark(0, 0))
+            return self.word(None, 0, 0)
         return root
+
+    def word(self, value: Any, start: int, end: int) -> Word:
+        return Word(value, self.context.source, start, end)
 
     def too_many_words(self, at: int) -> _StopReading:
         return self.refuse(
@@ -562,7 +466,7 @@ class _WordReader:
             )
             holder.refused = True
             return
-        holder.key = Word(text, self.mark(start, end))
+        holder.key = self.word(text, start, end)
 
     def report_feature(self, what: str, start: int, end: int | None = None, *, fix: str) -> None:
         self.report(
@@ -616,7 +520,7 @@ class _WordReader:
             value = plain_scalar(text)
             if type(value) is not str:
                 return value
-            if len(text) > MAX_DIGITS and _INT.match(text):
+            if len(text) > MAX_DIGITS and INT.match(text):
                 self.report(
                     "bad-literal", f"a number may have at most {MAX_DIGITS:,} digits", start, end
                 )
@@ -666,42 +570,23 @@ class _WordReader:
     # ---- references
 
     def interpolate(self, text: str, start: int, end: int) -> Any:
-        """Read the references in a text: the text itself if there are none, a Reference if there is
-        nothing else, else a Template.
+        """Read the references in a text. Each is looked for in the file, because escapes and folded
+        lines move what follows them.
         """
-        parts: list[str | Reference] = [""]
-        cursor, last, is_valid = start, 0, True
-        for dollar in _DOLLAR.finditer(text):
-            # Find its position in the file again, because escapes and folded lines move what
-            # follows them.
-            at = self.text.find(dollar[0], cursor, end)
-            span = (at, at + len(dollar[0])) if at >= 0 else (start, end)
-            cursor = span[1]
-            # the last part is always text
-            parts[-1] += text[last : dollar.start()]  # type: ignore[operator]
-            last = dollar.end()
-            if dollar[0] == "$$":
-                parts[-1] += "$"  # type: ignore[operator]
-                continue
-            name, _, port = dollar[1].partition(".")
-            if (
-                dollar[2]
-                and NAME.fullmatch(name)
-                and (NAME.fullmatch(port) if "." in dollar[1] else True)
-            ):
-                parts += [Reference(name, port or None, self.mark(*span)), ""]
-            else:
-                self.bad_reference(dollar[1], span, closed=bool(dollar[2]))
-                is_valid = False
-        parts[-1] += text[last:]  # type: ignore[operator]
-        parts = [p for p in parts if p != ""]
-        if not is_valid:
-            return UNREADABLE
-        if len(parts) == 1:
-            return parts[0]
-        return Template(tuple(parts)) if parts else ""
+        cursor = start
 
-    def bad_reference(self, inside: str, span: tuple[int, int], *, closed: bool) -> None:
+        def locate(written: str) -> tuple[int, int]:
+            nonlocal cursor
+            at = self.text.find(written, cursor, end)
+            span = (at, at + len(written)) if at >= 0 else (start, end)
+            cursor = span[1]
+            return span
+
+        return interpolate(text, self.context.source, locate=locate, refuse=self.bad_reference)
+
+    def bad_reference(self, written: str, span: tuple[int, int]) -> None:
+        closed = written.endswith("}")
+        inside = written.removeprefix("${").removesuffix("}")
         shown = inside if len(inside) <= 60 else inside[:59] + "…"
         why = "a reference is ${name} or ${name.port}; there are no expressions: nodes compute"
         if not closed:

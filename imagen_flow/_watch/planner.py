@@ -19,7 +19,7 @@ from .._store.file_digests import FileDigests
 from .._system.regular_files import read_regular
 from .._text import spec as spec_
 from .._text.spec import GraphSpec
-from .._text.yaml_reader import MAX_BYTES
+from .._text.words import MAX_BYTES
 from ..errors import GraphError
 from .dependencies import paths_of, plugins_of
 from .targets import Environment, Target
