@@ -1,7 +1,7 @@
 """imagen_flow: the build system for generative pictures.
 
 This is the public API: what a script or a plugin imports. For users: `load`, `plan`, `run`,
-`execute`, `watch`. For plugin authors: `node`, `hookimpl` and the types of ports; what loaders of
+`sweep`, `execute`, `watch`. For plugin authors: `node`, `hookimpl` and the types of ports; what loaders of
 models need is in `imagen_flow.loaders`. `imagen_flow.errors`, `imagen_flow.events` and
 `imagen_flow.models` are public too. Modules whose names start with an underscore are private.
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .api import load as load
     from .api import plan as plan
     from .api import run as run
+    from .api import sweep as sweep
     from .errors import Cancelled as Cancelled
     from .errors import GraphError as GraphError
     from .errors import ImagenFlowError as ImagenFlowError

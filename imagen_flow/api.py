@@ -1,4 +1,4 @@
-"""The Python API: `load`, `plan`, `execute` and `run`, the stages of the command line as functions.
+"""The Python API: `load`, `plan`, `execute`, `run` and `sweep`, the stages of the command line as functions.
 
 ::
 
@@ -14,13 +14,13 @@ an output folder is passed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._graph import Graph, resolve
+from ._graph import Graph, TableAt, resolve
 from ._models import ModelPool
 from ._outputs.writer import OutFolder
 from ._plan import Plan
@@ -40,10 +40,21 @@ from ._settings.config import Settings
 from ._store import Store
 from ._text import spec as spec_
 from ._types.codec import Codecs
-from .errors import OutputError
-from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed, StepNote
+from .errors import GraphError, OutputError, Problem
+from .events import (
+    Event,
+    ItemFinished,
+    OutputAbsent,
+    OutputFailed,
+    OutputWritten,
+    StepFailed,
+    StepNote,
+)
 
-__all__ = ["execute", "load", "plan", "run"]
+if TYPE_CHECKING:
+    from ._sweep import ItemResult, PreparedSweep, SweepPlan
+
+__all__ = ["Sweep", "execute", "load", "plan", "run", "sweep"]
 
 _logger = logging.getLogger(__name__)
 
@@ -219,6 +230,142 @@ def run(
         if error is not None:
             raise error
         return outputs
+
+
+class Sweep:
+    """A sweep that was checked and counted. Iterating runs it, and yields each item as it ends:
+    its `label`, `axes`, `seeds`, `status` (done or failed), `error`, `outputs`, `notes`, and the
+    `row` of the index.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedSweep,
+        *,
+        out: OutFolder | None,
+        fail_fast: bool,
+        pool: ModelPool | None,
+        on_event: Callable[[Event], None] | None,
+    ) -> None:
+        self._prepared = prepared
+        self._out = out
+        self._fail_fast = fail_fast
+        self._pool = pool
+        self._on_event = on_event
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def plan(self) -> SweepPlan:
+        """Find out how many steps all items have, and how many of them would run.
+
+        Raises:
+            GraphError: problems of the values that all items share.
+        """
+        from ._sweep import plan_sweep
+
+        return plan_sweep(self._prepared)
+
+    def __iter__(self) -> Iterator[ItemResult]:
+        """Run the items.
+
+        Raises:
+            GraphError: problems that all items have. Nothing has run.
+            OutputError: the index cannot be written, or the disk is full.
+        """
+        from ._sweep import run_sweep
+
+        running = run_sweep(
+            self._prepared, out=self._out, fail_fast=self._fail_fast, pool=self._pool
+        )
+        try:
+            for event in running:
+                if self._on_event:
+                    self._on_event(event)
+                if isinstance(event, ItemFinished) and running.last is not None:
+                    yield running.last
+        finally:
+            running.close()
+        if running.stopped:
+            raise OutputError(running.stopped)
+
+
+def sweep(
+    graph: str | Path | Mapping[str, Any] | Graph,
+    axes: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    table: str | Path | None = None,
+    zip: bool = False,
+    sample: int | None = None,
+    out: str | Path | None = None,
+    replace: bool = False,
+    fail_fast: bool = False,
+    store: Store | str | Path | None = USERS_STORE,
+    device: str | None = None,
+    dtype: str | None = None,
+    force: Iterable[str] | str = (),
+    plugins: Iterable[str | Path] | str | Path = (),
+    locked: bool = False,
+    tiny: bool = False,
+    allow_pickle: Iterable[str | Path] | str | Path = (),
+    trust_remote_code: Iterable[str] | str = (),
+    pool: ModelPool | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **more: Any,
+) -> Sweep:
+    """Run a graph once for each combination of values. Nothing runs until the result is iterated.
+
+    ::
+
+        for item in flow.sweep("graph.yaml", {"seed": range(1, 5)}, out="out"):
+            print(item.label, item.status)
+
+    Params:
+        axes: values for inputs, beside the graph's own `sweep:`: a sequence, or text as on the
+            command line (``"1..64"``, ``"@prompts.txt"``).
+        inputs, more: values that all items share.
+        table: a CSV or JSONL file with a column for each of several inputs.
+        zip: take the values of all axes side by side, instead of every combination.
+        sample: take so many of the items, always the same ones.
+        out: the folder for outputs and ``index.jsonl``; None writes nothing.
+        fail_fast: stop at the first item that fails.
+        (the others as for `run`)
+    Raises:
+        GraphError: problems of the graph or of the axes.
+    """
+    from ._sweep import Choice, prepare_sweep, read_axes
+
+    options = Options.of(
+        device=device,
+        dtype=dtype,
+        force=force,
+        store=store,
+        plugins=plugins,
+        locked=locked,
+        tiny=tiny,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+    )
+    folder = OutFolder(given_path("out", out), replace=replace or None) if out is not None else None
+    request = _request(graph, options, {**(inputs or {}), **more})
+    chosen = read_axes(request.graph, axes or {}, base=Path.cwd())
+    if table is not None:
+        chosen += (TableAt(str(given_path("table", table)), Path.cwd()),)
+    if sample is not None and sample < 1:
+        raise ValueError(f"a sample has at least one item, not {sample}")
+    prepared = prepare_sweep(request, Choice(chosen, zip, sample))
+    if prepared is None:
+        raise GraphError(
+            [
+                Problem(
+                    "bad-sweep",
+                    "the sweep varies no input",
+                    fix='pass axes, such as {"seed": range(1, 5)}',
+                )
+            ]
+        )
+    return Sweep(prepared, out=folder, fail_fast=fail_fast, pool=pool, on_event=on_event)
 
 
 def _request(

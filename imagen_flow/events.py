@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "Event",
+    "ItemFinished",
     "OutputAbsent",
     "OutputFailed",
     "OutputWritten",
@@ -30,6 +31,7 @@ __all__ = [
     "StepStarted",
     "StepsKnown",
     "as_json",
+    "is_data",
 ]
 
 
@@ -37,7 +39,7 @@ __all__ = [
 class RunStarted:
     """A run begins. `steps` steps are known so far, `to_run` of them are not in the store. `nodes`
     is the number of steps of each node that may be needed; `took` is the seconds per step of each
-    node in the previous run.
+    node in the previous run. A sweep has `items` items, and does not know its steps.
     """
 
     graph: str
@@ -47,6 +49,7 @@ class RunStarted:
     at_s: float = 0.0
     nodes: Mapping[str, int] = field(default_factory=dict)
     took: Mapping[str, float] = field(default_factory=dict)
+    items: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,18 @@ class OutputFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemFinished:
+    """All outputs of one of several items have been delivered. `status` is done or failed; `message`
+    says what is wrong with the values of an item that was not run.
+    """
+
+    item: str
+    status: str
+    message: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The run has ended: `status` is done, failed or cancelled."""
 
@@ -238,6 +253,7 @@ Event = (
     | OutputWritten
     | OutputAbsent
     | OutputFailed
+    | ItemFinished
     | RunFinished
 )
 
@@ -256,13 +272,13 @@ def as_json(event: Event) -> dict[str, Any]:
             value = getattr(event, field_.name)
             data[field_.name] = round(value, 4) if isinstance(value, float) else value
     value = getattr(event, "value", None)
-    if value is not None and _is_data(value):
+    if value is not None and is_data(value):
         data["value"] = value
     return data
 
 
-def _is_data(value: Any) -> bool:
+def is_data(value: Any) -> bool:
     """Return whether JSON can represent a value as it is."""
     if isinstance(value, list | tuple | dict):
-        return all(map(_is_data, value.values() if isinstance(value, dict) else value))
+        return all(map(is_data, value.values() if isinstance(value, dict) else value))
     return value is None or isinstance(value, str | int | float | bool)

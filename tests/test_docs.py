@@ -277,6 +277,7 @@ def test_the_reference_of_the_format_is_whole() -> None:
     """
     from imagen_flow._graph import expansion, nodes, resolver
     from imagen_flow._outputs import encoding, templates
+    from imagen_flow._sweep import MAX_ITEMS, index, tables
     from imagen_flow._text import yaml_reader
     from imagen_flow._types.node import RESERVED
     from imagen_flow._types.ports import INPUT_TYPES
@@ -289,6 +290,8 @@ def test_the_reference_of_the_format_is_whole() -> None:
         "types of inputs": set(INPUT_TYPES),
         "reserved words": set(RESERVED),
         "keys of an output": set(spec.OF_OUTPUT),
+        "keys of a sweep": set(spec.OF_SWEEP),
+        "keys of a row of the index": set(index.ROW_KEYS),
         "choices of an output": {word for words in spec.CHOICES.values() for word in words},
         "fields of a path": {f"{{{field}}}" for field in templates.FIELDS},
         "endings": {ending for endings in encoding.ENDINGS.values() for ending in endings},
@@ -299,6 +302,7 @@ def test_the_reference_of_the_format_is_whole() -> None:
             for choice in port.choices
         },
         "included graphs": set(resolver.GRAPH_SUFFIXES),
+        "tables": set(tables.TABLE_SUFFIXES),
         "problem codes": set(CODES),
     }
     assert {what: sorted(words - told) for what, words in wanted.items() if words - told} == {}
@@ -309,6 +313,7 @@ def test_the_reference_of_the_format_is_whole() -> None:
         f"{yaml_reader.MAX_DIGITS:,}",
         f"{resolver.DEPTH} deep",
         f"{expansion.STEPS:,}",
+        f"{MAX_ITEMS:,}",
     ):
         assert f"| {limit} |" in text, limit
     assert dict(

@@ -25,7 +25,9 @@ from imagen_flow import (
 )
 from imagen_flow._graph import resolve
 from imagen_flow._plan import make_plan
+from imagen_flow._plan.request import Request
 from imagen_flow._plugins.registry import Plugin, Registry
+from imagen_flow._sweep import prepare_sweep
 from imagen_flow._text import spec
 from imagen_flow.errors import CODES
 
@@ -138,6 +140,8 @@ def problems_of(path: Path) -> tuple[Problem, ...]:
             for line in read.source.text.splitlines()
             if line.startswith("# --set ")
         )
+        if graph.sweep is not None:
+            prepare_sweep(Request(graph, texts=given))
         return make_plan(graph, texts=given).problems
     except GraphError as wrong:
         return wrong.problems

@@ -409,7 +409,9 @@ def _format_traceback(error: BaseException) -> str:
 
 
 def _name(event: Any) -> str:
-    return f"{event.node}{event.item}"
+    """Name a step: ``base``, ``base[2]``, in a sweep ``base seed=3[2]``."""
+    gap = " " if event.item and event.item[0] != "[" else ""
+    return f"{event.node}{gap}{event.item}"
 
 
 def _describe_failure(event: StepFailed) -> str:

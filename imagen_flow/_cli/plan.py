@@ -12,20 +12,20 @@ import click
 
 from .session import (
     graph_argument,
-    open_plan,
     out_folder,
     out_option,
     planning_options,
     replace_option,
     set_option,
 )
+from .sweep import open_plan_or_sweep, print_sweep_plan, sweep_options
 
 if TYPE_CHECKING:
     from .._outputs.writer import OutFolder
     from .._plan import Plan, Status, Step
     from .._plan.request import Options
 
-__all__ = ["drawn_seeds", "plan", "print_plan"]
+__all__ = ["STATUS_TEXTS", "drawn_seeds", "plan", "print_models", "print_plan"]
 
 #: At most this many files are listed; the rest are counted.
 MAX_LISTED = 20
@@ -34,6 +34,7 @@ MAX_LISTED = 20
 @click.command()
 @graph_argument
 @set_option
+@sweep_options
 @planning_options
 @out_option
 @replace_option
@@ -41,13 +42,23 @@ MAX_LISTED = 20
 def plan(
     graph: Path,
     values: dict[str, str],
+    axes: tuple[str, ...],
+    zipped: bool,
+    sample: int | None,
     options: Options,
     out: Path | None,
     may_replace: bool,
     as_json: bool,
 ) -> int:
     """Show what a run would do, and why, without running anything."""
-    with open_plan(graph, options, values) as (result, settings):
+    from .._plan import Plan
+
+    with open_plan_or_sweep(graph, options, values, axes=axes, zipped=zipped, sample=sample) as (
+        result,
+        settings,
+    ):
+        if not isinstance(result, Plan):
+            return print_sweep_plan(result, as_json=as_json)
         folder = out_folder(out, settings, may_replace=may_replace)
         if as_json:
             from .._run import planned_writes
@@ -109,7 +120,7 @@ def print_plan(plan: Plan, folder: OutFolder | None, *, err: bool = False) -> No
     )
     if plan.steps:
         echo(table(_rows(plan.steps)), err=err)
-    _print_models(plan, err=err)
+    print_models(plan, err=err)
     if folder is not None:
         _print_writes(plan, folder, err=err)
     for name, (seed, setting) in drawn_seeds(plan).items():
@@ -131,7 +142,7 @@ _COUNT_LABELS: dict[Status, str] = {
     "skipped": "skipped",
 }
 
-_STATUS_TEXTS: dict[Status, str] = {
+STATUS_TEXTS: dict[Status, str] = {
     "cached": "cached",
     "runs": "runs because {reason}",
     "waits": "runs {reason}",
@@ -159,10 +170,10 @@ def _rows(steps: Iterable[Step]) -> Iterable[tuple[str, ...]]:
 def _status_text(step: Step) -> str:
     if step.is_open:
         return f"? ({step.reason})"
-    return _STATUS_TEXTS[step.status].format(reason=step.reason)
+    return STATUS_TEXTS[step.status].format(reason=step.reason)
 
 
-def _print_models(plan: Plan, *, err: bool) -> None:
+def print_models(plan: Plan, *, err: bool) -> None:
     from .text import echo, format_bytes, table
 
     if plan.models:

@@ -12,13 +12,13 @@ import click
 
 from .session import (
     graph_argument,
-    open_plan,
     out_option,
     planning_options,
     replace_option,
     set_option,
     traceback_option,
 )
+from .sweep import execute_sweep, open_plan_or_sweep, sweep_options
 
 if TYPE_CHECKING:
     from .._outputs.writer import OutFolder
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from .display import Display
 
-__all__ = ["execute_plan", "display_for", "print_outputs", "print_totals", "run"]
+__all__ = ["execute_plan", "display_for", "print_outputs", "print_totals", "relative_path", "run"]
 
 
 @click.command()
 @graph_argument
 @set_option
+@sweep_options
 @planning_options
 @out_option
 @replace_option
@@ -44,6 +45,9 @@ __all__ = ["execute_plan", "display_for", "print_outputs", "print_totals", "run"
 def run(
     graph: Path,
     values: dict[str, str],
+    axes: tuple[str, ...],
+    zipped: bool,
+    sample: int | None,
     options: Options,
     out: Path | None,
     may_replace: bool,
@@ -53,12 +57,26 @@ def run(
     traceback: bool,
 ) -> int:
     """Run a graph. Results that are already in the store are reused."""
+    from .._plan import Plan
     from .session import out_folder
 
-    with open_plan(graph, options, values) as (plan, settings):
+    with open_plan_or_sweep(graph, options, values, axes=axes, zipped=zipped, sample=sample) as (
+        plan,
+        settings,
+    ):
+        folder = out_folder(out, settings, may_replace=may_replace)
+        if not isinstance(plan, Plan):
+            return execute_sweep(
+                plan,
+                out=folder,
+                fail_fast=fail_fast,
+                json_events=json_events,
+                quiet=quiet,
+                traceback=traceback,
+            )
         return execute_plan(
             plan,
-            out=out_folder(out, settings, may_replace=may_replace),
+            out=folder,
             fail_fast=fail_fast,
             json_events=json_events,
             quiet=quiet,
@@ -153,7 +171,7 @@ def print_outputs(plan: Plan, outputs: list[OutputWritten | OutputAbsent]) -> No
     for event, name in zip(outputs, names, strict=True):
         if isinstance(event, OutputWritten):
             text = (
-                one_line(_relative_path(event.path))
+                one_line(relative_path(event.path))
                 if event.path is not None
                 else describe_value(event.value)
             )
@@ -167,7 +185,7 @@ def print_outputs(plan: Plan, outputs: list[OutputWritten | OutputAbsent]) -> No
         )
 
 
-def _relative_path(path: str) -> str:
+def relative_path(path: str) -> str:
     """Return a path relative to the working directory if it lies below it."""
     try:
         return str(Path(path).relative_to(Path.cwd()))

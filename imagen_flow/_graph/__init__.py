@@ -8,8 +8,8 @@ merge two edges between the same nodes.
 
 The modules, from the ground up: `bindings` (what a port may be given) and `graph` (what a resolved
 graph is made of) are values; `suggestions` words what might be meant instead of what was written;
-`binder` binds the words of one file to ports; on it stand `inputs` and `nodes`, which read what a
-graph declares, and `order`; `expansion` counts how many steps a graph comes to; `resolver` is the
+`binder` binds the words of one file to ports; on it stand `inputs`, `nodes` and `sweeps`, which
+read what a graph declares, and `order`; `expansion` counts how many steps a graph comes to; `resolver` is the
 whole, for a file and those it includes.
 """
 
@@ -34,31 +34,57 @@ from .bindings import (
     sizing,
 )
 from .expansion import STEPS
-from .graph import RANDOM, Graph, Input, Node, Output, Repeat
+from .graph import (
+    RANDOM,
+    Axis,
+    FilesIn,
+    Graph,
+    Input,
+    LinesOf,
+    Node,
+    Output,
+    PerItem,
+    Repeat,
+    Span,
+    Sweep,
+    TableAt,
+    Values,
+)
 from .resolver import resolve
+from .sweeps import PER_ITEM, parse_span
 
 __all__ = [
+    "PER_ITEM",
     "RANDOM",
     "STEPS",
+    "Axis",
     "Binding",
     "ElementOf",
     "FileAt",
+    "FilesIn",
     "FromInput",
     "FromNode",
     "Given",
     "Graph",
     "Input",
     "Joined",
+    "LinesOf",
     "Listed",
     "Mapped",
     "ModelAt",
     "Node",
     "Output",
     "PerElement",
+    "PerItem",
     "RecordOf",
     "Repeat",
+    "Span",
+    "Sweep",
+    "TableAt",
+    "Values",
     "element_of",
     "fields_of",
+    "parse_span",
     "parts_of",
     "readings",
     "rebound",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._plugins.registry import Registry
 from .._text.spec import GraphSpec
@@ -15,7 +15,25 @@ from .._types.values import ExistsPolicy
 from ..errors import Mark, Problem
 from .bindings import Binding, FromInput, FromNode
 
-__all__ = ["RANDOM", "Graph", "Input", "Node", "Output", "Repeat"]
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+__all__ = [
+    "RANDOM",
+    "Axis",
+    "FilesIn",
+    "Graph",
+    "Input",
+    "LinesOf",
+    "Node",
+    "Output",
+    "PerItem",
+    "Repeat",
+    "Span",
+    "Sweep",
+    "TableAt",
+    "Values",
+]
 
 #: The default of a seed input that is drawn anew for every plan.
 RANDOM = "random"
@@ -90,6 +108,79 @@ class Output:
     mark: Mark
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """An axis whose values are listed, each with its place in the text."""
+
+    items: tuple[tuple[Binding, Mark | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An axis of evenly spaced numbers. It is a sequence that is never written out."""
+
+    start: Fraction
+    step: Fraction
+    count: int
+    is_whole: bool
+
+    def __getitem__(self, index: int) -> int | float:
+        value = self.start + index * self.step
+        return int(value) if self.is_whole else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class LinesOf:
+    """An axis whose values are the lines of a file."""
+
+    path: str
+    folder: Path
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FilesIn:
+    """An axis whose values are the files of a folder."""
+
+    path: str
+    pattern: str
+    folder: Path
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerItem:
+    """No axis: each item has a seed of its own, derived from the given one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An input that a sweep varies, and where its values come from."""
+
+    name: str
+    source: Values | Span | LinesOf | FilesIn | PerItem
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableAt:
+    """A table with a column for each of several inputs."""
+
+    path: str
+    folder: Path
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Which inputs of a graph vary, and how their values are combined."""
+
+    axes: tuple[Axis | TableAt, ...]
+    combine: Literal["product", "zip"] = "product"
+    sample: int | None = None
+    mark: Mark | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A graph in which everything fits. `nodes` are in topological order."""
@@ -104,6 +195,8 @@ class Graph:
     #: Nodes that no output needs, directly or by way of another node. They are never run.
     unneeded: frozenset[str] = frozenset()
     registry: Registry | None = field(default=None, repr=False)
+    #: Used only if the graph itself is run, not as a node of another.
+    sweep: Sweep | None = None
 
     @property
     def folder(self) -> Path:

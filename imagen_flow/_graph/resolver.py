@@ -27,6 +27,7 @@ from .nodes import DTYPE, LOADING, is_device, read_node
 from .order import asked_alone, order, unneeded
 from .outputs import check_paths, read_output
 from .suggestions import plain
+from .sweeps import read_sweep
 
 __all__ = ["resolve"]
 
@@ -125,6 +126,7 @@ class _Resolver:
             )
         check_paths(binder, outputs)
         settings = self.settings(spec.settings)
+        sweep = read_sweep(binder, spec.sweep)
         ordered = order(binder, nodes)
         doubtful = any(p.code == "unknown-reference" for p in self.problems[before:])
         for name, written in spec.inputs.items():
@@ -162,6 +164,7 @@ class _Resolver:
             settings,
             unneeded=unneeded(resolved, outputs),
             registry=self.registry,
+            sweep=sweep,
         )
 
     def node_type(self, written: NodeSpec) -> NodeType | Graph | None:

@@ -25,7 +25,7 @@ import re
 import stat
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -87,9 +87,11 @@ class OutputWriter:
     thread may use it.
 
     Params:
-        item: the name of the file that all outputs belong to, where one graph runs for many files.
+        item: the name of the item that all outputs belong to, where one graph runs for many: of a
+            file, or of a row of values.
             ``{item}`` in a path stands for it; a path without that field gets it in front of its
             name.
+        unlabelled: the paths of the graph that tell the items apart as they are.
         ending: the suffix of that file, without the dot. ``{ending}`` stands for it, unless an
             input has that name.
         below: a subfolder of the output folder that all paths start from, with ``/``.
@@ -105,6 +107,7 @@ class OutputWriter:
         ending: str = "",
         below: str = "",
         changes: DiskChanges | None = None,
+        unlabelled: Collection[str] = (),
     ) -> None:
         options = folder if isinstance(folder, OutFolder) else OutFolder(folder)
         self.folder = options.path
@@ -115,6 +118,7 @@ class OutputWriter:
         self._codecs = codecs or Codecs()
         self._claimed: dict[str, tuple[str, str]] = {}
         self._item = item
+        self._unlabelled = unlabelled
         self._ending = ending
         self._below = below
         self._changes = changes or ImmediateChanges()
@@ -126,7 +130,7 @@ class OutputWriter:
             fields: with `item` and `index` of the element, if the output is a list.
             element: whether the value is an element of a list.
         """
-        if self._item:
+        if self._item and template not in self._unlabelled:
             used = fields_of(template)
             if "item" not in used:
                 head, slash, name = template.rpartition("/")
@@ -317,7 +321,7 @@ class OutputWriter:
         """Create the folders on the way to a file and return the real path of the last one;
         symbolic links must not lead outside.
         """
-        root = self._make_root(subject)
+        root = self.make_root(subject)
         here = root
         for name in names:
             step = here / name
@@ -338,7 +342,7 @@ class OutputWriter:
                 )
         return here
 
-    def _make_root(self, subject: str) -> Path:
+    def make_root(self, subject: str) -> Path:
         """Create the output folder and return its real path, which must not change during the run."""
         if self._root is None:
             self._check_inside(

@@ -43,7 +43,7 @@ from .step import (
     in_records,
     leaves,
 )
-from .values import Values
+from .values import Values, derived_seed
 from .waiting import missing_models
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "Values",
     "at_port",
     "demands",
+    "derived_seed",
     "elements",
     "from_text",
     "history_name",

@@ -49,9 +49,10 @@ __all__ = [
 ]
 
 VERSION = 1
-TOP = ("imagen_flow", "$schema", "inputs", "nodes", "outputs", "settings")
+TOP = ("imagen_flow", "$schema", "inputs", "nodes", "outputs", "settings", "sweep")
 OF_INPUT = ("type", "default", "help", "min", "max", "choices")
 OF_OUTPUT = ("from", "path", "exists", "provenance")
+OF_SWEEP = ("axes", "table", "combine", "sample")
 CHOICES = {"exists": ("error", "number", "replace"), "provenance": ("full", "keys", "none")}
 
 
@@ -118,6 +119,7 @@ class GraphSpec:
     settings: dict[str, Pair] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     whole: bool = True
+    sweep: dict[str, Pair] = field(default_factory=dict)
 
 
 def read(path: Path, *, name: str | None = None, cache: Path | None = None) -> GraphSpec:
@@ -219,6 +221,7 @@ def _read_spec(written: ParsedText, path: Path | None) -> GraphSpec:
     settings = reader.section(top, "settings")
     for pair in settings.values():
         reader.plain(pair.value, "a setting")
+    sweep = reader.sweep(top)
     reader.clashes(inputs, nodes)
     problems = sorted(reader.problems, key=lambda p: p.position)
     return GraphSpec(
@@ -229,6 +232,7 @@ def _read_spec(written: ParsedText, path: Path | None) -> GraphSpec:
         {k: o for k, o in outputs.items() if o},
         settings,
         tuple(problems),
+        sweep=sweep,
     )
 
 
@@ -339,7 +343,9 @@ class _SpecReader:
             )
             self.report("missing-key", f"{what} needs '{required}'", mark, fix=fix)
 
-    def section(self, top: dict[str, Pair], key: str) -> dict[str, Pair]:
+    def section(
+        self, top: dict[str, Pair], key: str, *, shape: str = "{name: …}"
+    ) -> dict[str, Pair]:
         pair = top.get(key)
         if pair is None or pair.value.value is None or pair.value.value is UNREADABLE:
             return {}
@@ -348,10 +354,19 @@ class _SpecReader:
                 "bad-shape",
                 f"'{key}' must be a mapping of names, not {_kind(pair.value)}",
                 pair.value.mark,
-                fix=f"write {key}: {{name: …}}",
+                fix=f"write {key}: {shape}",
             )
             return {}
         return pair.value.value
+
+    def sweep(self, top: dict[str, Pair]) -> dict[str, Pair]:
+        pairs = self.section(top, "sweep", shape="{axes: {seed: 1..4}}")
+        self.known(pairs, OF_SWEEP, "a sweep")
+        return {
+            key: Pair(p.key, self.plain(p.value, "a sweep"))
+            for key, p in pairs.items()
+            if key in OF_SWEEP
+        }
 
     def name(self, word: Word, what: str) -> None:
         if not NAME.fullmatch(word.value):

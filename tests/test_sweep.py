@@ -1,0 +1,357 @@
+"""Sweeps: many items through one graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imagen_flow as flow
+from imagen_flow import GraphError
+from imagen_flow._graph import Graph
+
+NODES = '''
+"""Toy nodes."""
+from pathlib import Path
+from imagen_flow import File, List, Number, Seed, Text, node
+
+@node("toy.add", version=1)
+def add(a: int, b: int) -> int:
+    """Add."""
+    with open("calls.txt", "a") as calls:
+        print("add", a, b, file=calls)
+    return a + b
+
+@node("toy.join", version=1)
+def join(texts: List[Text]) -> Text:
+    """Join texts."""
+    if "fail" in texts:
+        raise ValueError("cannot do 'fail'")
+    return " ".join(texts)
+
+@node("toy.read", version=1)
+def read(file: File) -> Text:
+    """Read a file."""
+    return file.path.read_text()
+
+@node("toy.lucky", version=1)
+def lucky(seed: Seed) -> int:
+    """Give a seed."""
+    return seed
+'''
+
+SUM = """\
+imagen_flow: 1
+inputs: {a: 1, b: 2}
+nodes:
+  double: {type: toy.add, a: "${a}", b: "${a}"}
+  sum: {type: toy.add, a: "${double}", b: "${b}"}
+outputs:
+  sum: "${sum}"
+"""
+
+WORDS = """\
+imagen_flow: 1
+inputs:
+  prompt: a fox
+  seed: {type: seed, default: 7}
+nodes:
+  lucky: {type: toy.lucky, seed: "${seed}"}
+  words: {type: toy.join, texts: ["${prompt}", "${lucky}"]}
+outputs:
+  words: {from: "${words}", path: "words.txt"}
+"""
+WORDS = WORDS.replace('"${lucky}"', '"seed ${lucky}"')
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a file of nodes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nodes.py").write_text(NODES)
+    return tmp_path
+
+
+@pytest.fixture
+def load(folder: Path) -> Callable[[str], Graph]:
+    def load(text: str) -> Graph:
+        (folder / "g.yaml").write_text(text)
+        return flow.load(folder / "g.yaml", plugins="nodes.py")
+
+    return load
+
+
+def swept(graph: Graph, axes: Any = None, **more: Any) -> list[Any]:
+    more.setdefault("store", "store")
+    return list(flow.sweep(graph, axes, plugins="nodes.py", **more))
+
+
+def refused(graph: Graph, axes: Any = None, **more: Any) -> str:
+    """The problems that a sweep earns, before anything is made."""
+    with pytest.raises(GraphError) as wrong:
+        swept(graph, axes, out="out", **more)
+    assert not Path("out").exists()
+    return str(wrong.value)
+
+
+def calls() -> list[str]:
+    path = Path("calls.txt")
+    found = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return found
+
+
+def outputs(items: list[Any], name: str = "sum") -> list[Any]:
+    return [item.outputs[name] for item in items]
+
+
+# --- rows
+
+
+def test_a_sweep_runs_every_combination_and_the_first_axis_varies_slowest(load: Any) -> None:
+    """Two axes of 2 and 3 values give 6 items, in the order of nested loops."""
+    items = swept(load(SUM), {"a": [1, 10], "b": range(3)})
+    assert [(item.index, item.axes, item.outputs["sum"]) for item in items] == [
+        (0, {"a": 1, "b": 0}, 2),
+        (1, {"a": 1, "b": 1}, 3),
+        (2, {"a": 1, "b": 2}, 4),
+        (3, {"a": 10, "b": 0}, 20),
+        (4, {"a": 10, "b": 1}, 21),
+        (5, {"a": 10, "b": 2}, 22),
+    ]
+
+
+def test_what_items_share_is_computed_once(load: Any) -> None:
+    """A step that depends on one axis runs once for each of its values; a second sweep with one more
+    value runs only what is new.
+    """
+    graph = load(SUM)
+    swept(graph, {"a": [1, 10], "b": [0, 1]})
+    assert calls() == ["add 1 1", "add 2 0", "add 2 1", "add 10 10", "add 20 0", "add 20 1"]
+    swept(graph, {"a": [1, 10], "b": [0, 1, 2]})
+    assert calls() == ["add 2 2", "add 20 2"]
+
+
+def test_zipped_axes_go_side_by_side(load: Any) -> None:
+    """With zip, the k-th value of each axis makes the k-th item."""
+    items = swept(load(SUM), {"a": "1,2,3", "b": "10..30..10"}, zip=True)
+    assert [(item.label, item.outputs["sum"]) for item in items] == [
+        ("a=1,b=10", 12),
+        ("a=2,b=20", 24),
+        ("a=3,b=30", 36),
+    ]
+
+
+def test_a_larger_sample_contains_a_smaller_one(load: Any) -> None:
+    """A sample is drawn without replacement from all combinations, always the same, in order."""
+    graph = load(SUM)
+    axes = {"a": "1..1000000", "b": "1..1000000"}
+    few, more = (swept(graph, axes, sample=n, store=None) for n in (3, 8))
+    assert len({item.label for item in more}) == 8
+    assert {item.label for item in few} < {item.label for item in more}
+    positions = [(item.axes["a"], item.axes["b"]) for item in more]
+    assert positions == sorted(positions)
+    assert [item.label for item in swept(graph, axes, sample=3, store=None)] == [
+        item.label for item in few
+    ]
+    assert len(swept(graph, {"a": "1..3"}, sample=8)) == 3
+
+
+def test_the_sweep_of_the_graph_is_used_and_can_be_changed(load: Any) -> None:
+    """An axis that is asked for replaces the graph's; a given value fixes one; with all fixed, nothing
+    is left to sweep.
+    """
+    graph = load(SUM + "sweep:\n  axes: {a: [1, 2], b: 5..6}\n")
+    assert [item.label for item in swept(graph)] == ["a=1,b=5", "a=1,b=6", "a=2,b=5", "a=2,b=6"]
+    assert [item.label for item in swept(graph, {"b": "9"})] == ["a=1,b=9", "a=2,b=9"]
+    fixed = swept(graph, a=4)
+    assert [(item.label, item.outputs["sum"]) for item in fixed] == [("b=5", 13), ("b=6", 14)]
+    assert "the sweep varies no input" in refused(graph, a=4, b=5)
+
+
+def test_an_included_graphs_sweep_is_not_used(load: Any, folder: Path) -> None:
+    """A graph that is a node of another runs once, whatever its own sweep says."""
+    (folder / "inner.yaml").write_text(SUM + "sweep:\n  axes: {a: [1, 2]}\n")
+    graph = load(
+        'imagen_flow: 1\ninputs: {k: 1}\nnodes: {n: {type: ./inner.yaml, b: "${k}"}}\n'
+        'outputs: {sum: "${n}"}\nsweep: {axes: {k: [5, 6]}}\n'
+    )
+    assert outputs(swept(graph)) == [7, 8]
+
+
+# --- values
+
+
+def test_texts_with_commas_are_written_as_json(load: Any, folder: Path) -> None:
+    """Commas separate values; a list in JSON, and a line of a file, may contain them."""
+    (folder / "prompts.txt").write_text("a fox, asleep\n\n  a hare  \r\n")
+    graph = load(WORDS)
+    for axis in ('["a fox, asleep", "a hare"]', "@prompts.txt"):
+        assert [i.axes["prompt"] for i in swept(graph, {"prompt": axis})] == [
+            "a fox, asleep",
+            "a hare",
+        ]
+    assert [i.axes["prompt"] for i in swept(graph, {"prompt": "a fox, a hare"})] == [
+        "a fox",
+        "a hare",
+    ]
+
+
+def test_a_table_has_a_column_for_each_of_several_inputs(load: Any, folder: Path) -> None:
+    """A CSV or JSONL file is a part of a sweep whose columns vary together."""
+    graph = load(WORDS)
+    (folder / "t.csv").write_text('prompt,seed\n"a fox, asleep",3\na hare,4\n')
+    (folder / "t.jsonl").write_text(
+        '{"prompt": "a fox, asleep", "seed": 3}\n\n{"seed": 4, "prompt": "a hare"}\n'
+    )
+    for name in ("t.csv", "t.jsonl"):
+        assert outputs(swept(graph, table=name), "words") == [
+            "a fox, asleep seed 3",
+            "a hare seed 4",
+        ]
+        assert outputs(swept(graph, table=name, seed=9), "words") == [
+            "a fox, asleep seed 9",
+            "a hare seed 9",
+        ]
+
+
+def test_the_files_of_a_folder_are_an_axis_and_zip_with_prompts(load: Any, folder: Path) -> None:
+    """A folder gives its files, sorted by name, without hidden ones; a pattern chooses."""
+    (folder / "in").mkdir()
+    for name in ("b.txt", "a.txt", ".hidden", "c.md", "Thumbs.db"):
+        (folder / "in" / name).write_text(name)
+    graph = load(
+        "imagen_flow: 1\ninputs: {file: {type: file}, word: x}\n"
+        'nodes:\n  text: {type: toy.read, file: "${file}"}\n'
+        '  words: {type: toy.join, texts: ["${text}", "${word}"]}\noutputs: {words: "${words}"}\n'
+    )
+    assert outputs(swept(graph, {"file": "in"}), "words") == ["a.txt x", "b.txt x", "c.md x"]
+    assert outputs(swept(graph, {"file": "in/*.txt", "word": "1,2"}, zip=True), "words") == [
+        "a.txt 1",
+        "b.txt 2",
+    ]
+
+
+def test_a_folder_that_changes_meanwhile(load: Any, folder: Path) -> None:
+    """A file that is gone fails its item and no other."""
+    (folder / "in").mkdir()
+    for name in "abc":
+        (folder / "in" / name).write_text(name)
+    graph = load(
+        'imagen_flow: 1\ninputs: {file: {type: file}}\nnodes: {text: {type: toy.read, file: "${file}"}}\n'
+        'outputs: {text: "${text}"}\n'
+    )
+    sweep = flow.sweep(graph, {"file": "in"}, store="store")
+    (folder / "in" / "b").unlink()
+    assert [(i.label, i.status, i.error.partition("'")[0]) for i in sweep] == [
+        ("file=a", "done", ""),
+        ("file=b", "failed", "there is no file "),
+        ("file=c", "done", ""),
+    ]
+
+
+# --- seeds and names
+
+
+def seeds(items: list[Any]) -> dict[str, int]:
+    return {item.label: item.seeds["seed"] for item in items}
+
+
+def test_a_fixed_seed_is_the_same_for_all_items(load: Any) -> None:
+    """A seed that is given, or a default, is used as it is."""
+    items = swept(load(WORDS), {"prompt": "a,b"})
+    assert outputs(items, "words") == ["a seed 7", "b seed 7"]
+    assert [item.seeds for item in items] == [{}, {}]
+
+
+def test_inserting_an_item_changes_no_other(load: Any) -> None:
+    """With a seed per item, each item's seed and name depend on its values and on how many equal
+    items came before.
+    """
+    graph = load(WORDS)
+    axis = {"seed": "per-item"}
+    before = seeds(swept(graph, {"prompt": "a,b,a", **axis}))
+    after = seeds(swept(graph, {"prompt": "x,a,b,c,a", **axis}))
+    assert list(before) == ["prompt=a", "prompt=b", "prompt=a~2"]
+    assert before == {label: after[label] for label in before}
+    assert len(set(after.values())) == 5
+    other = seeds(swept(graph, {"prompt": "a", **axis}, seed=8))
+    assert other["prompt=a"] != before["prompt=a"]
+
+
+def test_a_random_seed_is_drawn_for_each_item(load: Any) -> None:
+    """Items get different seeds, and the seed that they are derived from reproduces them."""
+    graph = load(WORDS.replace("default: 7", "default: random"))
+    items = swept(graph, {"prompt": "a,b"})
+    assert len(set(seeds(items).values())) == 2
+    assert seeds(swept(graph, {"prompt": "a,b"})) != seeds(items)
+
+
+def test_labels_are_short_safe_and_unique(load: Any) -> None:
+    """A label says the values if they fit a file name, and else ends with a digest."""
+    graph = load(WORDS)
+    prompts = ["fox", "a/b", "a\\b", "x" * 100, "x" * 101, "../..", "", "\n", "ümläut", "fox"]
+    labels = [item.label for item in swept(graph, {"prompt": prompts}, store=None)]
+    assert labels[0] == "prompt=fox"
+    assert labels[8:] == ["prompt=ümläut", "prompt=fox~2"]
+    assert len(set(labels)) == len(labels)
+    assert all(len(label) <= 70 and not set(label) & set("/\\\n[]") for label in labels)
+
+
+def test_paths_get_the_label_unless_they_name_every_axis(load: Any, folder: Path) -> None:
+    """Files are at the graph's own paths where these tell all items apart."""
+    path = 'path: "words.txt"'
+    cases = {
+        "words.txt": ["prompt=a,seed=1-words.txt", "prompt=b,seed=1-words.txt"],
+        "{seed}.txt": ["prompt=a,seed=1-1.txt", "prompt=b,seed=1-1.txt"],
+        "{prompt}/{seed}.txt": ["a/1.txt", "b/1.txt"],
+        "{item}/w.txt": ["prompt=a,seed=1/w.txt", "prompt=b,seed=1/w.txt"],
+    }
+    for number, (template, wanted) in enumerate(cases.items()):
+        graph = load(WORDS.replace(path, f'path: "{template}", provenance: none'))
+        swept(graph, {"prompt": "a,b", "seed": "1"}, out=f"out{number}")
+        out = folder / f"out{number}"
+        files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.txt"))
+        assert files == wanted
+
+
+def test_two_items_never_write_one_path(load: Any, folder: Path) -> None:
+    """Where different values make one path, the later item's label enters it."""
+    graph = load(WORDS.replace("words.txt", "{prompt}.txt"))
+    items = swept(graph, {"prompt": ["a/b", "a:b", "index.jsonl"]}, out="out")
+    paths = [item.row["outputs"]["words"]["path"] for item in items]
+    assert paths[0] == "a_b.txt"
+    assert paths[1].startswith("prompt=a-b-")
+    assert [(folder / "out" / p).read_text().strip() for p in paths] == outputs(items, "words")
+
+
+# --- the index
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out/index.jsonl").read_text().splitlines()]
+
+
+def test_the_index_has_a_row_for_each_item(load: Any, folder: Path) -> None:
+    """A row holds the item's values, files, digests, and the command that makes it again."""
+    graph = load(WORDS)
+    items = swept(graph, {"prompt": ["a fox", "fail"]}, out="out")
+    first, second = rows(folder)
+    assert first["item"] == items[0].label
+    output = first["outputs"]["words"]
+    assert (folder / "out" / output["path"]).read_text() == "a fox seed 7\n"
+    assert {**first, "outputs": {}, "item": ""} == {
+        "index": 0,
+        "item": "",
+        "axes": {"prompt": "a fox"},
+        "inputs": {"prompt": "a fox", "seed": 7},
+        "status": "done",
+        "outputs": {},
+        "command": "imagen-flow run g.yaml --set 'prompt=a fox' --store store --plugin nodes.py",
+    }
+    assert sorted(output) == ["digest", "key", "kind", "path"]
+    assert (second["status"], second["error"]) == ("failed", "words: cannot do 'fail'")
+    assert "outputs" not in second
