@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagen_flow._text import parse_cache, yaml_reader
-from imagen_flow._text.yaml_reader import Pair, ParsedText, Reference, Template, Word
+from imagen_flow._text.words import Pair, ParsedText, Reference, Template, Word
 
 ROOT = Path(__file__).parent.parent
 GRAPHS = sorted([*(ROOT / "graphs").rglob("*.yaml"), *(ROOT / "tests" / "problems").glob("*.*")])
