@@ -32,6 +32,7 @@ COMMANDS = {
     "nodes": "List node types, or describe one of them.",
     "models": "Download, pin, list and remove the models that graphs use.",
     "replay": "Run the graph that is embedded in a picture.",
+    "report": "Show what a sweep made: a page to explore in a browser, and a contact sheet.",
     "store": "Inspect, verify and clean up the store.",
     "folder": "Run hot folders: put each file that arrives in a folder through a graph.",
     "trust": "Trust the plugins and folders that an imagen-flow.toml names.",

@@ -34,6 +34,7 @@ __all__ = [
     "TEXT_LIMIT",
     "embed",
     "encode",
+    "encode_png",
     "is_signed",
     "read_embedded",
     "seal_of",
@@ -87,6 +88,15 @@ def encode(pixels: Any, ending: str) -> bytes:
     if ending in (".jpg", ".jpeg"):
         return _by_pillow(_over_white(pixels), "JPEG", quality=95, subsampling=0)
     raise ValueError(f"a picture cannot be a {ending} file; it can be {', '.join(ENDINGS)}")
+
+
+def encode_png(pixels: Any, *, software: str) -> bytes:
+    """Encode 8-bit pixels as a PNG that says right at its beginning what made it."""
+    from PIL.PngImagePlugin import PngInfo
+
+    made_by = PngInfo()
+    made_by.add_text("Software", software)
+    return _by_pillow(pixels, "PNG", pnginfo=made_by)
 
 
 def _by_pillow(pixels: Any, format: str, **options: Any) -> bytes:
