@@ -60,6 +60,7 @@ def report(folder: Path, title: str, font: Path | None) -> None:
 
 def print_report(written: Report) -> None:
     """Print what was written, and what is missing in it."""
+    from .run import relative_path
     from .text import echo, one_line, plural
 
     index = written.index
@@ -86,7 +87,7 @@ def print_report(written: Report) -> None:
             err=True,
         )
     for path in written.paths:
-        echo(one_line(str(path)))
+        echo(one_line(relative_path(str(path))))
 
 
 def _list_pictures(what: str, pictures: tuple[tuple[str, Picture], ...], items: int) -> None:

@@ -41,6 +41,10 @@ __all__ = ["execute_plan", "display_for", "print_outputs", "print_totals", "rela
 @click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
 @click.option("--json-events", is_flag=True, help="Print events as JSON lines, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
+@click.option(
+    "--report", "make_report", is_flag=True, help="Of a sweep, also make a page to explore it."
+)
+@click.option("--contact-sheet", is_flag=True, help="Of a sweep, also make a contact sheet.")
 @traceback_option
 def run(
     graph: Path,
@@ -54,6 +58,8 @@ def run(
     fail_fast: bool,
     json_events: bool,
     quiet: bool,
+    make_report: bool,
+    contact_sheet: bool,
     traceback: bool,
 ) -> int:
     """Run a graph. Results that are already in the store are reused."""
@@ -73,6 +79,13 @@ def run(
                 json_events=json_events,
                 quiet=quiet,
                 traceback=traceback,
+                make_report=make_report,
+                contact_sheet=contact_sheet,
+            )
+        if make_report or contact_sheet:
+            raise click.UsageError(
+                f"{'--report' if make_report else '--contact-sheet'} shows the items of a sweep;"
+                " add --sweep NAME=VALUES"
             )
         return execute_plan(
             plan,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .._plan.request import Options
     from .._settings.config import Settings
     from .._sweep import ItemResult, PreparedSweep
+    from .._sweep.report.folder import Report
 
 __all__ = ["open_plan_or_sweep", "execute_sweep", "print_sweep_plan", "sweep_options"]
 
@@ -95,11 +96,19 @@ def execute_sweep(
     json_events: bool = False,
     quiet: bool = False,
     traceback: bool = False,
+    make_report: bool = False,
+    contact_sheet: bool = False,
 ) -> int:
-    """Run a sweep, showing its events, and return the exit code."""
+    """Run a sweep, showing its events, and return the exit code.
+
+    Params:
+        make_report, contact_sheet: what to make of the items that have ended, also after an
+            interrupt.
+    """
     from .._sweep import INDEX, run_sweep
     from ..events import ItemFinished, RunFinished
     from .interrupt import INTERRUPTED, interruptible
+    from .report import print_report
     from .run import display_for
     from .text import echo, plural, show_problems
 
@@ -132,9 +141,16 @@ def execute_sweep(
         finally:
             display.close()
     assert finished is not None
+    shown: Report | None = None
+    if (make_report or contact_sheet) and run.done + run.failed:
+        from .._sweep.report.folder import write_report
+
+        shown = write_report(out.path, page=make_report, sheet=contact_sheet)
     if not json_events:
         _print_items(printed, out)
         echo(_index_line(out.path / INDEX, run.done + run.failed, len(sweep)))
+        if shown is not None:
+            print_report(shown)
         _print_failures(failed, run.failed)
         if run.stopped:
             echo(run.stopped, err=True)

@@ -195,7 +195,7 @@ def _item(
         if set(row.seeds) - {axis.name for axis in axes}
         else "",
         "k": len(row.notes),
-        "e": row.error[:300],
+        "e": row.error.partition("\n")[0][:300],
         "q": " ".join((row.error, *row.notes))[:1000],
     }
 

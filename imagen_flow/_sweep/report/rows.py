@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..._system.regular_files import open_regular
+from ..items import INDEX
 
 __all__ = ["INDEX", "MAX_ROWS", "Index", "Output", "Row", "read_index", "text_of"]
-
-#: The name of the index in the folder of a sweep.
-INDEX = "index.jsonl"
 
 #: At most this many items are shown.
 MAX_ROWS = 20_000

@@ -213,7 +213,8 @@ def _cell(row: Row, pictures: Sequence[Picture], output: str, axes: Sequence[Axi
     if picture is not None and picture.path is not None and row.status == "done":
         return _Cell(picture.path, "", False, labels)
     if row.status != "done":
-        text = f"{row.status}: {row.error}" if row.error else row.status
+        first = row.error.partition("\n")[0]
+        text = f"{row.status}: {first}" if first else row.status
     else:
         text = picture.missing if picture else "no picture"
     return _Cell(None, text, row.status == "failed", labels)
