@@ -186,7 +186,7 @@
     }
     return sorted;
   };
-  const head = (role, axis, value, name) => make("div", { class: name, role, title: full(axis, value) }, make("span", { text: short(axis, value), dir: "auto" }));
+  const head = (role, axis, value, name) => make("div", { class: name, role, "data-axis": axes[axis].name, title: full(axis, value) }, make("span", { text: short(axis, value), dir: "auto" }));
 
   const gridOf = (shown) => {
     const columns = groups(shown, state.columns).map(([value]) => value);
@@ -207,7 +207,7 @@
       const row = make("div", { class: "row", role: "row" }, state.rows < 0 ? null : head("rowheader", state.rows, value, "row-head"));
       const inner = make("div", { class: "cells", role: "presentation" });
       for (const [column, cell] of cells) {
-        const name = state.columns < 0 ? "" : `${axes[state.columns].name} ${short(state.columns, column)}`;
+        const name = state.columns < 0 ? "" : valueLabel(state.columns, column);
         inner.append(make("div", { class: "cell", role: "gridcell", "data-column": name }, ...cell.map((item) => card(item))));
         order.push(...cell);
       }
@@ -291,8 +291,8 @@
     if (pictures.length > 1) fields.push(select("picture", pictures.map((name, i) => [i, name]), state.picture, changed("picture")));
     if (scores.length) {
       const names = scores.map((name, i) => [i, name]);
-      fields.push(field("sort by", choose([[-1, "order of the index"], ...names], state.sort, changed("sort"), "sort by"),
-        choose([["high", "highest first"], ["low", "lowest first"]], state.descending ? "high" : "low", (value) => { state.descending = value === "high"; render(); }, "sort direction")));
+      fields.push(field("sort by", choose([[-1, "index"], ...names], state.sort, changed("sort"), "sort by"),
+        choose([["high", "high first"], ["low", "low first"]], state.descending ? "high" : "low", (value) => { state.descending = value === "high"; render(); }, "sort direction")));
       fields.push(select("colour by", [[-1, "—"], ...names], state.colour, changed("colour")));
     }
     if (data.statuses.length > 1) fields.push(select("status", [["", "all"], ...data.statuses.map((status) => [status, status])], state.status, changed("status", false)));
@@ -311,7 +311,7 @@
 
   const announce = (text) => { byId("announcer").textContent = text; };
   const closeButton = () => make("button", { type: "button", class: "close", "aria-label": "Close", title: "Close (Esc)", text: "✕" });
-  const list = (pairs, mono = false) => make("dl", {}, ...pairs.flatMap(([name, value]) => [make("dt", { text: name, dir: "auto" }), make("dd", { text: value, dir: "auto", class: mono ? "mono" : null })]));
+  const list = (pairs, mono = false) => make("dl", {}, ...pairs.flatMap(([name, value]) => [make("dt", { text: name, dir: "auto" }), make("dd", { text: value === "" ? "(empty)" : value, dir: "auto", class: value === "" ? "hint" : mono ? "mono" : null })]));
   const section = (title, ...children) => [make("h3", { text: title }), ...children];
 
   const largeImage = (item, output, note) => {
@@ -436,7 +436,7 @@
     if (bar.hidden) return;
     const both = state.marked.length === 2;
     bar.replaceChildren(make("span", { text: both ? state.marked.map(describe).join("  ⇄  ") : `${describe(state.marked[0])}: mark another one to compare`, dir: "auto" }),
-      both ? make("button", { type: "button", class: "primary", text: "Compare", onclick: openComparison }) : null,
+      ...(both ? [make("button", { type: "button", class: "primary", text: "Compare", onclick: openComparison })] : []),
       make("button", { type: "button", text: "Clear", onclick: () => { state.marked = []; render(); } }));
   };
 
