@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ..errors import printable
 from ..events import (
     Event,
+    ItemFinished,
     OutputFailed,
     RunFinished,
     RunStarted,
@@ -84,8 +85,11 @@ class Quiet:
 
     def __init__(self, *, traceback: bool = False) -> None:
         self.traceback = traceback
+        self.repeated_failures = RepeatedFailures()
 
     def show(self, event: Event) -> None:
+        if self.repeated_failures.is_repeated(event):
+            return
         if line := _line(event, quiet=True, traceback=self.traceback):
             echo(*line, err=True)
 
@@ -94,6 +98,32 @@ class Quiet:
 
     def close(self) -> None:
         pass
+
+
+class RepeatedFailures:
+    """Failures that many items of a sweep have in common: shown once. All failed items are listed at
+    the end.
+    """
+
+    #: So many different failures are shown.
+    MOST = 20
+
+    def __init__(self) -> None:
+        self._is_sweep = False
+        self._seen: set[tuple[str, str]] = set()
+
+    def is_repeated(self, event: Event) -> bool:
+        """Tell whether an event need not be shown again."""
+        if isinstance(event, RunStarted):
+            self._is_sweep = bool(event.items)
+        if not self._is_sweep or not isinstance(event, StepFailed | OutputFailed):
+            return False
+        place = event.node if isinstance(event, StepFailed) else event.output
+        key = (place, event.message)
+        if key in self._seen or len(self._seen) >= self.MOST:
+            return True
+        self._seen.add(key)
+        return False
 
 
 class RepeatedNotes:
@@ -134,19 +164,29 @@ class Progress:
         #: The steps that are running, by name.
         self.running: dict[str, RunningStep] = {}
         self.ran = self.cached = self.failed = 0
+        #: In a sweep: how many items it has, and how many of them have ended and failed.
+        self.items = self.ended_items = self.failed_items = 0
+        #: When the first step began to run, and how many items had ended by then.
+        self.first_step: tuple[float, int] | None = None
 
     def update(self, event: Event) -> None:
         """Update the counts from an event."""
         if isinstance(event, RunStarted):
             self.started_at = _monotonic()
             self.title = f"{one_line(event.graph)} on {event.device}"
+            self.items = event.items
             self.total_steps = dict(event.nodes) or {"": event.steps}
             self.previous_durations = {
                 _without_indices(node): took_s for node, took_s in event.took.items()
             }
         elif isinstance(event, StepsKnown):
             self.total_steps[event.node] = event.steps
+        elif isinstance(event, ItemFinished):
+            self.ended_items += 1
+            self.failed_items += event.status == "failed"
         elif isinstance(event, StepStarted):
+            if self.first_step is None:
+                self.first_step = event.at_s, self.ended_items
             self.running[_name(event)] = RunningStep(event.node, event.at_s)
         elif isinstance(event, StepProgress | StepLoading):
             step = self.running.setdefault(_name(event), RunningStep(event.node, event.at_s))
@@ -180,8 +220,14 @@ class Progress:
     def remaining(self, elapsed: float) -> tuple[float, bool] | None:
         """Estimate the seconds left, from how long steps of each node took in this run or in the
         previous one. The second value is False if some nodes could not be estimated, so that it
-        will take longer; None if none could be.
+        will take longer; None if none could be. In a sweep, estimate it from the items that ended
+        since the first step ran: those before came from the store.
         """
+        if self.items:
+            began_at, ended_before = self.first_step or (elapsed, self.ended_items)
+            ended = self.ended_items - ended_before
+            left = self.items - self.ended_items
+            return (left * (elapsed - began_at) / ended, True) if ended and left else None
         estimates: list[float | None] = []
         waiting: dict[str, int] = {}
         for name, steps in self.total_steps.items():
@@ -213,13 +259,20 @@ class Progress:
         """Describe the progress, the most important parts first: what does not fit is cut."""
         elapsed = self.elapsed() if elapsed is None else elapsed
         ended, steps = self.counts()
-        parts = [f"{ended:,} of {plural(steps, 'step')}"]
+        parts = [
+            f"{self.ended_items:,} of {plural(self.items, 'item')}"
+            if self.items
+            else f"{ended:,} of {plural(steps, 'step')}"
+        ]
         remaining = self.remaining(elapsed)
         if remaining is not None and remaining[0] >= 1:
             left_s, is_complete = remaining
             parts.append(f"{'about' if is_complete else 'at least'} {format_clock(left_s)} left")
         parts.append(format_clock(elapsed))
-        if self.failed:
+        if self.items:
+            if self.failed_items:
+                parts.append(f"{self.failed_items:,} failed")
+        elif self.failed:
             parts.append(f"{self.failed:,} failed or skipped")
         parts.append(
             f"{self.ran:,} ran" + (f", {self.cached:,} from the store" if self.cached else "")
@@ -279,10 +332,15 @@ class Lines:
 
     LONGEST_S = 300.0
 
+    #: The same in a sweep, and how many items it may have to have a line for each step.
+    LONGEST_SWEEP_S = 60.0
+    MANY_ITEMS = 12
+
     def __init__(self, *, silence_s: float = 15.0, traceback: bool = False) -> None:
         self.traceback = traceback
         self.cached = 0
         self.repeated_notes = RepeatedNotes()
+        self.repeated_failures = RepeatedFailures()
         self.progress = Progress()
         self.silence_s = silence_s
         self._lock = threading.Lock()
@@ -295,6 +353,7 @@ class Lines:
     def show(self, event: Event) -> None:
         with self._lock:
             self.progress.update(event)
+            is_repeated = self.repeated_failures.is_repeated(event)
             if isinstance(event, RunStarted):
                 self._thread = threading.Thread(
                     target=self._print_progress, name="imagen_flow progress", daemon=True
@@ -302,6 +361,11 @@ class Lines:
                 self._thread.start()
             elif isinstance(event, StepCached):
                 self.cached += 1
+            elif is_repeated or (
+                self.progress.items > self.MANY_ITEMS
+                and isinstance(event, StepFinished | StepAbsent | StepSkipped)
+            ):
+                pass
             elif isinstance(event, StepNote):
                 if self.repeated_notes.is_new(event) and (line := _line(event)) is not None:
                     self._printed += 1
@@ -325,7 +389,7 @@ class Lines:
         echo(*line, err=True)
 
     def print_cached(self) -> None:
-        if self.cached:
+        if self.cached and not self.progress.items:
             self._printed += 1
             echo(f"  {plural(self.cached, 'step')} from the store", err=True)
             self.cached = 0
@@ -349,7 +413,8 @@ class Lines:
                 self.print(
                     "  … ", " · ".join([*self.progress.summary(elapsed=elapsed)[:-1], *running])
                 )
-                silence_s, printed = min(self.LONGEST_S, 2 * silence_s), self._printed
+                longest_s = self.LONGEST_SWEEP_S if self.progress.items else self.LONGEST_S
+                silence_s, printed = min(longest_s, 2 * silence_s), self._printed
 
     def stopping(self) -> None:
         echo("stopping … (interrupt again to exit at once)", err=True)
@@ -455,6 +520,7 @@ class Live:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.progress = Progress()
         self.repeated_notes = RepeatedNotes()
+        self.repeated_failures = RepeatedFailures()
         self.is_stopping = False
         self.live = RichLive(
             self,
@@ -467,6 +533,8 @@ class Live:
 
     def show(self, event: Event) -> None:
         self.progress.update(event)
+        if self.repeated_failures.is_repeated(event):
+            return
         if isinstance(event, RunStarted):
             if isinstance(sys.stdout, NodeOutput):
                 sys.stdout.set_line_printer(lambda line: self.print((line,)))
@@ -476,8 +544,8 @@ class Live:
                 self.print(note)
             self.close()
         elif (
-            isinstance(event, StepFinished | StepAbsent)
-            and self.progress.counts()[1] > self.MANY_STEPS
+            isinstance(event, StepFinished | StepAbsent | StepSkipped)
+            and max(self.progress.counts()[1], self.progress.items) > self.MANY_STEPS
             and getattr(event, "took_s", 0) < self.LONG_S
         ):
             return

@@ -224,7 +224,7 @@ def _warnings(rows: Rows, seeds: Mapping[str, int], written: Sweep) -> Iterator[
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepPlan:
     """What running a sweep would do. `steps` counts the steps of all items, and `cached`, `runs` and
     `waits` the distinct ones: equal steps are computed once.
@@ -247,6 +247,12 @@ class SweepPlan:
     problems: tuple[Problem, ...] = ()
     #: The plan of the first item.
     first: Plan | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<SweepPlan of {self.graph.spec.source.name}: {self.items} items, {self.steps} steps,"
+            f" {self.cached} cached, {self.runs + self.waits} to run>"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the counts as plain data."""
