@@ -244,12 +244,14 @@ class Sweep:
         *,
         out: OutFolder | None,
         fail_fast: bool,
+        parquet: bool,
         pool: ModelPool | None,
         on_event: Callable[[Event], None] | None,
     ) -> None:
         self._prepared = prepared
         self._out = out
         self._fail_fast = fail_fast
+        self._parquet = parquet
         self._pool = pool
         self._on_event = on_event
 
@@ -276,7 +278,11 @@ class Sweep:
         from ._sweep import run_sweep
 
         running = run_sweep(
-            self._prepared, out=self._out, fail_fast=self._fail_fast, pool=self._pool
+            self._prepared,
+            out=self._out,
+            fail_fast=self._fail_fast,
+            pool=self._pool,
+            parquet=self._parquet,
         )
         try:
             for event in running:
@@ -300,6 +306,7 @@ def sweep(
     sample: int | None = None,
     out: str | Path | None = None,
     replace: bool = False,
+    parquet: bool = False,
     fail_fast: bool = False,
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
@@ -329,6 +336,7 @@ def sweep(
         zip: take the values of all axes side by side, instead of every combination.
         sample: take so many of the items, always the same ones.
         out: the folder for outputs and ``index.jsonl``; None writes nothing.
+        parquet: write ``index.parquet`` beside it; needs pyarrow.
         fail_fast: stop at the first item that fails.
         (the others as for `run`)
     Raises:
@@ -365,7 +373,9 @@ def sweep(
                 )
             ]
         )
-    return Sweep(prepared, out=folder, fail_fast=fail_fast, pool=pool, on_event=on_event)
+    return Sweep(
+        prepared, out=folder, parquet=parquet, fail_fast=fail_fast, pool=pool, on_event=on_event
+    )
 
 
 def _request(

@@ -31,6 +31,7 @@ CONFINED = {
     "picklescan": {"_models"},
     "platformdirs": {"_system"},
     "pluggy": {"_plugins"},
+    "pyarrow": {"_sweep"},
     "pydantic": {"_provenance", "_types"},
     "rich": {"_cli"},
     "ruamel": {"_text"},

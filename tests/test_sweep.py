@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import GraphError
+from imagen_flow import GraphError, OutputError
 from imagen_flow._graph import Graph
 
 NODES = '''
@@ -355,3 +357,227 @@ def test_the_index_has_a_row_for_each_item(load: Any, folder: Path) -> None:
     assert sorted(output) == ["digest", "key", "kind", "path"]
     assert (second["status"], second["error"]) == ("failed", "words: cannot do 'fail'")
     assert "outputs" not in second
+
+
+def test_a_killed_sweep_goes_on_and_its_index_ends_complete(load: Any, folder: Path) -> None:
+    """Lines of items that ended are kept; the rest is appended, and each item is there once, in
+    order. A line that was torn by the kill is dropped.
+    """
+    graph = load(WORDS)
+    running = iter(flow.sweep(graph, {"prompt": "a,b,c"}, out="out", store="store"))
+    next(running)
+    running.close()
+    index = folder / "out/index.jsonl"
+    assert [row["item"] for row in rows(folder)] == ["prompt=a"]
+    index.write_bytes(index.read_bytes() + b'{"index": 1, "item": "promp')
+    sweep = flow.sweep(graph, {"prompt": "z,a,b,c"}, out="out", store="store", plugins="nodes.py")
+    seen = [index.read_bytes().endswith(b"\n") for _ in sweep]
+    assert seen == [True] * 4
+    assert [(row["index"], row["item"]) for row in rows(folder)] == [
+        (0, "prompt=z"),
+        (1, "prompt=a"),
+        (2, "prompt=b"),
+        (3, "prompt=c"),
+    ]
+    before = index.read_bytes()
+    swept(graph, {"prompt": "z,a,b,c"}, out="out")
+    assert index.read_bytes() == before
+    assert sorted(p.name for p in (folder / "out").iterdir() if p.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("content", ["my notes\n", '{"index": 1}\n', "[1]\n"])
+def test_a_file_that_is_no_index_is_not_touched(load: Any, folder: Path, content: str) -> None:
+    """Somebody's own index.jsonl stays, and nothing runs."""
+    (folder / "out").mkdir()
+    index = folder / "out/index.jsonl"
+    index.write_text(content)
+    with pytest.raises(OutputError, match="it is not the index of a sweep"):
+        swept(load(WORDS), {"prompt": "a,b"}, out="out")
+    assert [p.name for p in (folder / "out").iterdir()] == ["index.jsonl"]
+    assert index.read_text() == content
+
+
+def test_an_index_that_is_a_link_is_not_followed(load: Any, folder: Path) -> None:
+    """The index is written to the output folder and nowhere else."""
+    (folder / "out").mkdir()
+    (folder / "other.jsonl").write_text("")
+    (folder / "out/index.jsonl").symlink_to(folder / "other.jsonl")
+    with pytest.raises(OutputError, match="cannot be written"):
+        swept(load(WORDS), {"prompt": "a,b"}, out="out")
+    assert (folder / "other.jsonl").read_text() == ""
+
+
+def test_two_sweeps_do_not_write_one_index(load: Any) -> None:
+    """A second sweep into the same folder says so, and stops."""
+    graph = load(WORDS)
+    first = iter(flow.sweep(graph, {"prompt": "a,b"}, out="out", store="store"))
+    next(first)
+    with pytest.raises(OutputError, match="another sweep is writing to"):
+        swept(graph, {"prompt": "c,d"}, out="out")
+    assert [item.label for item in first] == ["prompt=b"]
+
+
+def test_a_full_disk_stops_the_sweep_in_words_and_a_rerun_goes_on(
+    load: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk is full, the items that follow are not started; the same call goes on."""
+    graph = load(WORDS)
+    real = os.fsync
+    written: list[int] = []
+
+    def fsync(handle: int) -> None:
+        written.append(handle)
+        if len(written) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    prompts = {"prompt": "a,b,c,d,e,f"}
+    found = []
+    with pytest.raises(OutputError) as stopped:
+        found += [i.status for i in flow.sweep(graph, prompts, out="out", store="store")]
+    assert "is full: 3 items were not started" in str(stopped.value)
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert [row["status"] for row in rows(folder)] == ["done", "done", "failed"]
+    assert [i.status for i in swept(graph, prompts, out="out")] == ["done"] * 6
+    assert [row["index"] for row in rows(folder)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_one_item_that_fails_does_not_stop_the_others(load: Any) -> None:
+    """The failed item has its reason; with fail_fast, nothing after it runs."""
+    graph = load(WORDS)
+    items = swept(graph, {"prompt": "a,fail,b"})
+    assert [(i.status, i.error) for i in items] == [
+        ("done", ""),
+        ("failed", "words: cannot do 'fail'"),
+        ("done", ""),
+    ]
+    assert len(swept(graph, {"prompt": "a,fail,b"}, fail_fast=True)) == 2
+
+
+# --- what is refused before anything is made
+
+
+def test_too_many_items_are_counted_and_refused(load: Any) -> None:
+    """A sweep of 10^9 items says so at once, without making any."""
+    said = refused(load(SUM), {"a": "1..1000000", "b": range(1000)})
+    assert said == (
+        "error[too-many-items]: the sweep has 1,000,000,000 items; the limit is 1,000,000\n"
+        "  = why: 'a' 1,000,000 × 'b' 1,000\n"
+        "  = fix: sweep fewer values, or take some of the items by sample"
+    )
+    assert "10,000,000,000,000,000,000,000" in refused(
+        load(SUM), {"a": "1..10000000000000000000000"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("axes", "wanted"),
+    [
+        ({"prompts": "a"}, "the sweep varies 'prompts', and the graph has no such input\n  = fix: did you mean 'prompt'?"),
+        ({"prompt": ""}, "the axis 'prompt' has no values; an empty text is written as JSON: [\"\"]"),
+        ({"prompt": []}, "the axis 'prompt' has no values"),
+        ({"prompt": "[]"}, "the axis 'prompt' has no values"),
+        ({"prompt": "[a fox]"}, 'the axis \'prompt\' takes values as a,b or as a list in JSON like ["a", "b"], not the text \'[a fox]\''),
+        ({"prompt": 3}, "the axis 'prompt' takes a list of values, not 3"),
+        ({"prompt": ["a", 3]}, "the axis 'prompt' takes text, not 3"),
+        ({"seed": "1,x"}, "the axis 'seed' takes a whole number from 0 to 9223372036854775807, not the text 'x'"),
+        ({"seed": "3..-3"}, "the axis 'seed' takes a whole number from 0 to 9223372036854775807, not -3"),
+        ({"seed": "1..9..0"}, "the axis 'seed' has the range '1..9..0', whose step is 0"),
+        ({"seed": "1..2..0.5"}, "the axis 'seed' takes whole numbers, and the range '1..2..0.5' has others"),
+        ({"seed": "random"}, "the axis 'seed' takes seeds, not 'random'; per-item gives each item a seed of its own"),
+        ({"seed": "per-item"}, "the sweep varies no input"),
+        ({"prompt": "@gone.txt"}, "there is no file 'gone.txt'"),
+        ({"prompt": "@empty.txt"}, "the file 'empty.txt' has no lines"),
+        ({"prompt": "@t.csv"}, "write --sweep @t.csv to use all of its columns"),
+        ({"seed": "@words.txt"}, "words.txt:2:1: error[bad-sweep]: 'seed' takes a whole number from 0 to 9223372036854775807, not the text 'fox'"),
+    ],
+)  # fmt: skip
+def test_axes_that_are_refused(load: Any, folder: Path, axes: Any, wanted: str) -> None:
+    """What is wrong with an axis is said with the nearest name or the place, before anything runs."""
+    (folder / "empty.txt").write_text("\n \n")
+    (folder / "words.txt").write_text("1\nfox\n")
+    assert wanted in refused(load(WORDS), axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("t.csv", "prompt,seeds\na,1\n", "t.csv:1:1: error[unknown-axis]: the table 't.csv' has the column 'seeds', and the graph has no such input\n1 | prompt,seeds\n  | ^^^^^^^^^^^^\n  = fix: did you mean 'seed'?"),
+        ("t.csv", "prompt,seed\na,1\nb,two\n", "t.csv:3:1: error[bad-sweep]: 'seed' takes a whole number from 0 to 9223372036854775807, not the text 'two'"),
+        ("t.csv", "prompt,seed\na,1\nb\n", "t.csv:3:1: error[bad-sweep]: the row has 1 cell, and the table has 2 columns: prompt, seed"),
+        ("t.csv", "prompt,prompt\na,b\n", "the table has two columns named 'prompt'"),
+        ("t.csv", "prompt,\na,b\n", "column 2 of the table has no name"),
+        ("t.csv", "prompt,seed\n", "the table 't.csv' has no rows"),
+        ("t.csv", "", "the table 't.csv' has no rows"),
+        ("t.csv", 'prompt\n"a\n', "t.csv:2:1: error[bad-sweep]: the table cannot be read from here on"),
+        ("t.jsonl", '{"prompt": "a", "seed": 1}\n{"prompt": "b"}\n', "t.jsonl:2:1: error[bad-sweep]: the row lacks 'seed', which the first row has"),
+        ("t.jsonl", '{"prompt": "a"}\n{"prompt": "b", "seed": 1}\n', "the row has 'seed', which the first row lacks"),
+        ("t.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "t.jsonl:2:1: error[bad-sweep]: 'prompt' takes text, not 3"),
+        ("t.jsonl", '{"prompt": "a"\n', "t.jsonl:1:1: error[bad-sweep]: the line is not JSON"),
+        ("t.jsonl", '["a"]\n', "a line of the table is an object with a value for each input"),
+        ("t.jsonl", '{"seed": NaN}\n', "'NaN' is not JSON"),
+        ("t.jsonl", "[" * 100_000 + "\n", "it is nested too deeply"),
+        ("t.txt", "a\n", "'t.txt' is not a table"),
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_tables_that_are_refused(
+    load: Any, folder: Path, name: str, text: str, wanted: str
+) -> None:
+    """What is wrong with a table is said with its line, before anything runs."""
+    (folder / name).write_text(text)
+    assert wanted in refused(load(WORDS), table=name)
+
+
+def test_a_table_that_lacks_a_column(load: Any, folder: Path) -> None:
+    """An input without a default needs a column or a value."""
+    (folder / "t.csv").write_text("seed\n1\n2\n")
+    graph = load(WORDS.replace("prompt: a fox", "prompt: {type: text}"))
+    assert "  = why: the table 't.csv' has no column 'prompt'\n" in refused(graph, table="t.csv")
+    assert len(swept(graph, table="t.csv", prompt="a")) == 2
+
+
+def test_all_bad_rows_are_shown_at_once(load: Any, folder: Path) -> None:
+    """The problems of a table are gathered, up to a limit."""
+    (folder / "t.csv").write_text("seed\n" + "x\n" * 100_000)
+    with pytest.raises(GraphError) as wrong:
+        swept(load(WORDS), table="t.csv")
+    assert len(wrong.value.problems) == 100
+
+
+def test_zipped_axes_of_different_lengths(load: Any) -> None:
+    """The message has both counts."""
+    assert refused(load(SUM), {"a": "1,2,3", "b": "1..4"}, zip=True).startswith(
+        "error[bad-sweep]: zipped axes need equally many values: 'a' has 3, 'b' has 4\n"
+    )
+
+
+def test_an_input_is_varied_once(load: Any, folder: Path) -> None:
+    """An axis and a column of one input are refused, and so are a value and an axis that is asked
+    for.
+    """
+    (folder / "t.csv").write_text("seed\n1\n")
+    graph = load(WORDS)
+    assert "'seed' is varied by 'seed' and by the table 't.csv'" in refused(
+        graph, {"seed": "1,2"}, table="t.csv"
+    )
+    assert "'seed' is both given a value and swept" in refused(graph, {"seed": "1,2"}, seed=3)
+
+
+def test_what_is_wrong_with_every_item_refuses_the_sweep(load: Any) -> None:
+    """A shared value that does not fit is said once, and nothing is made."""
+    assert refused(load(WORDS), {"prompt": "a,b"}, wrong=1).startswith(
+        "error[unknown-input]: the graph has no input 'wrong'"
+    )
+    assert "input 'seed'" in refused(load(WORDS), {"prompt": "a,b"}, seed="x")
+
+
+def test_equal_items_give_a_warning(load: Any) -> None:
+    """Equal items are made once, and the plan says how many there are."""
+    plan = flow.sweep(load(SUM), {"a": "1,2,1", "b": "0..1"}, store=None).plan()
+    assert [p.message for p in plan.problems] == [
+        "2 of 6 items equal earlier ones: they give the same results"
+    ]
+    assert (plan.items, plan.steps, plan.runs + plan.waits <= 12) == (6, 12, True)

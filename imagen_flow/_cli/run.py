@@ -38,6 +38,12 @@ __all__ = ["execute_plan", "display_for", "print_outputs", "print_totals", "rela
 @planning_options
 @out_option
 @replace_option
+@click.option(
+    "--index",
+    type=click.Choice(["jsonl", "parquet"]),
+    default="jsonl",
+    help="How a sweep's items are listed: as index.jsonl, or also as index.parquet.",
+)
 @click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
 @click.option("--json-events", is_flag=True, help="Print events as JSON lines, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
@@ -55,6 +61,7 @@ def run(
     options: Options,
     out: Path | None,
     may_replace: bool,
+    index: str,
     fail_fast: bool,
     json_events: bool,
     quiet: bool,
@@ -75,6 +82,7 @@ def run(
             return execute_sweep(
                 plan,
                 out=folder,
+                parquet=index == "parquet",
                 fail_fast=fail_fast,
                 json_events=json_events,
                 quiet=quiet,

@@ -92,6 +92,7 @@ def execute_sweep(
     sweep: PreparedSweep,
     *,
     out: OutFolder,
+    parquet: bool = False,
     fail_fast: bool = False,
     json_events: bool = False,
     quiet: bool = False,
@@ -125,7 +126,7 @@ def execute_sweep(
         cancel.set()
         display.stopping()
 
-    run = run_sweep(sweep, out=out, cancel=cancel, fail_fast=fail_fast)
+    run = run_sweep(sweep, out=out, cancel=cancel, fail_fast=fail_fast, parquet=parquet)
     with interruptible(stop):
         try:
             for event in run:
@@ -252,7 +253,7 @@ def print_sweep_plan(sweep: PreparedSweep, *, as_json: bool) -> int:
     echo(
         f"{one_line(plan.graph.spec.source.name)} on {plan.device} in {plan.dtype}:"
         f" {plural(plan.items, 'item')}, {at_least}{plural(plan.steps, 'step')},"
-        f" {distinct:,} of them distinct: {', '.join(counts)}"
+        f" {'at most ' if plan.waits else ''}{distinct:,} of them distinct: {', '.join(counts)}"
     )
     echo(table(_axis_rows(sweep)))
     groups = sorted(plan.groups.items(), key=lambda g: _order(plan.graph, g[0][0]))

@@ -22,7 +22,8 @@ from .._plan.request import USERS_STORE, Request
 from .._system.processes import temporary_name
 from .._types.values import File, Folder
 from ..errors import OutputError
-from .items import INDEX, Item, shown_text
+from .items import INDEX, PARQUET, Item, shown_text
+from .parquet import check_parquet, write_parquet
 
 __all__ = ["IndexFile", "command_of", "plain_inputs", "read_rows"]
 
@@ -46,13 +47,18 @@ class IndexFile:
 
     Params:
         count: how many items the sweep has.
+        parquet: write ``index.parquet`` beside it at the end.
     Raises:
         OutputError: there is another file of that name, or another sweep writes to it.
+        ImagenFlowError: the library that writes Parquet files is missing.
     """
 
-    def __init__(self, folder: OutFolder, count: int) -> None:
+    def __init__(self, folder: OutFolder, count: int, *, parquet: bool = False) -> None:
+        if parquet:
+            check_parquet(folder.path / PARQUET)
         self.folder = OutputWriter(folder).make_root("the index")
         self.path = self.folder / INDEX
+        self._parquet = self.folder / PARQUET if parquet else None
         self._shown = folder.path / INDEX
         self._starts = array("q", [-1]) * count
         self._missing = count
@@ -109,6 +115,8 @@ class IndexFile:
                     file.write(self._file.readline())
                 file.flush()
                 os.fsync(file.fileno())
+            if self._parquet is not None:
+                write_parquet(self._parquet, self.rows)
             os.replace(temporary, self.path)
         except OSError as error:
             with suppress(OSError):

@@ -21,10 +21,10 @@ from .._plan import derived_seed
 from .axes import Cell, Part
 from .rows import Rows
 
-__all__ = ["INDEX", "Item", "PathNames", "count_equal", "iter_items", "shown_text"]
+__all__ = ["INDEX", "PARQUET", "Item", "PathNames", "count_equal", "iter_items", "shown_text"]
 
-#: The name of the file that lists the items.
-INDEX = "index.jsonl"
+#: The names of the files that list the items.
+INDEX, PARQUET = "index.jsonl", "index.parquet"
 
 #: The longest label in characters and bytes, and the longest value in it.
 _LABEL, _LABEL_BYTES, _VALUE = 64, 128, 24
@@ -155,7 +155,7 @@ class PathNames:
                 used = fields_of(output.path)
                 inputs = {field.partition(".")[0] for field in used}
                 self._templates[output.path] = inputs.issuperset(names) and "item" not in used
-        self._claimed = {_claim(INDEX), _claim("index.parquet")}
+        self._claimed = {_claim(INDEX), _claim(PARQUET)}
 
     def plain(self, item: Item) -> frozenset[str]:
         """Give the paths of the graph that tell an item's outputs apart as they are. Items have to

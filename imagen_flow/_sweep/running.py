@@ -59,6 +59,7 @@ class SweepRun:
         cancel: threading.Event,
         fail_fast: bool,
         pool: ModelPool | None,
+        parquet: bool,
     ) -> None:
         self.sweep = sweep
         self.last: ItemResult | None = None
@@ -69,6 +70,7 @@ class SweepRun:
         self._cancel = cancel
         self._fail_fast = fail_fast
         self._pool = pool
+        self._parquet = parquet
         self._start_s = time.monotonic()
         self._ran = self._cached = self._steps_failed = 0
         self._names = PathNames(sweep.request.graph, sweep.rows.names)
@@ -97,17 +99,17 @@ class SweepRun:
             if pool is None:
                 pool = ModelPool()
                 stack.callback(pool.close)
-            index = (
-                stack.enter_context(IndexFile(self._out, len(self.sweep)))
-                if self._out is not None
-                else None
-            )
+            index: IndexFile | None = None
             started = False
             for item, plan in plans(self.sweep):
                 if not started:
-                    device = plan.device if isinstance(plan, Plan) else ""
-                    yield self._started(device)
                     started = True
+                    # Only now: what is wrong with all items leaves no file.
+                    if self._out is not None:
+                        index = stack.enter_context(
+                            IndexFile(self._out, len(self.sweep), parquet=self._parquet)
+                        )
+                    yield self._started(plan.device if isinstance(plan, Plan) else "")
                 result = ItemResult(
                     item.index,
                     item.label,
@@ -296,6 +298,7 @@ def run_sweep(
     cancel: threading.Event | None = None,
     fail_fast: bool = False,
     pool: ModelPool | None = None,
+    parquet: bool = False,
 ) -> SweepRun:
     """Run the items of a sweep in order, and yield their events: RunStarted once, those of each item
     with its name, ItemFinished after each, and RunFinished at the end.
@@ -305,10 +308,16 @@ def run_sweep(
         cancel: set it, from any thread or signal handler, to stop.
         fail_fast: stop at the first item that fails.
         pool: loaded models to share with other runs.
+        parquet: write the index as a Parquet file, too.
     Raises:
         GraphError: what is wrong with all items, when the first event is asked for.
         OutputError: the index cannot be written.
     """
     return SweepRun(
-        sweep, out=out, cancel=cancel or threading.Event(), fail_fast=fail_fast, pool=pool
+        sweep,
+        out=out,
+        cancel=cancel or threading.Event(),
+        fail_fast=fail_fast,
+        pool=pool,
+        parquet=parquet,
     )

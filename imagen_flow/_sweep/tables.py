@@ -251,4 +251,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is not JSON")
+    raise ValueError(f"'{word}' is not JSON")
