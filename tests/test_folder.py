@@ -507,6 +507,28 @@ def test_sub_folders(yard: Yard, folders: str, out: dict[str, str]) -> None:
     assert yard.found() == out
 
 
+@pytest.mark.parametrize("path", ["{file.stem}.md", "{file.name}.md", "{item}.md", "x.md"])
+def test_names_of_files_in_paths(yard: Yard, path: str) -> None:
+    """A path that uses the name of the incoming file gets it once; a node that asks for the name
+    is told that of the item, also where the content is the same.
+    """
+    graph = GRAPH.replace("nodes:", 'nodes:\n  name: {type: file.name, file: "${file}"}').replace(
+        'word: "${word}"}', 'word: "${word}${name.stem}"}'
+    )
+    yard.drop(a="one", b="one")
+    yard.put("sub/c.txt", "one")
+    yard.work(f'outputs: {{loud: "{path}"}}\n', graph=graph)
+    names = {
+        "{file.stem}.md": ["a.md", "b.md", "sub/c.md"],
+        "{file.name}.md": ["a.txt.md", "b.txt.md", "sub/c.txt.md"],
+        "{item}.md": ["a.md", "b.md", "sub/c.md"],
+        "x.md": ["a-x.md", "b-x.md", "sub/c-x.md"],
+    }[path]
+    assert yard.found("out") == {
+        f"out/{name}": f"ONE{stem}\n" for name, stem in zip(names, "abc", strict=True)
+    }
+
+
 def test_one_failure_is_alone(yard: Yard) -> None:
     """A file that fails is in failed with a readable reason, after the configured retries; the
     others are not affected.

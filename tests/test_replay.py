@@ -29,7 +29,7 @@ from imagen_flow._types import image_files as pictures
 from imagen_flow._types.models import Model
 from imagen_flow._types.node import node
 from imagen_flow._types.records import record
-from imagen_flow._types.values import File, Folder, Image, List, Seed, Text
+from imagen_flow._types.values import File, Folder, Image, List, NamedFile, Seed, Text
 from imagen_flow.errors import GraphError, ProvenanceError
 from imagen_flow.events import OutputFailed
 
@@ -54,6 +54,18 @@ def read_file(file: File) -> Text:
     return file.read_text()
 
 
+@node("toy.called", version=1)
+def called(file: NamedFile) -> Text:
+    """Say what a file is called."""
+    return file.name
+
+
+@node("toy.join", version=1)
+def join(texts: List[Text]) -> Text:
+    """Join texts."""
+    return " ".join(texts)
+
+
 @node("toy.list", version=1)
 def list_folder(folder: Folder) -> Text:
     """Join the texts of a folder."""
@@ -75,7 +87,7 @@ def use_model(*, model: Model[Loader]) -> Text:
 
 def registry(*more: Any) -> Registry:
     found = Registry({})
-    for function in (paint, read_file, list_folder, use_model, draw_records, *more):
+    for function in (paint, read_file, called, join, list_folder, use_model, draw_records, *more):
         found.add(function)
     return found
 
@@ -389,6 +401,58 @@ def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None
     (tmp_path / "graphs/notes.txt").write_text("other")
     drifts = again(picture, values=values, base=tmp_path).verify().drifts
     assert (drifts[0].ingredient, drifts[0].what) == ("file", "the file 'notes.txt'")
+
+
+NAMED = """\
+imagen_flow: 1
+inputs: {photo: {type: file}, photos: {type: "list[file]"}}
+nodes:
+  mine: {type: toy.called, file: ./notes.txt}
+  yours: {type: toy.called, file: "${photo}"}
+  all: {type: toy.called, each: {file: "${photos}"}}
+  a: {type: toy.paint, seed: 1, text: "${mine}${yours}", each: {add: [0]}}
+  b: {type: toy.join, texts: "${all}"}
+  c: {type: toy.paint, seed: 1, text: "${mine}${yours}${b}"}
+outputs: {o: {from: "${c}", path: "{photo.stem}.png"}}
+"""
+
+
+def test_a_picture_that_was_made_of_names_is_made_of_them_again(
+    tmp_path: Path, make: Make, store: Store
+) -> None:
+    """With the store nothing runs, and the file has its name; with the files under other names the
+    comparison says which name differs.
+    """
+    files = {"notes.txt": "n", "photo.txt": "n", "x/one.txt": "n", "x/two.txt": "n"}
+    lists = [tmp_path / "graphs/x/one.txt", tmp_path / "graphs/x/two.txt"]
+    picture = make(NAMED, files=files, photo="photo.txt", photos=lists, keep=True)
+    assert picture.name == "photo.png"
+    found = again(picture, tmp_path / "again", store=store)
+    assert (found.plan.counts["cached"], str(found.verify())) == (6, "identical")
+    assert (tmp_path / "again/photo.png").read_bytes() == picture.read_bytes()
+    values = {
+        "./notes.txt": "graphs/notes.txt",
+        "photo": "graphs/photo.txt",
+        "photos": "graphs/x/one.txt,graphs/x/two.txt",
+    }
+    assert again(picture, values=values, base=tmp_path).verify().identical
+    (tmp_path / "graphs/photo.txt").rename(tmp_path / "graphs/other.txt")
+    found = again(picture, values={**values, "photo": "graphs/other.txt"}, base=tmp_path)
+    (drift,) = found.verify().drifts
+    assert (drift.what, drift.then[:9], drift.now[:9]) == (
+        "the name of the file for 'photo'",
+        "photo.txt",
+        "other.txt",
+    )
+
+
+@pytest.mark.parametrize("name", ["../photo.txt", "..", "a//b", "/etc/passwd"])
+def test_a_recorded_name_leads_nowhere(name: str, tmp_path: Path, make: Make, store: Store) -> None:
+    """A forged name is refused, and nothing is opened by it."""
+    picture = make(WITH_FILES, files=FILES, photo="photo.txt")
+    forge(picture, '"name":"photo.txt"', f'"name":"{name}"')
+    with pytest.raises(ProvenanceError, match="is not the name of a file"):
+        replay.prepare(picture, registry=registry(), store=store)
 
 
 def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(

@@ -317,6 +317,32 @@ def test_a_folder_that_is_read_counts(tmp_path: Path, watch: Any) -> None:
     assert len(value(watching.rest()).split()) == 499
 
 
+def test_a_renamed_file_has_its_new_name(tmp_path: Path, watch: Any) -> None:
+    """A node that asks for names runs again, one that reads the content does not; outputs are
+    named after the files.
+    """
+    (tmp_path / "in").mkdir()
+    for name in ("a.txt", "b.txt"):
+        save(f"in/{name}", "same")
+    nodes = """
+    files: {type: folder.list, folder: ./in}
+    read: {type: toy.read, each: {file: "${files}"}}
+    names: {type: file.name, each: {file: "${files}"}}
+    """
+    outputs = """
+    read: {from: "${read}", path: "{files.stem}.md", provenance: none}
+    words: "${names.path}"
+    """
+    save("g.yaml", graph(nodes, outputs))
+    watching = watch("g.yaml", out="out")
+    assert value(watching.rest()) == ["a.txt", "b.txt"]
+    os.rename("in/a.txt", "in/c.txt")
+    events = watching.rest()
+    assert value(events) == ["b.txt", "c.txt"]
+    assert [e.node for e in events if isinstance(e, StepStarted)] == ["files", "names"]
+    assert sorted(os.listdir("out")) == ["a.md", "b.md", "c.md"]
+
+
 def test_a_broken_graph_is_waited_out(tmp_path: Path, watch: Any) -> None:
     """A graph with errors is not run; its problems are reported, its outputs stay, and once it is
     fixed it runs.

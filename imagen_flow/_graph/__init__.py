@@ -8,8 +8,8 @@ merge two edges between the same nodes.
 
 The modules, from the ground up: `bindings` (what a port may be given) and `graph` (what a resolved
 graph is made of) are values; `suggestions` words what might be meant instead of what was written;
-`binder` binds the words of one file to ports; on it stand `inputs`, `nodes` and `sweeps`, which
-read what a graph declares, and `order`; `expansion` counts how many steps a graph comes to; `resolver` is the
+`binder` binds the words of one file to ports; on it stand `inputs`, `nodes`, `outputs` and `sweeps`,
+which read what a graph declares, and `order`; `file_fields` finds the files that paths name; `expansion` counts how many steps a graph comes to; `resolver` is the
 whole, for a file and those it includes.
 """
 
@@ -34,6 +34,7 @@ from .bindings import (
     sizing,
 )
 from .expansion import STEPS
+from .file_fields import FileNames
 from .graph import (
     RANDOM,
     Axis,
@@ -61,6 +62,7 @@ __all__ = [
     "Binding",
     "ElementOf",
     "FileAt",
+    "FileNames",
     "FilesIn",
     "FromInput",
     "FromNode",

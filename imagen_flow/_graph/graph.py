@@ -106,6 +106,8 @@ class Output:
     exists: ExistsPolicy
     provenance: str
     mark: Mark
+    #: The files whose names the path uses, by how it refers to them.
+    files: Mapping[str, FromNode | FromInput] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .._outputs.templates import check_template
 from .._text.spec import UNREADABLE, OutputSpec, Reference
 from .._types.ports import describe
 from .binder import Binder
-from .graph import Output
+from .bindings import FromInput, FromNode
+from .file_fields import FileNames
+from .graph import Node, Output
 from .suggestions import plain
 
 __all__ = ["check_paths", "read_output"]
 
 
-def read_output(binder: Binder, written: OutputSpec) -> Output | None:
+def read_output(
+    binder: Binder, nodes: Mapping[str, Node | None], written: OutputSpec
+) -> Output | None:
     """Read one output; None if it is of no use (the problem is recorded)."""
     value = written.source.value
     if value is UNREADABLE:
@@ -31,6 +37,7 @@ def read_output(binder: Binder, written: OutputSpec) -> Output | None:
     binding, type_ = found
     options = {key: pair.value.value for key, pair in written.options.items()}
     path = options.get("path")
+    files: dict[str, FromInput | FromNode] = {}
     if path is not None and type_ is not None:
         scalars = [n for n, i in binder.inputs.items() if i.type.is_scalar]
         mark = written.options["path"].value.mark
@@ -41,10 +48,14 @@ def read_output(binder: Binder, written: OutputSpec) -> Output | None:
                 mark,
             )
             return None
-        binder.used_inputs |= {n for n in scalars if f"{{{n}}}" in path}
-        fault = check_template(path, fields=scalars, type=type_)
+        names = FileNames(binder.inputs, nodes, binding, type_)
+        fault = check_template(path, fields=scalars, type=type_, files=names)
         if fault:
             binder.say("bad-path", fault.message, mark, fault.why, fault.fix)
+        else:
+            files = names.used(path)
+        binder.used_inputs |= {n for n in scalars if f"{{{n}}}" in path}
+        binder.used_inputs |= {f.name for f in files.values() if isinstance(f, FromInput)}
     if type_ is None:
         return None
     return Output(
@@ -55,6 +66,7 @@ def read_output(binder: Binder, written: OutputSpec) -> Output | None:
         options.get("exists", "error"),
         options.get("provenance", "full"),
         written.mark,
+        files,
     )
 
 

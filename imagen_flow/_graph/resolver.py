@@ -111,7 +111,9 @@ class _Resolver:
         binder.types.update((name, self.node_type(written)) for name, written in spec.nodes.items())
         nodes = {name: read_node(binder, written) for name, written in spec.nodes.items()}
         outputs = {
-            name: o for name, written in spec.outputs.items() if (o := read_output(binder, written))
+            name: o
+            for name, written in spec.outputs.items()
+            if (o := read_output(binder, nodes, written))
         }
         # What is missing from a text is said when the text itself can be read.
         readable = not any(p.severity == "error" for p in spec.problems)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._graph import FromInput, Graph, readings, resolve
+from .._graph import FileNames, FromInput, Graph, readings, resolve
 from .._outputs.templates import check_template
 from .._plugins.registry import Registry
 from .._run.recorder import graphs_of
@@ -200,10 +200,13 @@ def _with_paths(graph: Graph, line: Line, add_problem: Any) -> Graph:
             add_problem(
                 "bad-path", "a path is text", pair.value.mark, fix='write one such as "{item}.png"'
             )
-        elif error := check_template(path, fields=fields, type=outputs[name].type):
-            add_problem("bad-path", error.message, pair.value.mark, error.why, error.fix)
         else:
-            outputs[name] = replace(outputs[name], path=path)
+            output = outputs[name]
+            files = FileNames(graph.inputs, graph.nodes, output.source, output.type)
+            if error := check_template(path, fields=fields, type=output.type, files=files):
+                add_problem("bad-path", error.message, pair.value.mark, error.why, error.fix)
+            else:
+                outputs[name] = replace(output, path=path, files=files.used(path))
     return replace(graph, outputs=outputs)
 
 

@@ -1,7 +1,7 @@
 """Check and fill the path templates of outputs.
 
-The fields of a template are the graph's plain inputs and ``{graph} {output} {item} {index}
-{digest8}``; ``{{`` and ``}}`` are braces. `check_template` refuses templates that cannot work when
+The fields of a template are the graph's plain inputs, ``{graph} {output} {item} {index}
+{digest8}``, and the parts of a file's name, ``{photo.stem}``; ``{{`` and ``}}`` are braces. `check_template` refuses templates that cannot work when
 a graph is resolved; `fill_template` makes the text of each field safe.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from .._provenance.embedding import SIDECAR
@@ -22,9 +22,12 @@ __all__ = [
     "FIELDS",
     "HIDDEN_NAMES",
     "OWN_NAMES",
+    "FILE_PARTS",
+    "FileField",
     "TemplateFault",
     "check_template",
     "fields_of",
+    "file_fields_of",
     "fill_template",
     "is_own_name",
 ]
@@ -32,6 +35,9 @@ __all__ = [
 
 #: Fields that every path may use.
 FIELDS = ("graph", "output", "item", "index", "digest8")
+
+#: The parts of a file's name that a path may use.
+FILE_PARTS = ("name", "stem", "suffix", "folder")
 
 #: The longest text of a field, in characters.
 FIELD_LIMIT = 80
@@ -61,20 +67,33 @@ class TemplateFault:
     fix: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class FileField:
+    """A file whose name a path may use; `per_element` if each element of the output has its own."""
+
+    per_element: bool
+
+
 def check_template(
-    template: str, *, fields: Collection[str], type: PortType
+    template: str,
+    *,
+    fields: Collection[str],
+    type: PortType,
+    files: Callable[[str], FileField | TemplateFault | None] = lambda name: None,
 ) -> TemplateFault | None:
     """Say what is wrong with an output's path, if anything.
 
     Params:
         fields: names of the graph's inputs that a path may use: those that are plain values.
         type: of the output; it decides which file endings are allowed.
+        files: says whether the path may use the name of a file: by its input or node.
     """
     if not template.strip():
         return TemplateFault("the path is empty", fix="write a file name such as {graph}.png")
     known = {*fields, *FIELDS}
     used: set[str] = set()
-    literal = []  # the literal text, with \1 for a field
+    literal = []  # the literal text, with \1 for a field, and \2 for one that may be several names
+    tells_elements = False
     for piece in _split(template):
         if isinstance(piece, str):
             literal.append(piece)
@@ -84,6 +103,20 @@ def check_template(
                 f"'{piece.text}' in the path does not belong to a field",
                 fix="write {{ or }} for a brace in a name",
             )
+        name, _, part = piece.name.rpartition(".")
+        file = files(name) if name and piece.name not in known else None
+        if isinstance(file, TemplateFault):
+            return file
+        if file is not None:
+            if part not in FILE_PARTS:
+                return TemplateFault(
+                    f"the path has no field '{{{piece.name}}}'",
+                    "",
+                    nearest(part, FILE_PARTS, what=f"the parts of '{name}' are"),
+                )
+            tells_elements |= file.per_element and part in ("name", "stem")
+            literal.append("\2" if part == "folder" else "\1")
+            continue
         if piece.name not in known:
             word = piece.name
             why = (
@@ -97,16 +130,25 @@ def check_template(
         used.add(piece.name)
         literal.append("\1")
     inner = type.element if type.kind == "list" and type.element else type
-    fault = _check_names("".join(literal)) or _check_meaning("".join(literal), inner)
+    path = "".join(literal)
+    names = path.split("/")
+    if any("\2" in name and name != "\2" for name in names) or names[-1] == "\2":
+        return TemplateFault(
+            "a folder is not a part of a name",
+            "it can be several folders, or none",
+            "write it between slashes: {photo.folder}/{photo.stem}.txt",
+        )
+    path = path.replace("\2", "\1")
+    fault = _check_names(path) or _check_meaning(path, inner)
     if fault:
         return fault
-    if type.kind == "list" and not used & {"item", "index"}:
+    if type.kind == "list" and not tells_elements and not used & {"item", "index"}:
         return TemplateFault(
             "the path of a list needs {item} or {index}",
             "each element is written to its own file",
             f"write {_with_index(template)}",
         )
-    return _check_ending("".join(literal).rpartition("/")[2], inner)
+    return _check_ending(path.rpartition("/")[2], inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +318,21 @@ def fill_template(template: str, fields: Mapping[str, object]) -> str:
     field is made safe and cut to 80 characters, each name to what file systems allow.
     """
     filled = "".join(
-        p if isinstance(p, str) else _safe(_format(fields[p.name or ""])) for p in _split(template)
+        p if isinstance(p, str) else _fill(p.name or "", fields[p.name or ""])
+        for p in _split(template)
     )
-    return "/".join(map(_safe_name, unicodedata.normalize("NFC", filled).split("/")))
+    names = unicodedata.normalize("NFC", filled).split("/")
+    return "/".join(_safe_name(name) for name in names if name)
+
+
+def _fill(field: str, value: object) -> str:
+    part = field.rpartition(".")[2]
+    text = _format(value)
+    if part == "folder" and part != field:  # several names, or none
+        return "/".join(_safe(name) for name in text.split("/")) if text else ""
+    if part == "suffix" and part != field:  # with its dot, or none
+        return f".{_safe(text[1:])}" if text.startswith(".") else ""
+    return _safe(text)
 
 
 def _format(value: object) -> str:
@@ -358,3 +412,8 @@ _MEDIA = ("image", "mask", "tensor", "audio")
 def fields_of(template: str) -> set[str]:
     """Name the fields of a checked template."""
     return {piece.name or "" for piece in _split(template) if isinstance(piece, _Field)}
+
+
+def file_fields_of(template: str) -> list[str]:
+    """Name the files whose names a template uses: what stands before the last dot of a field."""
+    return sorted({field.rpartition(".")[0] for field in fields_of(template) if "." in field})

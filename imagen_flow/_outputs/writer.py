@@ -132,7 +132,7 @@ class OutputWriter:
         """
         if self._item and template not in self._unlabelled:
             used = fields_of(template)
-            if "item" not in used:
+            if "item" not in used and not self._names_item(used, fields):
                 head, slash, name = template.rpartition("/")
                 template = f"{head}{slash}{{item}}-{name}"
             fields = {
@@ -146,6 +146,15 @@ class OutputWriter:
             }
         filled = fill_template(template, fields)
         return f"{self._below}/{filled}" if self._below else filled
+
+    def _names_item(self, used: set[str], fields: Mapping[str, object]) -> bool:
+        """Whether a path says the name of the file that all outputs belong to, as a file's name."""
+        return any(
+            os.path.splitext(str(fields[field]))[0] == self._item
+            if field.endswith(".name")
+            else field.endswith(".stem") and fields[field] == self._item
+            for field in used
+        )
 
     def write(
         self,

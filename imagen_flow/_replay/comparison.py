@@ -107,6 +107,7 @@ def _drifts(then: Provenance, now: Provenance) -> Iterator[Drift]:
             )
     if now.output.index != then.output.index or now.output.name != then.output.name:
         yield Drift("output", "it is another output", f"{then.output.name}", f"{now.output.name}")
+    yield from _name_drifts(then, now)
 
 
 def _input_drifts(then: Provenance, now: Provenance) -> Iterator[Drift]:
@@ -136,6 +137,18 @@ def _input_drifts(then: Provenance, now: Provenance) -> Iterator[Drift]:
             )
     if then.graph and now.graph and then.graph.files != now.graph.files:
         yield Drift("graph", "the text of the graph differs", "", "")
+
+
+def _name_drifts(then: Provenance, now: Provenance) -> Iterator[Drift]:
+    """Yield files of equal content under other names, which count only where a node asks for them."""
+    for name in sorted(then.inputs.keys() & now.inputs.keys()):
+        a, b = then.inputs[name], now.inputs[name]
+        if [f.digest for f in a.files or ()] == [f.digest for f in b.files or ()] and (
+            [f.significant_name or f.name for f in a.files or ()]
+            != [f.significant_name or f.name for f in b.files or ()]
+        ):
+            what = f"the name of the file for '{name}'"
+            yield Drift("input", what, _describe_input(a), _describe_input(b))
 
 
 def _step_drifts(then: Any, now: Any, node: str) -> Iterator[Drift]:

@@ -15,9 +15,10 @@ from .._store import Damaged
 from .._types.artifact import Artifact
 from .._types.models import Model
 from .._types.values import File, Folder
-from ..errors import ImagenFlowError
+from ..errors import ImagenFlowError, OutputError
 from ..events import OutputAbsent, OutputFailed, OutputWritten
 from .event_queue import EventQueue, describe_error
+from .file_names import file_names, planned_file_names
 from .recorder import ProvenanceRecorder
 
 __all__ = ["OutputDelivery", "PlannedWrite", "planned_writes"]
@@ -45,6 +46,7 @@ class OutputDelivery:
         recorder: ProvenanceRecorder,
     ) -> None:
         self.plan = plan
+        self.state = state
         self.inputs = inputs
         self.queue = queue
         self._value = value
@@ -101,12 +103,20 @@ class OutputDelivery:
                 value = self.value(artifact)
                 self._paths += _paths(value)
                 document = self._recorder.document(output, artifact, index if item else None)
+                try:
+                    names = file_names(
+                        self.state.values, self.state.top, output, index, self._value
+                    )
+                except OutputError as error:
+                    self._fail(output, item, str(error))
+                    continue
                 self._writes.append(
-                    self._thread.submit(self._write, output, artifact, item, index, value, document)
+                    self._thread.submit(
+                        self._write, output, artifact, item, index, names, value, document
+                    )
                 )
         except Damaged as damaged:
-            self.queue.failed += 1
-            self.queue.put(OutputFailed(output.name, "", str(damaged), self.queue.now()))
+            self._fail(output, "", str(damaged))
 
     def value(self, slot: Artifact) -> Any:
         """Give a live value; in a list, at any depth, None stands for what is absent or failed."""
@@ -120,13 +130,14 @@ class OutputDelivery:
         artifact: Artifact,
         item: str,
         index: int,
+        names: Mapping[str, str],
         value: Any,
         document: str | None,
     ) -> None:
         assert self._writer is not None and output.path is not None
         fields = _fields(self.plan, self.inputs, output, index=index, digest8=artifact.digest[:8])
         try:
-            relative = self._writer.relative(output.path, fields, element=bool(item))
+            relative = self._writer.relative(output.path, {**fields, **names}, element=bool(item))
             written = self._writer.write(
                 relative,
                 value,
@@ -142,9 +153,12 @@ class OutputDelivery:
                 )
             )
         except Exception as error:
-            self.queue.failed += 1
             message = str(error) if isinstance(error, ImagenFlowError) else describe_error(error)
-            self.queue.put(OutputFailed(output.name, item, message, self.queue.now()))
+            self._fail(output, item, message)
+
+    def _fail(self, output: Output, item: str, message: str) -> None:
+        self.queue.failed += 1
+        self.queue.put(OutputFailed(output.name, item, message, self.queue.now()))
 
 
 def _fields(
@@ -198,7 +212,10 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
             digest8 = artifact.digest[:8] if isinstance(artifact, Artifact) else "{digest8}"
             path = writer.relative(
                 output.path,
-                _fields(plan, plan.inputs, output, index=index, digest8=digest8),
+                {
+                    **_fields(plan, plan.inputs, output, index=index, digest8=digest8),
+                    **planned_file_names(plan.values, plan.state.top, output, index),
+                },
                 element=is_list,
             )
             count += 1
