@@ -6,7 +6,18 @@ import functools
 from io import BytesIO
 from typing import Any
 
-__all__ = ["Lettering"]
+__all__ = ["Lettering", "choose_lettering"]
+
+#: Fonts that systems have, with more letters than Pillow's own.
+_SYSTEM_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "LiberationSans-Regular.ttf",
+    "Arial Unicode.ttf",
+    "Arial.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-zenhei.ttc",
+)
 
 #: Stands for a character that the font does not have.
 _BOX = "□"
@@ -19,21 +30,21 @@ class Lettering:
     """A font in a size, for labels.
 
     Params:
-        font: the content of a TrueType or OpenType file; None is Pillow's own font, which only has
-            Latin letters.
+        font: the content of a TrueType or OpenType file, or the name of a font of the system; None
+            is Pillow's own font, which only has Latin letters.
         size: the height of the text in pixels.
 
     Raises:
         OSError: the font cannot be read.
     """
 
-    def __init__(self, font: bytes | None = None, *, size: int) -> None:
+    def __init__(self, font: bytes | str | None = None, *, size: int) -> None:
         from PIL import ImageFont
 
         loaded: Any = (
             ImageFont.load_default(size)
             if font is None
-            else ImageFont.truetype(BytesIO(font), size)
+            else ImageFont.truetype(BytesIO(font) if isinstance(font, bytes) else font, size)
         )
         self._font = loaded
         #: The height of a line in pixels.
@@ -113,3 +124,21 @@ class Lettering:
     def _bitmap(self, character: str) -> bytes:
         mask = self._font.getmask(character)
         return repr(mask.size).encode() + bytes(mask)
+
+
+def choose_lettering(text: str, *, size: int) -> Lettering:
+    """Return Pillow's own font, or if it lacks characters of a text the font of the system that
+    lacks fewest.
+    """
+    best = Lettering(size=size)
+    missing = len(best.missing(text))
+    for name in _SYSTEM_FONTS:
+        if not missing:
+            break
+        try:
+            other = Lettering(name, size=size)
+        except OSError:
+            continue
+        if (count := len(other.missing(text))) < missing:
+            best, missing = other, count
+    return best

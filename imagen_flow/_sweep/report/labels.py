@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 from .rows import Row
 
@@ -97,24 +98,38 @@ def choose_grid(rows: Sequence[Row], axes: Sequence[Axis]) -> tuple[int, int]:
 
 
 def shorten_values(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Replace the words that all values begin or end with by an ellipsis, if some value is long."""
+    """Replace words that all values have in common by an ellipsis, if some value is long.
+
+    They are compared place by place if all values have equally many, as those made from a template
+    do, else from the beginning and from the end.
+    """
     if len(values) < 2 or max(map(len, values)) <= _LONG:
         return values
     words = [value.split() for value in values]
+    if len(set(map(len, words))) == 1:
+        is_common = [len(set(column)) == 1 for column in zip(*words, strict=True)]
+        return tuple(_elide(line, is_common) for line in words)
     shortest = min(map(len, words))
-    first, last = words[0], words[-1]
-    head = 0
-    while head < shortest and all(w[head] == first[head] for w in words):
-        head += 1
-    tail = 0
-    while tail < shortest - head and all(w[-1 - tail] == last[-1 - tail] for w in words):
-        tail += 1
-    # A word or two are clearer than an ellipsis, and every value keeps a word.
-    head = min(head, shortest - 1) if head > 2 else 0
-    tail = min(tail, shortest - head - 1) if tail > 2 else 0
-    if not head and not tail:
-        return values
+    head = _count_common(words, shortest)
+    # Every value keeps a word.
+    tail = _count_common([line[::-1] for line in words], shortest - head - 1)
     return tuple(
-        ("… " if head else "") + " ".join(w[head : len(w) - tail]) + (" …" if tail else "")
-        for w in words
+        _elide(line, [i < head or i >= len(line) - tail for i in range(len(line))])
+        for line in words
     )
+
+
+def _count_common(words: Sequence[Sequence[str]], limit: int) -> int:
+    count = 0
+    while count < limit and len({line[count] for line in words}) == 1:
+        count += 1
+    return count
+
+
+def _elide(words: Sequence[str], is_common: Sequence[bool]) -> str:
+    """Replace runs of common words; a word or two are clearer than an ellipsis."""
+    shown: list[str] = []
+    for common, run in groupby(zip(is_common, words, strict=True), key=lambda pair: pair[0]):
+        texts = [word for _, word in run]
+        shown += ["…"] if common and len(texts) > 2 else texts
+    return " ".join(shown)

@@ -276,6 +276,7 @@
       resetFilters();
       renderControls();
       render();
+      view.scrollTo(0, 0);
     };
     const fields = [];
     if (axes.length) {

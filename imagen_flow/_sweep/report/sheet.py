@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._types.image_files import encode_png
-from ..._types.lettering import Lettering
+from ..._types.lettering import Lettering, choose_lettering
 from ..._types.thumbnails import read_reduced
 from .labels import Axis, axes_of, choose_grid, labels_of, value_label
 from .pictures import Picture
@@ -25,6 +25,9 @@ SOFTWARE = "imagen-flow report"
 
 #: The most pixels a side of a page has for pictures; labels come on top of it.
 _MAX_SIDE = 3600
+
+#: So many characters of a label are looked at.
+_MAX_TEXT = 2000
 
 _GAP = 12
 #: The height of labels, in pixels.
@@ -73,7 +76,6 @@ class Sheets:
         *,
         lettering: Lettering | None = None,
     ) -> None:
-        self._lettering = lettering or Lettering(size=TEXT_SIZE)
         self.missing: set[str] = set()
         rows = index.rows
         self._side = next(
@@ -84,6 +86,9 @@ class Sheets:
         down, across = choose_grid(rows, axes)
         first = next((p.name for row in rows for p in pictures[row.item]), "")
         cells = {row.item: _cell(row, pictures[row.item], first, axes) for row in rows}
+        words = {text for cell in cells.values() for text in (cell.text, *cell.labels)}
+        letters = "".join(sorted({letter for text in words for letter in text[:_MAX_TEXT]}))
+        self._lettering = lettering or choose_lettering(letters[:_MAX_TEXT], size=TEXT_SIZE)
         self._pages = (
             list(_grid_pages(rows, cells, axes[down], axes[across], self._per_side))
             if len(axes) == 2 and down >= 0
@@ -152,9 +157,9 @@ class Sheets:
 
     def _wrap(self, text: str, width: int, lines: int) -> list[str]:
         text = "".join(c if c.isprintable() else " " for c in text)
-        self.missing |= self._lettering.missing(text[:2000])
+        self.missing |= self._lettering.missing(text[:_MAX_TEXT])
         return self._lettering.wrap(
-            self._lettering.replace_missing(text[:2000]), width, lines=lines
+            self._lettering.replace_missing(text[:_MAX_TEXT]), width, lines=lines
         )
 
     def _wrap_labels(self, labels: list[str], width: int) -> list[str]:
