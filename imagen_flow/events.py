@@ -32,6 +32,7 @@ __all__ = [
     "StepsKnown",
     "as_json",
     "is_data",
+    "step_title",
 ]
 
 
@@ -117,7 +118,7 @@ class StepNote:
     at_s: float
 
     def __str__(self) -> str:
-        return f"{self.node}{self.item}: {self.message}"
+        return f"{step_title(self.node, self.item)}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,9 @@ class StepDamaged:
 
 @dataclass(frozen=True, slots=True)
 class OutputWritten:
-    """An output has its value and, if it has a path, its file (`changed`: it was written now)."""
+    """An output has its value and, if it has a path, its file (`changed`: it was written now). An
+    element of a list has its number in `item`, after the label of the plan's item.
+    """
 
     output: str
     item: str
@@ -201,6 +204,7 @@ class OutputAbsent:
     output: str
     because: str
     at_s: float
+    item: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +263,13 @@ Event = (
 
 #: Fields that are live objects or internal, and left out of JSON.
 _LIVE = frozenset({"preview", "value", "error", "nodes", "took"})
+
+
+def step_title(node: str, item: str) -> str:
+    """Name a step in one word or two: ``base``, ``base[2]``, of the item ``seed-3`` of several
+    ``base seed-3[2]``.
+    """
+    return f"{node} {item}" if item and item[0] != "[" else node + item
 
 
 def as_json(event: Event) -> dict[str, Any]:

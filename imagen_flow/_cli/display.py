@@ -33,6 +33,7 @@ from ..events import (
     StepsKnown,
     StepStarted,
     as_json,
+    step_title,
 )
 from .streams import NodeOutput, results
 from .text import (
@@ -444,7 +445,7 @@ _LINES: dict[type, tuple[str, str, Callable[[Any], str]]] = {
     OutputFailed: (
         "✗",
         "red",
-        lambda e: f"output {e.output}{e.item} is not written:\n{_indented(e.message)}",
+        lambda e: f"output {step_title(e.output, e.item)} is not written:\n{_indented(e.message)}",
     ),
 }
 _QUIET = (StepFailed, OutputFailed)
@@ -474,9 +475,7 @@ def _format_traceback(error: BaseException) -> str:
 
 
 def _name(event: Any) -> str:
-    """Name a step: ``base``, ``base[2]``, in a sweep ``base seed=3[2]``."""
-    gap = " " if event.item and event.item[0] != "[" else ""
-    return f"{event.node}{gap}{event.item}"
+    return step_title(event.node, event.item)
 
 
 def _describe_failure(event: StepFailed) -> str:

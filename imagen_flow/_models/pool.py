@@ -314,6 +314,22 @@ class ModelPool:
             if ahead:
                 self._ahead[of] = ahead
 
+    def would_evict(self, wanted: Mapping[Identity, int]) -> bool:
+        """Tell whether leasing these models, of these weights, would evict others."""
+        with self._lock:
+            coming = {i: weight for i, weight in wanted.items() if i not in self._residents}
+            idle = [r for r in self._idle() if r.identity not in wanted]
+            weights: dict[str, int] = {}
+            for resident in self._residents.values():
+                device = resident.identity.device
+                weights[device] = weights.get(device, 0) + resident.size
+        for device in {i.device for i in coming} & {r.identity.device for r in idle}:
+            budget = default_budget(device) if self.budget_bytes is None else self.budget_bytes
+            weight = weights[device] + sum(w for i, w in coming.items() if i.device == device)
+            if budget is not None and weight > budget:
+                return True
+        return False
+
     def evict_idle(self, which: Callable[[Identity], bool] = lambda _: True) -> int:
         """Evict models that nobody leases, those that `which` selects, and return how many."""
         with self._lock:

@@ -16,13 +16,15 @@ models that graphs name; `values` gives what bindings give; `port_values` comple
 port takes; `keys` says what computes a step; `keying` makes one step; `elements` says for which
 elements a node runs; `state` settles nodes; `demand` says what must be known before an output can
 be; `waiting` checks the models of nodes that wait; `explain` says what becomes of steps and why;
-`edges` gives a graph's edges by name; `inputs` takes what a graph is given; `plan` is the whole.
+`edges` gives a graph's edges by name; `inputs` takes what a graph is given, `items` what it is given
+for each of several items; `plan` is the whole.
 """
 
 from .demand import demands, outputs_of
 from .elements import Elements, elements, is_off
 from .explain import plain_value, why
 from .inputs import from_text
+from .items import Item, PlannedItem
 from .keying import FORCED
 from .keys import KEY_FORMAT, Keys
 from .plan import Plan, history_name, make_plan
@@ -39,6 +41,7 @@ from .step import (
     Step,
     Unknown,
     at_port,
+    element_part,
     holds,
     in_records,
     leaves,
@@ -53,10 +56,12 @@ __all__ = [
     "KEY_FORMAT",
     "Elements",
     "Frame",
+    "Item",
     "Keys",
     "NodeState",
     "NodeOutput",
     "Plan",
+    "PlannedItem",
     "Slot",
     "State",
     "Status",
@@ -66,6 +71,7 @@ __all__ = [
     "at_port",
     "demands",
     "derived_seed",
+    "element_part",
     "elements",
     "from_text",
     "history_name",

@@ -185,7 +185,7 @@ def demand_of(state: State) -> Demand:
     """Go back from the outputs through all that is not known."""
     found = Demand(set(), {})
     seen: set[tuple[int, str, str]] = set()
-    certain = outputs_of(state.top)
+    certain = [output for top in state.tops for output in outputs_of(top)]
     possible: list[tuple[NodeOutput, str]] = []
     while certain or possible:
         (frame, node, port), because = (certain.pop(), "") if certain else possible.pop()

@@ -12,7 +12,7 @@ from .._types.artifact import Artifact
 from .._types.node import NodeType
 from .demand import demand_of
 from .state import State
-from .step import Step, in_records
+from .step import Step, element_part, in_records
 from .values import Values
 
 __all__ = ["explained", "plain_value", "why"]
@@ -25,7 +25,7 @@ def why(state: State, step: Step) -> str:
     """Say why a step runs, by comparing it with what was kept when this node last ran."""
     if step.reason:
         return step.reason
-    before = state.history.get(f"{step.name}{step.item}")
+    before = state.history.get(step.name + element_part(step.item))
     store = state.values.store
     if before is None or store is None:
         return "it has not run before"

@@ -36,9 +36,17 @@ class Taken:
 
 
 def take_inputs(
-    held: Values, graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str]
+    held: Values,
+    graph: Graph,
+    values: Mapping[str, Any],
+    texts: Mapping[str, str],
+    *,
+    item: str = "",
 ) -> Taken:
     """Turn given values and defaults into artifacts.
+
+    Params:
+        item: the label of the plan's item that they are for, if it has several.
 
     Raises:
         GraphError: all problems of the values.
@@ -62,7 +70,7 @@ def take_inputs(
             if given is not _MISSING and not (wanted.type.seed and given == RANDOM):
                 value = _given(held, wanted.type, given)
                 if _holds_files(value):
-                    held.given[name] = value
+                    held.given[item, name] = value
                 slots[name] = held.converted(held.constants.add(value), wanted.type)
             elif is_drawn(wanted) or given is not _MISSING:
                 taken.seeds[name] = secrets.randbelow(2**32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from .._types.values import File, Folder
 from ..errors import GraphError, Problem, as_texts, nearest
 from .edges import edges_of
 from .explain import explained
-from .inputs import take_inputs
+from .inputs import Taken, take_inputs
+from .items import Item, PlannedItem, charge_models, check_labels, take_items
 from .keying import FORCED, Keying
 from .keys import Keys
 from .state import State
@@ -42,10 +43,9 @@ class Plan:
     device: str
     dtype: str
     store: Store | None
-    #: The values of the graph's inputs, as given or by default.
-    inputs: Mapping[str, Any]
-    #: Seeds that were drawn because an input's seed is `random`.
-    seeds: Mapping[str, int]
+    #: What it is for: the values of the graph's inputs, of each item if there are several. The only
+    #: one of a plan without items has no label.
+    items: tuple[PlannedItem, ...]
     #: Seeds that included graphs drew for themselves, by node and input.
     drawn: Mapping[str, int]
     steps: tuple[Step, ...]
@@ -59,6 +59,31 @@ class Plan:
             f"<Plan of {self.graph.spec.source.name} on {self.device} in {self.dtype}:"
             f" {counts or 'no steps'}>"
         )
+
+    @property
+    def has_items(self) -> bool:
+        """Whether it was made for items with labels."""
+        return not self.items or bool(self.items[0].label)
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The values of the graph's inputs, as given or by default; those that all items share."""
+        return self._shared([item.inputs for item in self.items if not item.problems])
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """Seeds that were drawn because an input's seed is `random`; those of a plan without items."""
+        return {} if self.has_items else self.items[0].seeds
+
+    def _shared(self, inputs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        if len(inputs) <= 1:
+            return inputs[0] if inputs else {}
+        tops = self.state.tops
+        return {
+            name: value
+            for name, value in inputs[0].items()
+            if len({top.inputs[name].digest for top in tops}) == 1
+        }
 
     @property
     def values(self) -> Values:
@@ -140,10 +165,9 @@ class Plan:
         for frame, step in self.state.steps():
             if step.status in ("runs", "waits", "unresolved"):
                 yield from self._known(frame, step.node.bindings.values())
-        yield from self._known(
-            self.state.top,
-            [o.source for o in self.graph.outputs.values() if isinstance(o.source, FromInput)],
-        )
+        sources = [o.source for o in self.graph.outputs.values() if isinstance(o.source, FromInput)]
+        for top in self.state.tops:
+            yield from self._known(top, sources)
 
     def _known(self, frame: Frame, bindings: Iterable[Binding]) -> Iterator[Artifact]:
         for binding in bindings:
@@ -163,6 +187,7 @@ class Plan:
             "at_least": self.at_least,
             "inputs": {name: _as_data(value) for name, value in self.inputs.items()},
             "seeds": {**self.seeds, **self.drawn},
+            **self._items_as_data(),
             "models": self.models,
             "memory_bytes": self.memory,
             "steps": [
@@ -187,6 +212,21 @@ class Plan:
             "problems": as_texts(self.problems),
         }
 
+    def _items_as_data(self) -> dict[str, Any]:
+        if not self.has_items:
+            return {}
+        return {
+            "items": [
+                {
+                    "item": item.label,
+                    "inputs": {name: _as_data(value) for name, value in item.inputs.items()},
+                    "seeds": dict(item.seeds),
+                    "problems": as_texts(item.problems),
+                }
+                for item in self.items
+            ]
+        }
+
 
 def _as_data(value: Any) -> Any:
     """Give a value as plain data: of a file or folder its path and digest, of a picture its kind."""
@@ -209,6 +249,7 @@ def make_plan(
     values: Mapping[str, Any] | None = None,
     *,
     texts: Mapping[str, str] | None = None,
+    items: Iterable[Item] | None = None,
     registry: Registry | None = None,
     store: Store | None = None,
     device: str | None = None,
@@ -224,6 +265,8 @@ def make_plan(
         values: live values by input; a file, folder may be given by path, relative to `base`
             (default: the working directory).
         texts: values as text, as ``--set`` gives them; read by the input's type.
+        items: plan the graph once for each of these, with their values beside or instead of those;
+            default: plan it once.
         device, dtype: given ones win over the graph's settings; else ``auto``.
         force: names of nodes that run even if the store holds them.
         model_policy: which models may be used, and how; without a lock in it, the one beside the graph or
@@ -231,7 +274,8 @@ def make_plan(
 
     Raises:
         GraphError: a value is missing, unknown or does not fit; a file is not there; a device does
-            not exist.
+            not exist. What is wrong with the values of one of several items is in the plan.
+        ValueError: the labels of the items do not tell them apart.
     """
     base = base or Path.cwd()
     registry = registry or graph.registry
@@ -273,7 +317,13 @@ def make_plan(
                 for name in unknown
             ]
         )
-    taken = take_inputs(held, graph, values or {}, texts or {})
+    taken: dict[str, Taken | tuple[Problem, ...]]
+    if items is None:
+        taken = {"": take_inputs(held, graph, values or {}, texts or {})}
+    else:
+        listed = list(items)
+        check_labels(listed)
+        taken = take_items(held, graph, values or {}, texts or {}, listed)
     for one in included:
         for wanted in one.inputs.values():
             if one is not graph and is_drawn(wanted):
@@ -283,13 +333,21 @@ def make_plan(
     history = store.history(history_name(graph)) if store is not None else {}
     while True:
         state = State(
-            Frame(graph, "", "", dict(taken.slots), by_default=taken.by_default),
+            [
+                Frame(graph, "", label, dict(one.slots), by_default=one.by_default)
+                for label, one in taken.items()
+                if isinstance(one, Taken)
+            ],
             keying,
             history,
             listing=True,
         )
         try:
-            state.walk(state.top)
+            for top in state.tops:
+                state.walk(top)
+            if items is not None:
+                charge_models(state)
+                state.drop_items()
             steps = tuple(explained(state))
             keying.forced.update(
                 step.key
@@ -305,6 +363,8 @@ def make_plan(
                 damaged.artifact.digest
             )  # plan anew, so that the step that gives it runs
     check_waiting_models(state)
+    if state.drop_items():
+        steps = tuple(explained(state))
     # What a user can mend before anything runs refuses the plan; what came out of nodes fails the
     # steps that cannot use it.
     if state.problems:
@@ -315,13 +375,19 @@ def make_plan(
         resolved,
         in_dtype,
         store,
-        taken.plain,
-        taken.seeds,
+        tuple(_planned(label, one, state) for label, one in taken.items()),
         held.drawn,
         steps,
         tuple(sorted((*graph.warnings, *held.problems), key=lambda p: p.position)),
         state,
     )
+
+
+def _planned(label: str, taken: Taken | tuple[Problem, ...], state: State) -> PlannedItem:
+    if isinstance(taken, Taken):
+        problems = tuple(dict.fromkeys(state.item_problems.get(label, ())))
+        return PlannedItem(label, taken.plain, taken.seeds, problems)
+    return PlannedItem(label, {}, {}, taken)
 
 
 def history_name(graph: Graph) -> str:

@@ -22,7 +22,7 @@ from .._store import Store
 from .._store.file_digests import FileDigests
 from .._types.codec import Codecs
 from ..errors import GraphError, Problem
-from . import Plan, make_plan
+from . import Item, Plan, make_plan
 
 __all__ = [
     "USERS_STORE",
@@ -124,11 +124,17 @@ class Request:
     folder: Path | None = None
 
 
-def prepare(request: Request) -> Plan:
+def prepare(request: Request, *, items: Iterable[Item] | None = None) -> Plan:
     """Plan what is asked for. Nothing runs.
 
+    Params:
+        items: plan the graph for each of these, in one plan: what they share is worked out once,
+            and steps with equal keys are one. Their values go before those of the request.
+
     Raises:
-        GraphError: problems of the values, of the options or of the lock.
+        GraphError: problems of the values, of the options or of the lock. What is wrong with the
+            values of an item is in `Plan.items`.
+        ValueError: the labels of the items do not tell them apart.
     """
     graph, options = request.graph, request.options
     registry = graph.registry
@@ -151,6 +157,7 @@ def prepare(request: Request) -> Plan:
             graph,
             request.values,
             texts=request.texts,
+            items=items,
             store=request.store,
             files=files,
             **request.settings.device_settings(

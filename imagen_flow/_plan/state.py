@@ -8,7 +8,7 @@ docs/graph-format.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .._graph import STEPS, FromInput, FromNode, Graph, Input, Node, Output, readings
 from .._store import Store
@@ -32,7 +32,7 @@ from .step import (
     without_value,
 )
 
-__all__ = ["State", "is_first"]
+__all__ = ["State", "is_first", "reads_inputs"]
 
 _NOTHING: Mapping[str, Artifact] = {}
 
@@ -45,13 +45,14 @@ class State:
     """What is known of a graph.
 
     Params:
+        tops: a frame for each of the plan's items, which share all else.
         listing: settle all that may be needed, to list it; a run settles what is needed alone.
     """
 
     def __init__(
-        self, top: Frame, keying: Keying, history: Mapping[str, str], *, listing: bool
+        self, tops: Iterable[Frame], keying: Keying, history: Mapping[str, str], *, listing: bool
     ) -> None:
-        self.top = top
+        self.tops = list(tops)
         self.keying = keying
         self.values = keying.values
         self.keys = keying.keys
@@ -61,17 +62,20 @@ class State:
         #: What a user can mend before anything runs: nodes that cannot be worked out, whatever
         # other nodes give.
         self.problems: list[Problem] = []
-        self._size = 0
+        #: The same of what the values of one item cause, by its label.
+        self.item_problems: dict[str, list[Problem]] = {}
+        #: How many steps of included graphs there are, by item.
+        self._sizes: dict[str, int] = {}
 
     def copy(self, store: Store | None, live: Mapping[str, object]) -> State:
         """Copy it for a run."""
         made = State(
-            self.top.copy(),
+            [top.copy() for top in self.tops],
             self.keying.copy(self.values.copy(store, live)),
             self.history,
             listing=False,
         )
-        made._size = self._size
+        made._sizes = dict(self._sizes)
         return made
 
     # -- settling ----------------------------------------------------------------------------------
@@ -106,20 +110,24 @@ class State:
             state = self.failed(frame, node, missing.problems[0].message)
         except _TooMany:
             reason = f"with it the graph has more than {STEPS:,} steps"
-            self.problems.append(
+            self._add_problem(
+                frame,
+                node,
                 Problem(
                     "too-many-steps",
                     f"{frame.full(node.name)}: {reason}",
                     node.mark,
                     fix="include fewer graphs, or shorten its lists",
-                )
+                ),
             )
             state = self.failed(frame, node, reason)
         except ValueError as error:
             reason = f"it {error}" if isinstance(error, BadValue) else str(error)
             if not self._reads_nodes(frame, node):
-                self.problems.append(
-                    Problem("bad-input", f"{frame.full(node.name)}: {reason}", node.mark)
+                self._add_problem(
+                    frame,
+                    node,
+                    Problem("bad-input", f"{frame.full(node.name)}: {reason}", node.mark),
                 )
             state = self.failed(frame, node, reason)
         frame.states[node.name] = state
@@ -139,6 +147,13 @@ class State:
             ],
             outputs,
         )
+
+    def _add_problem(self, frame: Frame, node: Node, problem: Problem) -> None:
+        """Note a problem of a node: with its item, if the values of that may be the cause."""
+        if frame.item and reads_inputs(frame, node):
+            self.item_problems.setdefault(frame.item, []).append(problem)
+        else:
+            self.problems.append(problem)
 
     def _reads_nodes(self, frame: Frame, node: Node) -> bool:
         """Whether anything about a node depends on what other nodes give; where nothing does, what
@@ -180,7 +195,7 @@ class State:
             return self._settle_graph(frame, node, node.type, found)
         before = state.steps if state is not None and state.many == many else []
         if not before and frame.parent is not None:
-            self._count(found.size)
+            self._count(frame, found.size)
         steps: list[Step] = []
         for i in range(found.size):
             if i in found.off:
@@ -214,9 +229,9 @@ class State:
             return _unfit(frame, node, i, error)
         return self.keying.step(frame, node, i, received)
 
-    def _count(self, steps: int) -> None:
-        self._size += steps
-        if self._size > STEPS:
+    def _count(self, frame: Frame, steps: int) -> None:
+        self._sizes[frame.item] = size = self._sizes.get(frame.item, 0) + steps
+        if size > STEPS:
             raise _TooMany
 
     # -- graphs used as nodes ----------------------------------------------------------------------
@@ -271,7 +286,7 @@ class State:
             index = element * times + r
             child = frames.get(index)
             if child is None:
-                self._count(len(inner.nodes) - len(inner.unneeded))
+                self._count(frame, len(inner.nodes) - len(inner.unneeded))
                 parts = [
                     f"[{n}]"
                     for n, on in ((element, bool(node.each)), (r, node.repeat is not None))
@@ -385,7 +400,7 @@ class State:
         """List all steps that are known, in topological order; one for those of a node whose number
         is not.
         """
-        pending = [(self.top, iter(self.top.graph.nodes))]
+        pending = [(top, iter(top.graph.nodes)) for top in reversed(self.tops)]
         while pending:
             frame, names = pending[-1]
             name = next(names, None)
@@ -430,9 +445,23 @@ class State:
 
     def restart(self) -> None:
         """Forget what is known of every node: something that it was worked out from is another now."""
-        self.top.states.clear()
-        self.top.below.clear()
-        self._size = 0
+        for top in self.tops:
+            top.states.clear()
+            top.below.clear()
+        self._sizes.clear()
+
+    def drop_items(self) -> bool:
+        """Leave out the items that have problems; give whether there were any."""
+        kept = [top for top in self.tops if top.item not in self.item_problems]
+        dropped = len(kept) < len(self.tops)
+        self.tops = kept
+        return dropped
+
+    def release(self, top: Frame) -> None:
+        """Let go of what is known of an item that is finished."""
+        self.tops.remove(top)
+        top.states.clear()
+        top.below.clear()
 
 
 def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
@@ -447,6 +476,22 @@ def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
         f"it {error}",
         outputs=dict.fromkeys(node.type.outputs, FAILED),
     )
+
+
+def reads_inputs(frame: Frame, node: Node, ports: Collection[str] | None = None) -> bool:
+    """Whether anything about a node, or what these of its ports receive, depends on values of the
+    plan's inputs.
+    """
+    if ports is None:
+        reads = [*node.reads, *(readings(node.when) if node.when is not None else ())]
+    else:
+        reads = [read for p in ports if p in node.bindings for read in readings(node.bindings[p])]
+    for read in reads:
+        if not isinstance(read, FromInput):
+            continue
+        if frame.parent is None or reads_inputs(*frame.parent, (read.name,)):
+            return True
+    return False
 
 
 def is_first(wanted: Input) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "Step",
     "Unknown",
     "at_port",
+    "element_part",
     "holds",
     "in_records",
     "leaves",
@@ -67,6 +68,7 @@ class Step(NamedTuple):
     """One node for one item; with `each`, for one element."""
 
     name: str
+    #: The label of the plan's item, if it has several, followed by the element in brackets.
     item: str
     node: Node
     element: int | None
@@ -145,6 +147,7 @@ class Frame:
     ) -> None:
         self.graph = graph
         self.prefix = prefix
+        #: The label of the plan's item that it belongs to; empty in a plan of one.
         self.item = item
         #: The values of its inputs that are known.
         self.inputs = inputs
@@ -209,6 +212,11 @@ class Frame:
 
 #: A node in a frame, and one of its outputs.
 NodeOutput = tuple[Frame, Node, str]
+
+
+def element_part(item: str) -> str:
+    """Give what of a step's item says which element it is, without the label of the plan's item."""
+    return item[item.find("[") :] if "[" in item else ""
 
 
 def without_value(kind: str) -> Artifact:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -116,9 +116,9 @@ class Values:
         self.live: Mapping[str, Any] = {}
         #: Where a value comes from that is not available; the runner makes lost ones again.
         self.fetch: Callable[[Artifact], Any] = self.load
-        #: Files and folders that were given to inputs, each as itself: two of equal content are
-        # one constant.
-        self.given: dict[str, Any] = {}
+        #: Files and folders that were given to inputs, each as itself, by item and input: two of
+        # equal content are one constant.
+        self.given: dict[tuple[str, str], Any] = {}
         #: Seeds that included graphs drew for themselves, by node and input.
         self.drawn: dict[str, int] = {}
         #: What is wrong with what the graphs name.
@@ -410,7 +410,7 @@ class Values:
             self._nameless[slot.digest] = plain
         return plain
 
-    def reread(self, top: Frame, step: Step) -> bool:
+    def reread(self, tops: Iterable[Frame], step: Step) -> bool:
         """Digest anew all files and models that the graphs name and that were given to them; give
         whether those that a step reads are others now.
 
@@ -429,13 +429,15 @@ class Values:
                 continue
             self._held[at] = (binding, artifact)
             known.update(self._digests(artifact))
-        for name, wanted in top.graph.inputs.items():
-            if name in self.given:
-                self.given[name] = self._again(self.given[name])
-                top.inputs[name] = self.constants.add(self.given[name])
-            elif not isinstance(wanted.default, Given) and wanted.default is not None:
-                top.inputs[name] = self.converted(self.default(wanted), wanted.type)
-            known.update(self._digests(top.inputs[name]))
+        for top in tops:
+            for name, wanted in top.graph.inputs.items():
+                if (top.item, name) in self.given:
+                    again = self._again(self.given[top.item, name])
+                    self.given[top.item, name] = again
+                    top.inputs[name] = self.constants.add(again)
+                elif not isinstance(wanted.default, Given) and wanted.default is not None:
+                    top.inputs[name] = self.converted(self.default(wanted), wanted.type)
+                known.update(self._digests(top.inputs[name]))
         read = {leaf.digest for slot in (step.slots or {}).values() for leaf in leaves(slot)}
         held = [self.constants.by_digest.get(digest) for digest in read - known]
         return any(

@@ -29,13 +29,16 @@ def check_waiting_models(state: State) -> None:
     node out, a model that is only not on this machine is a warning.
     """
     walk = _Waiting(state)
-    walk.frame(state.top)
+    for top in state.tops:
+        walk.frame(top)
     undecided, walk.undecided = walk.undecided, None
     problems = state.values.problems
     firm, certain = len(problems), list(state.problems)
+    of_items = {label: list(found) for label, found in state.item_problems.items()}
     for frame, node in undecided or ():
         walk.node(frame, node)
     state.problems[:] = certain
+    state.item_problems = of_items
     problems[firm:] = [
         replace(problem, severity="warning") if problem.code == "unresolved-model" else problem
         for problem in problems[firm:]

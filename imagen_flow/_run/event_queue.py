@@ -21,7 +21,7 @@ from .._plan import Step
 from .._types.node import NodeType
 from .._types.values import FileChanged, Progress
 from ..errors import ImagenFlowError, NodeError
-from ..events import Event
+from ..events import Event, step_title
 
 __all__ = ["FailFast", "EventQueue", "describe_error"]
 
@@ -57,8 +57,11 @@ class EventQueue:
         self._lock = threading.Lock()
         #: The reported outcome of each step.
         self._outcomes: dict[str, str] = {}
-        #: The number of steps of each node, as far as it is known.
+        #: The number of steps of each node, as far as it is known; in all, and of each item.
         self._step_counts: dict[str, int] = {}
+        self._item_counts: dict[tuple[str, str], int] = {}
+        #: The labels of items of which a step or output failed.
+        self.failed_items: set[str] = set()
         self._loading: dict[str, str] = {}
         self._given_notes: set[tuple[str, str]] = set()
         #: Adds an event, or, as the last item, the exception that ended the run.
@@ -76,12 +79,12 @@ class EventQueue:
             self.put(events.StepCached(step.name, step.item, now_s))
             self._repeat_notes(step)
         self.cached += len(steps)
-        self.keys.update([(s.name + s.item, s.key or "") for s in steps])
+        self.keys.update([(step_title(s.name, s.item), s.key or "") for s in steps])
         self._outcomes.update(dict.fromkeys(self.keys, "cached"))
 
     def settled(self, step: Step) -> None:
         """Report, once, that a step need not or cannot run."""
-        name = step.name + step.item
+        name = step_title(step.name, step.item)
         if name in self._outcomes or step.status not in ("cached", "absent", "skipped", "failed"):
             return
         self._outcomes[name] = step.status
@@ -99,7 +102,7 @@ class EventQueue:
 
     def has_outcome(self, step: Step) -> bool:
         """Tell whether a step's outcome has been reported."""
-        return step.name + step.item in self._outcomes
+        return step_title(step.name, step.item) in self._outcomes
 
     def _set_outcome(self, name: str, to: str) -> None:
         """Set a step's outcome. A step that was reported as cached but runs after all is counted by
@@ -114,12 +117,12 @@ class EventQueue:
         self.put(events.StepDamaged(step.name, step.item, str(damage), self.now()))
 
     def started(self, step: Step) -> None:
-        self.begun[step.name + step.item] = step.key or ""
+        self.begun[step_title(step.name, step.item)] = step.key or ""
         self.put(events.StepStarted(step.name, step.item, step.reason, self.now()))
 
     def progress(self, step: Step, progress: Progress) -> None:
         """Queue progress; it replaces older progress of the same step that is not read yet."""
-        name = step.name + step.item
+        name = step_title(step.name, step.item)
         event = events.StepProgress(
             step.name,
             step.item,
@@ -139,19 +142,22 @@ class EventQueue:
         for step in plan_steps:
             if step.status != "idle":
                 self._step_counts[step.name] = self._step_counts.get(step.name, 0) + 1
+                at = step.name, item_label(step.item)
+                self._item_counts[at] = self._item_counts.get(at, 0) + 1
         return dict(self._step_counts)
 
-    def set_step_count(self, node: str, steps: int, *, at_least: bool = False) -> None:
-        """Report how many steps a node has, if that is new."""
-        add_cached = self._step_counts.get(node)
-        if add_cached == steps or (at_least and add_cached is not None):
+    def set_step_count(self, node: str, item: str, steps: int, *, at_least: bool = False) -> None:
+        """Report how many steps a node has, if that is new for an item."""
+        known = self._item_counts.get((node, item))
+        if known == steps or (at_least and known is not None):
             return
-        self._step_counts[node] = steps
-        self.put(events.StepsKnown(node, steps, self.now()))
+        self._item_counts[node, item] = steps
+        total = self._step_counts[node] = self._step_counts.get(node, 0) + steps - (known or 0)
+        self.put(events.StepsKnown(node, total, self.now()))
 
     def loading(self, step: Step, what: str) -> None:
         """Report what a step waits for; the same text only once in a row."""
-        name = step.name + step.item
+        name = step_title(step.name, step.item)
         if self._loading.get(name) == what:
             return
         self._loading[name] = what
@@ -159,9 +165,9 @@ class EventQueue:
 
     def note(self, step: Step, message: str) -> None:
         """Report a step's note on its result, once."""
-        if (step.name + step.item, message) in self._given_notes:
+        if (step_title(step.name, step.item), message) in self._given_notes:
             return
-        self._given_notes.add((step.name + step.item, message))
+        self._given_notes.add((step_title(step.name, step.item), message))
         self.put(events.StepNote(step.name, step.item, message, self.now()))
 
     def _repeat_notes(self, step: Step) -> None:
@@ -170,7 +176,7 @@ class EventQueue:
             self.note(step, message)
 
     def finished(self, step: Step, took_s: float) -> None:
-        name = step.name + step.item
+        name = step_title(step.name, step.item)
         self._set_outcome(name, "ran")
         self.ran += 1
         self.keys[name] = step.key or ""
@@ -195,8 +201,31 @@ class EventQueue:
         )
         error.__cause__ = cause if error is not cause else cause.__cause__
         self.failed += 1
-        self._set_outcome(step.name + step.item, "failed")
+        self.failed_items.add(item_label(step.item))
+        self._set_outcome(step_title(step.name, step.item), "failed")
         self.put(events.StepFailed(step.name, step.item, describe_error(cause), error, self.now()))
+        if self.fail_fast:
+            raise FailFast
+
+    def output_failed(self, output: str, item: str, message: str) -> None:
+        """Report that an output cannot be written."""
+        self.failed += 1
+        self.failed_items.add(item_label(item))
+        self.put(events.OutputFailed(output, item, message, self.now()))
+
+    def item_finished(self, item: str) -> None:
+        """Report that all outputs of an item have been delivered."""
+        status = "failed" if item in self.failed_items else "done"
+        self.put(events.ItemFinished(item, status, "", self.now()))
+
+    def item_refused(self, item: str, message: str) -> None:
+        """Report an item that is not run, because something is wrong with its values.
+
+        Raises:
+            FailFast: the user wants the run to stop then.
+        """
+        self.failed += 1
+        self.put(events.ItemFinished(item, "failed", message, self.now()))
         if self.fail_fast:
             raise FailFast
 
@@ -231,6 +260,11 @@ class EventQueue:
                     yield self.finished_event("cancelled")
                     return True
         return False
+
+
+def item_label(item: str) -> str:
+    """Give the label of the plan's item out of that of a step or output."""
+    return item.partition("[")[0]
 
 
 def error_location(error: BaseException, type_: NodeType | Graph) -> str:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from .._graph import Output
 from .._models import ModelPool
-from .._outputs.writer import OutFolder, OutputWriter
-from .._plan import ABSENT, Plan, State, Unknown, history_name
+from .._plan import ABSENT, Plan, State, Unknown, element_part, history_name
 from .._store import Store
 from .._types.artifact import Artifact
 from ..errors import Cancelled, GraphError
-from ..events import Event, RunStarted
-from .event_queue import EventQueue, FailFast
+from ..events import Event, RunStarted, step_title
+from .event_queue import EventQueue, FailFast, item_label
 from .notes import kept_notes
-from .output_delivery import OutputDelivery
+from .output_delivery import Out, OutputDelivery
 from .recorder import ProvenanceRecorder
 from .scheduler import Scheduler
 from .step_runner import StepRunner
@@ -36,7 +34,7 @@ MAX_TIMES, MAX_STEP_S = 200, 30 * 86_400
 def execute(
     plan: Plan,
     *,
-    out: Path | OutFolder | OutputWriter | None = None,
+    out: Out = None,
     cancel: threading.Event | None = None,
     fail_fast: bool = False,
     pool: ModelPool | None = None,
@@ -44,7 +42,8 @@ def execute(
     """Execute a plan and yield its events; the last one is RunFinished.
 
     Params:
-        out: the folder for outputs with a path, or a writer; None writes no files.
+        out: the folder for outputs with a path, or a writer, or for a plan of several items a
+            function that gives one for an item's label; None writes no files.
         cancel: set it, from any thread or signal handler, to stop the run at the next yield,
             denoising step or node.
         fail_fast: stop at the first step that fails; otherwise everything that does not depend on
@@ -74,7 +73,7 @@ def _last_durations(state: State, store: Store, plan: Plan) -> dict[str, float]:
         # The first of several elements waited for the model, so prefer the second. In a list that
         # is not known yet, it existed if any element did.
         keys = [
-            state.history.get(step.name + step.item.replace("[?]", f"[{element}]"))
+            state.history.get(step.name + element_part(step.item).replace("[?]", f"[{element}]"))
             for element in (1, 0)
         ]
         key = next(filter(None, keys), None)
@@ -91,7 +90,7 @@ class Run:
     def __init__(
         self,
         plan: Plan,
-        out: Path | OutFolder | OutputWriter | None,
+        out: Out,
         cancel: threading.Event,
         fail_fast: bool,
         pool: ModelPool | None,
@@ -114,16 +113,17 @@ class Run:
 
     def key(self, name: str, item: str) -> str | None:
         """Give the key of a step that has started, or None."""
-        return self._thread.queue.begun.get(name + item)
+        return self._thread.queue.begun.get(step_title(name, item))
 
     def provenance(self, output: Output, element: int | None = None) -> str | None:
         """Give the provenance of an output that was delivered, or of one element of a list output;
-        None if it has no value.
+        None if it has no value, or the plan has several items, which are released when finished.
         """
         state, recorder = self._thread.state, self._thread.recorder
-        if state is None or recorder is None:
+        if state is None or recorder is None or self.plan.has_items:
             return None
-        slot = state.values.bind(state.top, output.source)
+        (top,) = state.tops
+        slot = state.values.bind(top, output.source)
         if isinstance(slot, Artifact) and element is not None:
             slot = (
                 slot.items[element]
@@ -132,7 +132,17 @@ class Run:
             )
         if isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
             return None
-        return recorder.document(output, slot, element)
+        return recorder.document(top, output, slot, element)
+
+
+def _keys_of_first(plan: Plan, keys: Mapping[str, str]) -> dict[str, str]:
+    """Give the keys of the first item's steps: of several items, the next plan compares with it."""
+    titles = {
+        step_title(step.name, step.item): step.name + element_part(step.item)
+        for step in plan.steps
+        if item_label(step.item) == plan.items[0].label
+    }
+    return {titles[title]: key for title, key in keys.items() if title in titles}
 
 
 def _read_events(thread: _RunThread) -> Generator[Event, None, None]:
@@ -156,7 +166,7 @@ class _RunThread:
     def __init__(
         self,
         plan: Plan,
-        out: Path | OutFolder | OutputWriter | None,
+        out: Out,
         cancel: threading.Event,
         fail_fast: bool,
         pool: ModelPool | None,
@@ -167,8 +177,8 @@ class _RunThread:
         self.own_pool = pool is None
         self.pool = pool or ModelPool()
         self.queue = EventQueue(fail_fast=fail_fast)
-        #: The values of the graph's inputs; files that changed since planning are replaced.
-        self.inputs = dict(plan.inputs)
+        #: The values of the graph's inputs, by item; files that changed since planning are replaced.
+        self.inputs = {item.label: dict(item.inputs) for item in plan.items}
         #: What the run knows, and the recorder of its provenance; None before it starts.
         self.state: State | None = None
         self.recorder: ProvenanceRecorder | None = None
@@ -233,7 +243,10 @@ class _RunThread:
             cached = [s for s in plan.steps if s.status == "cached"]
             queue.add_cached(cached)
             store.pin(pin, (s.key or "" for s in cached))
-            Scheduler(state, runner, delivery, queue, cancel=self.cancel).run()
+            for item in plan.items:
+                if item.problems:
+                    queue.item_refused(item.label, item.problems[0].message)
+            Scheduler(state, runner, self.pool, delivery, queue, cancel=self.cancel).run()
             delivery.wait()
         return "failed" if queue.failed else "done"
 
@@ -260,6 +273,8 @@ class _RunThread:
         written.
         """
         keys = self.queue.keys
+        if self.plan.has_items:
+            keys = _keys_of_first(self.plan, keys)
         if any(state.history.get(name) != key for name, key in keys.items()):
             store.flush()
             store.record_history(history_name(self.plan.graph), {**state.history, **keys})

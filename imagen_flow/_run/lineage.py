@@ -30,14 +30,16 @@ _SourceAt = tuple[Frame, "FromNode | FromInput", "int | None"]
 UsedBinding = tuple[Graph, str, Binding]
 
 
-def trace(state: State, output: Output, index: int | None) -> tuple[list[Step], list[UsedBinding]]:
-    """List the steps that an output was made by, each after its dependencies, and the bindings
+def trace(
+    state: State, top: Frame, output: Output, index: int | None
+) -> tuple[list[Step], list[UsedBinding]]:
+    """List the steps that an output of an item was made by, each after its dependencies, and the bindings
     of the graph that they used. It has its own stack, so a graph may be arbitrarily deep.
     """
     found: dict[int, Step] = {}
     used: dict[int, UsedBinding] = {}
     seen: set[tuple[Any, ...]] = set()
-    stack: list[tuple[_SourceAt, bool]] = [((state.top, output.source, index), False)]
+    stack: list[tuple[_SourceAt, bool]] = [((top, output.source, index), False)]
     while stack:
         source_at, is_done = stack.pop()
         frame, source, element = source_at

@@ -5,17 +5,19 @@ model that is needed last.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 from .._graph import Node
-from .._models import Identity, identities_of, with_replaced_parts
+from .._models import Identity, identity_of, leaves, weight_of, with_replaced_parts
 from .._plan import Frame, NodeOutput, State, at_port, demands, known_models, outputs_of
-from .._types.models import Model
+from .._types.artifact import Artifact
+from .._types.models import Loader, Model
 from .._types.node import NodeType
 from ..errors import ModelError
 
-__all__ = ["ModelLookahead"]
+__all__ = ["ModelLookahead", "leased_weights"]
 
 
 class ModelLookahead:
@@ -28,7 +30,8 @@ class ModelLookahead:
     def __init__(self, state: State) -> None:
         self.state = state
         self._uses: dict[Identity, deque[tuple[int, Frame, Node]]] = {}
-        self._seen: set[tuple[int, str]] = set()
+        #: The frames are kept, so that no other takes their identity.
+        self._seen: dict[tuple[int, str], Frame] = {}
 
     def upcoming(self, frame: Frame, node: Node) -> list[Identity]:
         """List the models that will be needed, each once, in order of first use; `node` is the one
@@ -48,7 +51,7 @@ class ModelLookahead:
         self._uses.clear()
         self._seen.clear()
         for position, (frame, node) in enumerate(_remaining_nodes(self.state)):
-            self._seen.add((id(frame), node.name))
+            self._seen[id(frame), node.name] = frame
             for identity in self._leased(frame, node):
                 self._uses.setdefault(identity, deque()).append((position, frame, node))
 
@@ -56,32 +59,51 @@ class ModelLookahead:
         """Yield the models that a node will lease, if they are known yet."""
         if not isinstance(node.type, NodeType) or not node.type.uses_torch:
             return
-        values, keys = self.state.values, self.state.keys
-        named: dict[str, list[Model]] = {}
         slots = {
             port: slot
             for port in dict.fromkeys(path.partition(".")[0] for path in node.type.loaders)
-            if (slot := known_models(values, frame, node, node.type, port)) is not None
+            if (slot := known_models(self.state.values, frame, node, node.type, port)) is not None
         }
-        for path in node.type.loaders:
-            named[path] = [
-                model
-                for leaf in at_port(slots, path)
-                if (model := values.model_of(leaf)) is not None
-            ]
-        policy = keys.policy(node)
-        companions = {name: models[0] for name, models in named.items() if len(models) == 1}
-        for name, models in named.items():
-            for model in models:
-                with suppress(ModelError):  # it is reported when the node runs
-                    loader = node.type.loaders[name]
-                    yield from identities_of(
-                        loader,
-                        with_replaced_parts(loader, name, {**companions, name: model}),
+        for identity, _, _ in _leases(self.state, node, slots):
+            yield identity
+
+
+def leased_weights(state: State, node: Node, slots: Mapping[str, Artifact]) -> dict[Identity, int]:
+    """Give the models that a step with these inputs leases, and what each weighs in memory."""
+    return {
+        identity: weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
+        for identity, loader, model in _leases(state, node, slots)
+    }
+
+
+def _leases(
+    state: State, node: Node, slots: Mapping[str, Artifact]
+) -> Iterator[tuple[Identity, Loader[Any], Model]]:
+    """Yield the models that a node leases of those that its ports receive, each with what loads it."""
+    assert isinstance(node.type, NodeType)
+    values = state.values
+    named = {
+        path: [
+            model for leaf in at_port(slots, path) if (model := values.model_of(leaf)) is not None
+        ]
+        for path in node.type.loaders
+    }
+    policy = state.keys.policy(node)
+    companions = {name: models[0] for name, models in named.items() if len(models) == 1}
+    for name, models in named.items():
+        for model in models:
+            with suppress(ModelError):  # it is reported when the node runs
+                loader = node.type.loaders[name]
+                model = with_replaced_parts(loader, name, {**companions, name: model})
+                for leaf in leaves(loader, model):
+                    identity = identity_of(
+                        leaf,
+                        model,
                         device=policy.device,
                         dtype=policy.dtype,
                         settings=policy.settings,
                     )
+                    yield identity, leaf, model
 
 
 def _is_known(frame: Frame, node: Node) -> bool:
@@ -96,7 +118,7 @@ def _remaining_nodes(state: State) -> list[tuple[Frame, Node]]:
     """
     found: list[tuple[Frame, Node]] = []
     seen: set[tuple[int, str, str]] = set()
-    targets = reversed(outputs_of(state.top))
+    targets = reversed([output for top in state.tops for output in outputs_of(top)])
     stack: list[tuple[NodeOutput, bool]] = [(target, False) for target in targets]
     while stack:
         target, is_open = stack.pop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,26 +12,33 @@ from typing import Any
 
 from .._graph import Output
 from .._outputs.writer import OutFolder, OutputWriter
-from .._plan import Plan, State, Unknown, holds
+from .._plan import Frame, Plan, State, Unknown, holds
 from .._store import Damaged
 from .._types.artifact import Artifact
 from .._types.models import Model
 from .._types.values import File, Folder
 from ..errors import ImagenFlowError, OutputError
-from ..events import OutputAbsent, OutputFailed, OutputWritten
+from ..events import OutputAbsent, OutputWritten, step_title
 from .event_queue import EventQueue, describe_error
 from .file_names import file_names, planned_file_names
 from .recorder import ProvenanceRecorder
 
-__all__ = ["OutputDelivery", "PlannedWrite", "planned_writes"]
+__all__ = ["Out", "OutputDelivery", "PlannedWrite", "planned_writes"]
+
+#: How many files may wait to be written, with their values in memory, before the run waits for them.
+MAX_WRITES = 64
+
+#: Where outputs go: a folder, a writer, or one for each item; None writes no files.
+Out = Path | OutFolder | OutputWriter | Callable[[str], OutputWriter | None] | None
 
 
 class OutputDelivery:
     """Delivers the outputs of one run.
 
     Params:
-        out: the folder for outputs with a path, or a writer; None writes no files.
-        inputs: the values of the graph's inputs, for file names.
+        out: the folder for outputs with a path, or a writer, or what gives one for the label of an
+            item; None writes no files.
+        inputs: the values of the graph's inputs by item, for file names.
         value: gives the live value of an artifact.
         recorder: writes the provenance of outputs.
     """
@@ -38,8 +47,8 @@ class OutputDelivery:
         self,
         plan: Plan,
         state: State,
-        inputs: Mapping[str, Any],
-        out: Path | OutFolder | OutputWriter | None,
+        inputs: Mapping[str, Mapping[str, Any]],
+        out: Out,
         queue: EventQueue,
         *,
         value: Callable[[Artifact], Any],
@@ -51,13 +60,15 @@ class OutputDelivery:
         self.queue = queue
         self._value = value
         self._recorder = recorder
-        self._writer = (
+        writer = (
             OutputWriter(out, codecs=state.values.codecs)
             if isinstance(out, Path | OutFolder)
             else out
         )
+        self._writer_of = writer if callable(writer) else lambda _: writer
+        self._writers: dict[str, OutputWriter | None] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
-        self._writes: list[Future[None]] = []
+        self._writes: deque[Future[None]] = deque()
         self._paths: list[Path] = []
 
     def wait(self) -> None:
@@ -73,17 +84,39 @@ class OutputDelivery:
         """Tell whether files, folders or models inside a folder were delivered."""
         return any(path.is_relative_to(folder) for path in self._paths)
 
-    def deliver(self, output: Output, slot: Artifact) -> None:
-        """Deliver an output."""
+    def finish(self, top: Frame) -> None:
+        """Report an item as finished, once all its files are written."""
+        while self._writes and self._writes[0].done():
+            self._writes.popleft().result()
+        if self._writes:
+            self._writes.append(self._thread.submit(self._finish, top.item))
+        else:
+            self._finish(top.item)
+
+    def _finish(self, item: str) -> None:
+        self._writers.pop(item, None)
+        self.queue.item_finished(item)
+
+    def _writer(self, item: str) -> OutputWriter | None:
+        if item not in self._writers:
+            self._writers[item] = self._writer_of(item)
+        return self._writers[item]
+
+    def deliver(self, top: Frame, output: Output, slot: Artifact) -> None:
+        """Deliver an output of an item."""
+        label = top.item
         if slot.kind in ("absent", "failed"):
             why = "its source is absent" if slot.kind == "absent" else "its source failed"
-            self.queue.put(OutputAbsent(output.name, why, self.queue.now()))
+            self.queue.put(OutputAbsent(output.name, why, self.queue.now(), label))
             return
         try:
-            if output.path is None or self._writer is None or slot.items == ():
+            writer = self._writer(label) if output.path is not None else None
+            if writer is None or slot.items == ():
                 value = self.value(slot)
                 self._paths += _paths(value)
-                self.queue.put(OutputWritten(output.name, "", None, False, value, self.queue.now()))
+                self.queue.put(
+                    OutputWritten(output.name, label, None, False, value, self.queue.now())
+                )
                 return
             elements = (
                 [(slot, "", 0)]
@@ -97,26 +130,36 @@ class OutputDelivery:
                             output.name + item,
                             f"its source {'failed' if artifact.kind == 'failed' else 'is absent'}",
                             self.queue.now(),
+                            label,
                         )
                     )
                     continue
                 value = self.value(artifact)
                 self._paths += _paths(value)
-                document = self._recorder.document(output, artifact, index if item else None)
+                element = index if item else None
+                document = self._recorder.document(top, output, artifact, element)
                 try:
-                    names = file_names(
-                        self.state.values, self.state.top, output, index, self._value
-                    )
+                    names = file_names(self.state.values, top, output, index, self._value)
                 except OutputError as error:
-                    self._fail(output, item, str(error))
+                    self.queue.output_failed(output.name, label + item, str(error))
                     continue
+                while len(self._writes) > MAX_WRITES:
+                    self._writes.popleft().result()
                 self._writes.append(
                     self._thread.submit(
-                        self._write, output, artifact, item, index, names, value, document
+                        self._write,
+                        writer,
+                        label,
+                        output,
+                        artifact,
+                        element,
+                        names,
+                        value,
+                        document,
                     )
                 )
         except Damaged as damaged:
-            self._fail(output, "", str(damaged))
+            self.queue.output_failed(output.name, label, str(damaged))
 
     def value(self, slot: Artifact) -> Any:
         """Give a live value; in a list, at any depth, None stands for what is absent or failed."""
@@ -126,19 +169,31 @@ class OutputDelivery:
 
     def _write(
         self,
+        writer: OutputWriter,
+        label: str,
         output: Output,
         artifact: Artifact,
-        item: str,
-        index: int,
+        element: int | None,
         names: Mapping[str, str],
         value: Any,
         document: str | None,
     ) -> None:
-        assert self._writer is not None and output.path is not None
-        fields = _fields(self.plan, self.inputs, output, index=index, digest8=artifact.digest[:8])
+        assert output.path is not None
+        item = label if element is None else f"{label}[{element}]"
+        fields = _fields(
+            self.plan,
+            self.inputs[label],
+            output,
+            label=label,
+            index=element or 0,
+            is_element=element is not None,
+            digest8=artifact.digest[:8],
+        )
         try:
-            relative = self._writer.relative(output.path, {**fields, **names}, element=bool(item))
-            written = self._writer.write(
+            relative = writer.relative(
+                output.path, {**fields, **names}, element=element is not None
+            )
+            written = writer.write(
                 relative,
                 value,
                 output=output.name,
@@ -154,22 +209,25 @@ class OutputDelivery:
             )
         except Exception as error:
             message = str(error) if isinstance(error, ImagenFlowError) else describe_error(error)
-            self._fail(output, item, message)
-
-    def _fail(self, output: Output, item: str, message: str) -> None:
-        self.queue.failed += 1
-        self.queue.put(OutputFailed(output.name, item, message, self.queue.now()))
+            self.queue.output_failed(output.name, item, message)
 
 
 def _fields(
-    plan: Plan, inputs: Mapping[str, Any], output: Output, *, index: int | str, digest8: str
+    plan: Plan,
+    inputs: Mapping[str, Any],
+    output: Output,
+    *,
+    index: int | str,
+    digest8: str,
+    label: str = "",
+    is_element: bool = False,
 ) -> dict[str, object]:
     plain = {n: v for n, v in inputs.items() if isinstance(v, str | int | float | bool)}
     return {
         **plain,
         "graph": plan.graph.name,
         "output": output.name,
-        "item": index,
+        "item": (f"{label}-{index}" if is_element else label) if label else index,
         "index": index,
         "digest8": digest8,
     }
@@ -191,11 +249,12 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
     to an existing file. Nothing is written.
     """
     writer = OutputWriter(folder)
+    inputs = {item.label: item.inputs for item in plan.items}
     count = 0
-    for output in plan.graph.outputs.values():
+    for top, output in itertools.product(plan.state.tops, plan.graph.outputs.values()):
         if output.path is None:
             continue
-        slot = plan.values.bind(plan.state.top, output.source)
+        slot = plan.values.bind(top, output.source)
         is_list = output.type.kind == "list"
         artifacts: list[tuple[Artifact | Unknown, int | str]] = [
             (slot, "{index}" if is_list else 0)
@@ -213,8 +272,16 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
             path = writer.relative(
                 output.path,
                 {
-                    **_fields(plan, plan.inputs, output, index=index, digest8=digest8),
-                    **planned_file_names(plan.values, plan.state.top, output, index),
+                    **_fields(
+                        plan,
+                        inputs[top.item],
+                        output,
+                        label=top.item,
+                        index=index,
+                        is_element=is_list,
+                        digest8=digest8,
+                    ),
+                    **planned_file_names(plan.values, top, output, index),
                 },
                 element=is_list,
             )
@@ -222,7 +289,8 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
             is_known = count <= limit and (
                 isinstance(artifact, Artifact) or not (is_list or "{digest8}" in path)
             )
-            name = f"{output.name}[{index}]" if is_list and isinstance(index, int) else output.name
+            name = step_title(output.name, top.item)
+            name = f"{name}[{index}]" if is_list and isinstance(index, int) else name
             yield PlannedWrite(
                 name,
                 str(folder.path / path),

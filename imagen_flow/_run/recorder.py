@@ -31,7 +31,7 @@ from .._graph import (
     PerElement,
     RecordOf,
 )
-from .._plan import Plan, State, Step, leaves
+from .._plan import Frame, Plan, State, Step, element_part, leaves
 from .._provenance.embedding import FORMAT
 from .._types.artifact import Artifact
 from .._types.digest import canonical
@@ -44,16 +44,17 @@ __all__ = ["ProvenanceRecorder", "file_name", "graphs_of", "portable_name"]
 
 
 class ProvenanceRecorder:
-    """Writes the provenance of a run's outputs.
+    """Writes the provenance of a run's outputs: of an item of several what a run of that item alone
+    would write.
 
     ::
 
         recorder = ProvenanceRecorder(plan, state, inputs)
-        text = recorder.document(output, artifact, index)  # None if the graph says provenance: none
+        text = recorder.document(top, output, artifact, index)  # None with provenance: none
 
     Params:
         state: what the run knows.
-        inputs: the values of the graph's inputs.
+        inputs: the values of the graph's inputs, by item.
         conditions: the current hardware and library settings, for steps whose stored record has
             none.
     """
@@ -62,7 +63,7 @@ class ProvenanceRecorder:
         self,
         plan: Plan,
         state: State,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Mapping[str, Any]],
         *,
         conditions: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
@@ -71,19 +72,21 @@ class ProvenanceRecorder:
         self.values = state.values
         self.inputs = inputs
         self.conditions = conditions or dict
-        self._run_text: str | None = None
+        self._graph_texts: tuple[str, str] | None = None
+        #: The item whose run was described last, and the description.
+        self._run_text: tuple[str, str] | None = None
         self._names: dict[int, list[str]] = {}
         for name, graph in _all_named(plan.graph):
             self._names.setdefault(id(graph), []).append(name)
 
-    def document(self, output: Output, artifact: Artifact, index: int | None = None) -> str | None:
-        """Write the document of an output, or of element `index` of a list output."""
+    def document(
+        self, top: Frame, output: Output, artifact: Artifact, index: int | None = None
+    ) -> str | None:
+        """Write the document of an item's output, or of element `index` of a list output."""
         level = output.provenance
         if level == "none":
             return None
-        if self._run_text is None and level == "full":
-            self._run_text = self._text(self._describe_run())
-        steps, used = trace(self.state, output, index)
+        steps, used = trace(self.state, top, output, index)
         document = {
             "imagen_flow": FORMAT,
             "version": __version__,
@@ -97,10 +100,13 @@ class ProvenanceRecorder:
             "settings": {"device": self.plan.device, "dtype": self.plan.dtype},
             **self._describe_steps(steps, level),
         }
-        if level == "keys" or self._run_text is None:
+        if level == "keys":
             return self._text(document)
-        document |= {"seeds": self._seeds(used), "files": self._files(used)}
-        return f"{self._text(document)[:-1]},{self._run_text[1:]}"
+        inputs = self.inputs[top.item]
+        document |= {"seeds": self._seeds(inputs, used), "files": self._files(used)}
+        if self._run_text is None or self._run_text[0] != top.item:
+            self._run_text = (top.item, self._describe_run(inputs))
+        return f"{self._text(document)[:-1]},{self._run_text[1]}"
 
     @staticmethod
     def _text(data: Any) -> str:
@@ -115,20 +121,22 @@ class ProvenanceRecorder:
 
     # ---- what the outputs of a run share
 
-    def _describe_run(self) -> dict[str, Any]:
-        graphs = graphs_of(self.plan.graph)
-        main = next(iter(graphs))
-        return {
-            "graph": {
+    def _describe_run(self, inputs: Mapping[str, Any]) -> str:
+        """Describe the graph, the values of its inputs, and what it was resolved to. The graph is
+        the same for all items.
+        """
+        if self._graph_texts is None:
+            graphs = graphs_of(self.plan.graph)
+            graph = {
                 "name": self.plan.graph.name,
-                "file": main,
+                "file": next(iter(graphs)),
                 "files": {name: g.spec.source.text for name, g in graphs.items()},
-            },
-            "resolved": {name: _describe_graph(g, name) for name, g in graphs.items()},
-            "inputs": {
-                name: self._describe_input(name, value) for name, value in self.inputs.items()
-            },
-        }
+            }
+            resolved = {name: _describe_graph(g, name) for name, g in graphs.items()}
+            self._graph_texts = (self._text(graph), self._text(resolved))
+        graph_text, resolved_text = self._graph_texts
+        described = {name: self._describe_input(name, value) for name, value in inputs.items()}
+        return f'"graph":{graph_text},"inputs":{self._text(described)},"resolved":{resolved_text}}}'
 
     def _describe_input(self, name: str, value: Any) -> dict[str, Any]:
         type_ = self.plan.graph.inputs[name].type
@@ -149,14 +157,14 @@ class ProvenanceRecorder:
             return described | {"model": portable_name(value)}
         return described | {"value": _plain(value)}
 
-    def _seeds(self, used: list[UsedBinding]) -> dict[str, int]:
+    def _seeds(self, inputs: Mapping[str, Any], used: list[UsedBinding]) -> dict[str, int]:
         """Give the seeds by input; those that an included graph drew for itself by its file and
         input.
         """
         seeds = {
-            name: self.inputs[name]
+            name: inputs[name]
             for name, i in self.plan.graph.inputs.items()
-            if i.type.seed and isinstance(self.inputs[name], int)
+            if i.type.seed and isinstance(inputs[name], int)
         }
         for graph, name, binding in used:
             if (
@@ -217,7 +225,7 @@ class ProvenanceRecorder:
                     models[portable_name(model.reference)] = model.digest
             entry: dict[str, Any] = {
                 "node": step.name,
-                "item": step.item,
+                "item": element_part(step.item),
                 "key": step.key,
                 "made_with": made[prefix],
                 "inputs": {port: slot.digest for port, slot in (step.slots or {}).items()},

@@ -1,56 +1,57 @@
-"""Schedule the steps of a run by demand, from the outputs back: a step runs when something that
-runs needs its value. The scheduler has its own stack, so a graph may be arbitrarily deep.
+"""Schedule the steps of a run across its items.
+
+Each item is walked by itself, from its outputs back, until it needs a step that leases models.
+Which of those steps runs next is decided here: one whose models are in memory, or fit beside those
+that are, first that of the earliest item, so that results come early. Where a model would be evicted
+for another, its work is done first, for as many items as may wait.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
 
-from .._graph import (
-    FromInput,
-    FromNode,
-    Graph,
-    Listed,
-    Node,
-    Output,
-    PerElement,
-    element_of,
-    readings,
-    sizing,
-)
-from .._plan import (
-    Elements,
-    Frame,
-    NodeOutput,
-    NodeState,
-    State,
-    demands,
-    elements,
-    is_first,
-    is_off,
-    missing_models,
-)
+from .._models import Identity, ModelPool
+from .._plan import Frame, State
 from .._store import Damaged
-from .._types.node import NodeType
-from ..errors import Cancelled, GraphError, ImagenFlowError
+from ..errors import Cancelled
 from .event_queue import EventQueue
+from .item_walk import ItemWalk, Ready
+from .model_lookahead import leased_weights
 from .output_delivery import OutputDelivery
 from .step_runner import Rekey, StepRunner
 
 __all__ = ["Scheduler"]
 
-#: How often steps may be re-keyed because a file keeps changing or a value is never reproduced.
-REKEYS = 5
+#: How many items may wait for a model while others go on.
+WINDOW = 64
+
+#: The share of the values in memory, of all that may be there, from which on no further item starts
+#: before one is finished.
+FULL = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """An item that waits for steps to be run, and the weights of the models that they lease."""
+
+    position: int
+    top: Frame
+    walk: Generator[Ready, None, None]
+    ready: Ready
+    weights: dict[Identity, int]
 
 
 class Scheduler:
-    """Evaluates the outputs of one run."""
+    """Evaluates the outputs of all items of one run."""
 
     def __init__(
         self,
         state: State,
         runner: StepRunner,
+        pool: ModelPool,
         delivery: OutputDelivery,
         queue: EventQueue,
         *,
@@ -58,13 +59,11 @@ class Scheduler:
     ) -> None:
         self.state = state
         self.runner = runner
+        self.pool = pool
         self.delivery = delivery
         self.queue = queue
         self.cancel = cancel
-        #: The outputs that are not delivered yet, by the node output they come from.
-        self._pending_outputs: dict[FromNode, list[Output]] = {}
-        #: Node outputs whose outcome has been reported.
-        self._reported: set[tuple[int, str, str]] = set()
+        self._waiting: list[_Waiting] = []
 
     def run(self) -> None:
         """Evaluate and deliver every output.
@@ -72,216 +71,80 @@ class Scheduler:
         Raises:
             Cancelled: the run was cancelled.
         """
-        top = self.state.top
-        for output in top.graph.outputs.values():
-            if isinstance(output.source, FromNode):
-                self._pending_outputs.setdefault(output.source, []).append(output)
+        coming = deque(enumerate(self.state.tops))
+        while coming or self._waiting:
+            evicts, chosen = self._choose()
+            if coming and (chosen is None or (evicts and self._has_room())):
+                self._start(*coming.popleft())
             else:
-                self.delivery.deliver(output, top.inputs[output.source.name])
-        for source in list(self._pending_outputs):
-            self._evaluate((top, top.graph.nodes[source.node], source.port))
+                assert chosen is not None
+                self._run(chosen)
 
-    def _evaluate(self, target: NodeOutput) -> None:
-        """Evaluate one output of a node, and before it whatever it depends on."""
-        stack = [target]
-        attempts: dict[str, int] = {}
-        while stack:
-            if self.cancel.is_set():
-                raise Cancelled
-            frame, node, port = stack[-1]
-            state = frame.states.get(node.name)
-            try:
-                if state is not None and port in state.outputs:
-                    self._deliver(stack[-1], state)
-                    stack.pop()
-                    continue
-                needs = demands(self.state, frame, node, port)
-                if not needs:
-                    before = state
-                    state = self.state.settle(frame, node)
-                    if not node.is_single:
-                        self._report_step_count(frame, node, state)
-                    self.runner.index_outputs(frame, state.steps)
-                    if port in state.outputs:
-                        continue
-                    if isinstance(node.type, Graph):
-                        needs = demands(self.state, frame, node, port)
-                    elif self._run(frame, node, state, fresh=_is_keyed_now(state, before)):
-                        continue
-                if not needs:
-                    raise ImagenFlowError(
-                        f"{frame.full(node.name)} waits for nothing; this is a bug in imagen_flow"
-                    )
-                stack += reversed(needs)
-            except (Rekey, Damaged) as error:
-                subject = str(error)
-                attempts[subject] = attempts.get(subject, 0) + 1
-                if attempts[subject] > REKEYS:
-                    why = (
-                        subject
-                        if isinstance(error, Damaged)
-                        else f"{subject} gives another value each time, or its files keep changing"
-                    )
-                    frame.states[node.name] = self.state.failed(frame, node, why)
-                    continue
-                if isinstance(error, Damaged):
-                    self.state.keying.lost.add(error.artifact.digest)
-                self.runner.restart()
-                self._reported.clear()
-                del stack[1:]
+    def _choose(self) -> tuple[bool, _Waiting | None]:
+        """Choose whose steps are run next, and tell whether models are evicted for them."""
+        if len(self._waiting) <= 1:
+            one = self._waiting[0] if self._waiting else None
+            return one is not None and self.pool.would_evict(one.weights), one
+        evicts: dict[tuple[Identity, ...], bool] = {}
+        for one in self._waiting:
+            models = tuple(one.weights)
+            if models not in evicts:
+                evicts[models] = self.pool.would_evict(one.weights)
+        chosen = min(self._waiting, key=lambda one: (evicts[tuple(one.weights)], one.position))
+        return evicts[tuple(chosen.weights)], chosen
 
-    def _run(self, frame: Frame, node: Node, state: NodeState, *, fresh: bool) -> bool:
-        """Run the steps of a node that can run; False if there are none."""
-        ran = False
-        for i, step in enumerate(state.steps):
-            if step.status == "unresolved":
-                frame.states[node.name] = self.state.failed(
-                    frame, node, missing_models(self.state.values, state.steps)
-                )
-                return True
-            if step.status != "runs":
-                continue
-            if self.cancel.is_set():
-                raise Cancelled
-            ran = True
-            done = self.runner.run(frame, step, fresh=fresh)
-            self.runner.index_outputs(frame, (done,))
-            if state.many:
-                state.steps[i] = done
-            else:
-                assert done.outputs is not None
-                frame.states[node.name] = NodeState([done], done.outputs)
-        return ran
+    def _has_room(self) -> bool:
+        """Whether one more item may start, and wait with its values in memory."""
+        cache = self.runner.cache
+        return len(self._waiting) < WINDOW and cache.total_bytes <= FULL * cache.max_bytes
 
-    def _report_step_count(self, frame: Frame, node: Node, state: NodeState) -> None:
-        """Report how many steps a node has, if only a value that was just computed determines it."""
-        name = frame.full(node.name)
-        if isinstance(node.type, NodeType):
-            if state.steps:
-                self.queue.set_step_count(name, len(state.steps))
-        elif below := frame.below.get(node.name):
-            self.queue.set_step_count(name, 0)
-            for child in below.values():
-                for inner in child.graph.nodes:
-                    if inner not in child.graph.unneeded:
-                        self.queue.set_step_count(child.full(inner), 1, at_least=True)
+    def _start(self, position: int, top: Frame) -> None:
+        walk = ItemWalk(top, self.state, self.runner, self.delivery, self.queue, cancel=self.cancel)
+        steps = walk.evaluate()
+        self._wait(position, top, steps, next(steps, None))
 
-    # ---- reporting and delivering
-
-    def _deliver(self, target: NodeOutput, state: NodeState) -> None:
-        """Report the outcome of a node that has an output, and deliver the graph's outputs that
-        come from it.
-        """
-        frame, node, _ = target
-        if len(state.steps) == 1 and state.steps[0].status in ("cached", "ran"):
-            self.queue.settled(state.steps[0])
-        else:
-            self._report_outcomes(target)
-        if frame is self.state.top:
-            for port, slot in state.outputs.items():
-                pending = self._pending_outputs.get(FromNode(node.name, port))
-                while pending:
-                    self.delivery.deliver(pending[0], slot)
-                    pending.pop(0)
-
-    def _report_outcomes(self, target: NodeOutput) -> None:
-        """Report the outcome of a node's steps, after the outcomes that made them absent, skipped
-        or failed: these may have been known when the run started.
-        """
-        stack = [(target, False)]
-        while stack:
-            target, is_open = stack.pop()
-            frame, node, _ = target
-            identity = (id(frame), node.name, target[2])
-            known = frame.states.get(node.name)
-            if known is None or (identity in self._reported and not is_open):
-                continue
-            self._reported.add(identity)
-            if is_open or all(
-                step.status in ("cached", "ran")
-                for step in known.steps
-                if isinstance(node.type, NodeType)
-            ):
-                for step in known.steps:
-                    self.queue.settled(step)
-                if is_open or not isinstance(node.type, Graph):
-                    continue
-            stack.append((target, True))
-            stack += [(source, False) for source in self._causes(target)][::-1]
-
-    def _causes(self, target: NodeOutput) -> Iterator[NodeOutput]:
-        """Yield the node outputs that determined a node's output: what `demands` asks for, stage by
-        stage. Values that nothing needed are left out, even if they are known.
-        """
-        frame, node, port = target
-        if node.when is not None:
-            yield from _sources(frame, readings(node.when))
-            if is_off(self.state.values, frame, node):
-                return
-        for name in node.each:
-            for size in sizing(node.bindings[name]):
-                if not isinstance(size, Listed):
-                    yield from _sources(frame, readings(size))
+    def _run(self, one: _Waiting) -> None:
+        """Run the steps that an item waits for, and let it go on."""
+        self._waiting.remove(one)
+        restarts = self.runner.restarts
         try:
-            expanded = elements(self.state.values, frame, node)
-        except (GraphError, ValueError):
-            return
-        if not isinstance(expanded, Elements) or expanded.size == len(expanded.off):
-            return
-        for name, binding in node.bindings.items():
-            if isinstance(node.type, Graph) and not is_first(node.type.inputs[name]):
-                continue
-            if name in node.each and isinstance(binding, Listed | PerElement):
-                for i in range(expanded.size):
-                    if i not in expanded.off:
-                        yield from _sources(frame, readings(element_of(binding, i)))
-            else:
-                yield from _sources(frame, readings(binding))
-        if isinstance(node.type, Graph):
-            yield from self._causes_inside(frame, node, node.type, port)
+            self._run_steps(one.ready)
+        except (Rekey, Damaged) as error:
+            self._go_on(one, error)
+        else:
+            self._go_on(one)
+        if restarts != self.runner.restarts:
+            # What the others wait for is outdated: they settle it again.
+            outdated, self._waiting = self._waiting, []
+            for other in outdated:
+                self._go_on(other)
 
-    def _causes_inside(
-        self, frame: Frame, node: Node, inner: Graph, port: str
-    ) -> Iterator[NodeOutput]:
-        """Yield what the output of an included graph comes from in it: with `keep` the scores, and
-        then only the best repetition.
-        """
-        children = sorted(frame.below.get(node.name, {}).items())
-        if node.repeat is None or node.repeat.best is None:
-            for _, child in children:
-                yield from _sources(child, (inner.outputs[port].source,))
-            return
-        groups: dict[int, list[Frame]] = {}
-        for index, child in children:
-            yield from _sources(child, (inner.outputs[node.repeat.best].source,))
-            groups.setdefault(index // node.repeat.times, []).append(child)
-        for group in groups.values():
-            try:
-                best = self.state.best(node, group)
-            except ValueError:
-                continue
-            if isinstance(best, Frame):
-                yield from _sources(best, (inner.outputs[port].source,))
+    def _run_steps(self, ready: Ready) -> None:
+        while ready.steps:
+            if self.cancel.is_set():
+                raise Cancelled
+            index, step = ready.steps.popleft()
+            done = self.runner.run(ready.frame, step, fresh=ready.fresh)
+            ready.walk.finish_step(ready, index, done)
 
+    def _go_on(self, one: _Waiting, error: Exception | None = None) -> None:
+        try:
+            ready = next(one.walk) if error is None else one.walk.throw(error)
+        except StopIteration:
+            ready = None
+        self._wait(one.position, one.top, one.walk, ready)
 
-def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:
-    """Tell whether a node's only step was keyed, and looked up in the store, just now; what the
-    plan knew may be outdated.
-    """
-    return len(state.steps) == 1 and not (
-        before is not None and before.steps and before.steps[0] is state.steps[0]
-    )
-
-
-def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[NodeOutput]:
-    """Yield the node outputs that are read, in the same graph or in the one around it."""
-    for read in reads:
-        if isinstance(read, FromNode):
-            yield frame, frame.graph.nodes[read.node], read.port
-        elif frame.parent is not None:
-            outer, node = frame.parent
-            if read.name in node.bindings:
-                binding = node.bindings[read.name]
-                if read.name in node.each:
-                    binding = element_of(binding, frame.element)
-                yield from _sources(outer, readings(binding))
+    def _wait(
+        self,
+        position: int,
+        top: Frame,
+        walk: Generator[Ready, None, None],
+        ready: Ready | None,
+    ) -> None:
+        """Have an item wait for steps; one without any is finished."""
+        if ready is not None:
+            weights = leased_weights(self.state, ready.node, ready.steps[0][1].slots or {})
+            self._waiting.append(_Waiting(position, top, walk, ready, weights))
+        elif top.item:
+            self.delivery.finish(top)
+            self.runner.release(top)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from .._types.artifact import Artifact
 from .._types.node import NodeType
 from .._types.values import FileChanged
 from ..errors import Cancelled
-from ..events import StepRetried
+from ..events import StepRetried, step_title
 from .call import Caller
 from .event_queue import EventQueue, describe_error
 from .model_lookahead import ModelLookahead
@@ -57,7 +57,7 @@ class StepRunner:
     once, whether forced, failing or both; steps with `cache: false` each run for themselves.
 
     Params:
-        inputs: the values of the graph's inputs; files that changed are replaced here.
+        inputs: the values of the graph's inputs, by item; files that changed are replaced here.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class StepRunner:
         pool: ModelPool,
         queue: EventQueue,
         *,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, dict[str, Any]],
         cache: ValueCache,
         cancel: threading.Event,
     ) -> None:
@@ -92,8 +92,12 @@ class StepRunner:
         #: The outputs of the steps of this run, by key, or by key and name if a step is not cached.
         self._outputs: dict[str, dict[str, Artifact]] = {}
         self._failures: dict[str, _Failure] = {}
+        #: Keys that steps of several items have, as far as is known.
+        self._shared_keys = shared_keys(state)
         #: The steps that produce values, by digest; collected when the first value is damaged.
         self._producers: dict[str, tuple[Frame, Step]] | None = None
+        #: How often all steps had to be settled again.
+        self.restarts = 0
 
     # ---- values
 
@@ -151,7 +155,7 @@ class StepRunner:
                 if current.digest not in self.cache:
                     # The value is different this time, or absent: whoever needed the old one is
                     # keyed again.
-                    raise Rekey(rerun_step.name + rerun_step.item)
+                    raise Rekey(step_title(rerun_step.name, rerun_step.item))
                 pending.pop()
                 if not pending:
                     return self.cache[current.digest]
@@ -170,7 +174,7 @@ class StepRunner:
         """
         key = step.key
         assert key is not None
-        run_key = key if step.node.cache else f"{key} {step.name}{step.item}"
+        run_key = key if step.node.cache else f"{key} {step_title(step.name, step.item)}"
         if (known := self._known_outcome(step, run_key, fresh=fresh)) is not None:
             return known
         if not step.reason:
@@ -237,6 +241,8 @@ class StepRunner:
         """Report that a step need not run, because one with the same key has run, in this run or
         another.
         """
+        if step.key is not None:
+            self._shared_keys.add(step.key)
         found = step._replace(status="cached", outputs=outputs)
         self.queue.settled(found)
         return found
@@ -284,10 +290,11 @@ class StepRunner:
             except (Cancelled, Rekey, Damaged):
                 raise
             except FileChanged as changed:
-                if not self.state.values.reread(self.state.top, step):
+                if not self.state.values.reread(self.state.tops, step):
                     raise ValueError(str(changed)) from changed
-                self.inputs.update(self.state.values.given)
-                raise Rekey(step.name + step.item) from changed
+                for (item, name), value in self.state.values.given.items():
+                    self.inputs[item][name] = value
+                raise Rekey(step_title(step.name, step.item)) from changed
             except Exception as error:
                 if attempt == node.retries:
                     self._failures[run_key] = _Failure(error, attempt + 1, node.timeout_s)
@@ -315,6 +322,33 @@ class StepRunner:
         """
         self.state.restart()
         self._producers = None
+        self.restarts += 1
+
+    def release(self, top: Frame) -> None:
+        """Let go of what an item that is finished held in memory, unless others share it."""
+        kept = {leaf.digest for slot in top.inputs.values() for leaf in leaves(slot)}
+        for frame in top.all():
+            for known in frame.states.values():
+                for step in known.steps:
+                    if step.key in self._shared_keys:
+                        continue
+                    for artifact in (step.outputs or {}).values():
+                        for leaf in leaves(artifact):
+                            if leaf.digest not in kept:
+                                self.cache.drop(leaf.digest)
+        self.state.release(top)
+
+
+def shared_keys(state: State) -> set[str]:
+    """Give the keys that steps of several items have."""
+    if len(state.tops) == 1:
+        return set()
+    first: dict[str, str] = {}
+    return {
+        step.key
+        for frame, step in state.steps()
+        if step.key is not None and first.setdefault(step.key, frame.item) != frame.item
+    }
 
 
 def _as_failed(step: Step, cause: Exception) -> Step:

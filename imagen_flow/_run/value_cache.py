@@ -39,6 +39,12 @@ class ValueCache(dict[str, Any]):
             del self[oldest]
             self.total_bytes -= freed
 
+    def drop(self, digest: str) -> None:
+        """Let go of a value that is not going to be needed, if it is here."""
+        if digest in self.sizes:
+            self.total_bytes -= self.sizes.pop(digest)
+            del self[digest]
+
 
 def _size(value: Any) -> int:
     data = getattr(value, "pixels", None)

@@ -1,0 +1,341 @@
+"""Evaluate the outputs of one item by demand, from the outputs back: a step runs when something
+that runs needs its value. The walk has its own stack, so a graph may be arbitrarily deep.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+
+from .._graph import (
+    FromInput,
+    FromNode,
+    Graph,
+    Listed,
+    Node,
+    Output,
+    PerElement,
+    element_of,
+    readings,
+    sizing,
+)
+from .._plan import (
+    Elements,
+    Frame,
+    NodeOutput,
+    NodeState,
+    State,
+    Step,
+    demands,
+    elements,
+    is_first,
+    is_off,
+    missing_models,
+)
+from .._store import Damaged
+from .._types.node import NodeType
+from ..errors import Cancelled, GraphError, ImagenFlowError
+from .event_queue import EventQueue
+from .output_delivery import OutputDelivery
+from .step_runner import Rekey, StepRunner
+
+__all__ = ["ItemWalk", "Ready"]
+
+#: How often steps may be re-keyed because a file keeps changing or a value is never reproduced.
+REKEYS = 5
+
+
+@dataclass(eq=False, slots=True)
+class Ready:
+    """Steps of a node that lease models, and are ready to run."""
+
+    walk: ItemWalk
+    frame: Frame
+    node: Node
+    state: NodeState
+    #: Those that have not run, each with its place among the steps of the node.
+    steps: deque[tuple[int, Step]]
+    #: They were looked up in the store just now.
+    fresh: bool
+
+
+class ItemWalk:
+    """Evaluates the outputs of one item. Steps that lease models are left to the scheduler."""
+
+    def __init__(
+        self,
+        top: Frame,
+        state: State,
+        runner: StepRunner,
+        delivery: OutputDelivery,
+        queue: EventQueue,
+        *,
+        cancel: threading.Event,
+    ) -> None:
+        self.top = top
+        self.state = state
+        self.runner = runner
+        self.delivery = delivery
+        self.queue = queue
+        self.cancel = cancel
+        #: The outputs that are not delivered yet, by the node output they come from.
+        self._pending_outputs: dict[FromNode, list[Output]] = {}
+        #: Node outputs whose outcome has been reported.
+        self._reported: set[tuple[int, str, str]] = set()
+
+    def evaluate(self) -> Generator[Ready, None, None]:
+        """Evaluate and deliver every output. Yields steps to run, with `finish_step`, before it
+        goes on; if they are not run, because steps are keyed anew, it starts again.
+
+        Raises:
+            Cancelled: the run was cancelled.
+        """
+        top = self.top
+        for output in top.graph.outputs.values():
+            if isinstance(output.source, FromNode):
+                self._pending_outputs.setdefault(output.source, []).append(output)
+            else:
+                self.delivery.deliver(top, output, top.inputs[output.source.name])
+        for source in list(self._pending_outputs):
+            yield from self._evaluate((top, top.graph.nodes[source.node], source.port))
+
+    def finish_step(self, ready: Ready, index: int, done: Step) -> None:
+        """Take the result of a step that was yielded."""
+        self.runner.index_outputs(ready.frame, (done,))
+        if ready.state.many:
+            ready.state.steps[index] = done
+        else:
+            assert done.outputs is not None
+            ready.frame.states[ready.node.name] = NodeState([done], done.outputs)
+
+    def _evaluate(self, target: NodeOutput) -> Generator[Ready, None, None]:
+        """Evaluate one output of a node, and before it whatever it depends on."""
+        stack = [target]
+        attempts: dict[str, int] = {}
+        restarts = self.runner.restarts
+        while stack:
+            if self.cancel.is_set():
+                raise Cancelled
+            if restarts != self.runner.restarts:
+                restarts = self.runner.restarts
+                self._reported.clear()
+                del stack[1:]
+            frame, node, port = stack[-1]
+            state = frame.states.get(node.name)
+            try:
+                if state is not None and port in state.outputs:
+                    self._deliver(stack[-1], state)
+                    stack.pop()
+                    continue
+                needs = demands(self.state, frame, node, port)
+                if not needs:
+                    before = state
+                    state = self.state.settle(frame, node)
+                    if not node.is_single:
+                        self._report_step_count(frame, node, state)
+                    self.runner.index_outputs(frame, state.steps)
+                    if port in state.outputs:
+                        continue
+                    if isinstance(node.type, Graph):
+                        needs = demands(self.state, frame, node, port)
+                    elif (yield from self._run(frame, node, state, _is_keyed_now(state, before))):
+                        continue
+                if not needs:
+                    raise ImagenFlowError(
+                        f"{frame.full(node.name)} waits for nothing; this is a bug in imagen_flow"
+                    )
+                stack += reversed(needs)
+            except (Rekey, Damaged) as error:
+                subject = str(error)
+                attempts[subject] = attempts.get(subject, 0) + 1
+                if attempts[subject] > REKEYS:
+                    why = (
+                        subject
+                        if isinstance(error, Damaged)
+                        else f"{subject} gives another value each time, or its files keep changing"
+                    )
+                    frame.states[node.name] = self.state.failed(frame, node, why)
+                    continue
+                if isinstance(error, Damaged):
+                    self.state.keying.lost.add(error.artifact.digest)
+                self.runner.restart()
+
+    def _run(
+        self, frame: Frame, node: Node, state: NodeState, fresh: bool
+    ) -> Generator[Ready, None, bool]:
+        """Run the steps of a node that can run; False if there are none."""
+        assert isinstance(node.type, NodeType)
+        if node.type.loaders or node.type.plan_check is not None:
+            return (yield from self._yield_steps(frame, node, state, fresh))
+        ran = False
+        for i, step in enumerate(state.steps):
+            if step.status != "runs":
+                continue
+            if self.cancel.is_set():
+                raise Cancelled
+            ran = True
+            done = self.runner.run(frame, step, fresh=fresh)
+            self.runner.index_outputs(frame, (done,))
+            if state.many:
+                state.steps[i] = done
+            else:
+                assert done.outputs is not None
+                frame.states[node.name] = NodeState([done], done.outputs)
+        return ran
+
+    def _yield_steps(
+        self, frame: Frame, node: Node, state: NodeState, fresh: bool
+    ) -> Generator[Ready, None, bool]:
+        """Leave the steps of a node that leases models to the scheduler."""
+        restarts = self.runner.restarts
+        runs: deque[tuple[int, Step]] = deque()
+        is_unresolved = False
+        for i, step in enumerate(state.steps):
+            if step.status == "unresolved":
+                is_unresolved = True
+                break
+            if step.status == "runs":
+                runs.append((i, step))
+        has_steps = is_unresolved or bool(runs)
+        if runs:
+            yield Ready(self, frame, node, state, runs, fresh)
+        if is_unresolved and restarts == self.runner.restarts:
+            frame.states[node.name] = self.state.failed(
+                frame, node, missing_models(self.state.values, state.steps)
+            )
+        return has_steps
+
+    def _report_step_count(self, frame: Frame, node: Node, state: NodeState) -> None:
+        """Report how many steps a node has, if only a value that was just computed determines it."""
+        name = frame.full(node.name)
+        if isinstance(node.type, NodeType):
+            if state.steps:
+                self.queue.set_step_count(name, frame.item, len(state.steps))
+        elif below := frame.below.get(node.name):
+            self.queue.set_step_count(name, frame.item, 0)
+            for child in below.values():
+                for inner in child.graph.nodes:
+                    if inner not in child.graph.unneeded:
+                        self.queue.set_step_count(child.full(inner), frame.item, 1, at_least=True)
+
+    # ---- reporting and delivering
+
+    def _deliver(self, target: NodeOutput, state: NodeState) -> None:
+        """Report the outcome of a node that has an output, and deliver the graph's outputs that
+        come from it.
+        """
+        frame, node, _ = target
+        if len(state.steps) == 1 and state.steps[0].status in ("cached", "ran"):
+            self.queue.settled(state.steps[0])
+        else:
+            self._report_outcomes(target)
+        if frame is self.top:
+            for port, slot in state.outputs.items():
+                pending = self._pending_outputs.get(FromNode(node.name, port))
+                while pending:
+                    self.delivery.deliver(frame, pending[0], slot)
+                    pending.pop(0)
+
+    def _report_outcomes(self, target: NodeOutput) -> None:
+        """Report the outcome of a node's steps, after the outcomes that made them absent, skipped
+        or failed: these may have been known when the run started.
+        """
+        stack = [(target, False)]
+        while stack:
+            target, is_open = stack.pop()
+            frame, node, _ = target
+            identity = (id(frame), node.name, target[2])
+            known = frame.states.get(node.name)
+            if known is None or (identity in self._reported and not is_open):
+                continue
+            self._reported.add(identity)
+            if is_open or all(
+                step.status in ("cached", "ran")
+                for step in known.steps
+                if isinstance(node.type, NodeType)
+            ):
+                for step in known.steps:
+                    self.queue.settled(step)
+                if is_open or not isinstance(node.type, Graph):
+                    continue
+            stack.append((target, True))
+            stack += [(source, False) for source in self._causes(target)][::-1]
+
+    def _causes(self, target: NodeOutput) -> Iterator[NodeOutput]:
+        """Yield the node outputs that determined a node's output: what `demands` asks for, stage by
+        stage. Values that nothing needed are left out, even if they are known.
+        """
+        frame, node, port = target
+        if node.when is not None:
+            yield from _sources(frame, readings(node.when))
+            if is_off(self.state.values, frame, node):
+                return
+        for name in node.each:
+            for size in sizing(node.bindings[name]):
+                if not isinstance(size, Listed):
+                    yield from _sources(frame, readings(size))
+        try:
+            expanded = elements(self.state.values, frame, node)
+        except (GraphError, ValueError):
+            return
+        if not isinstance(expanded, Elements) or expanded.size == len(expanded.off):
+            return
+        for name, binding in node.bindings.items():
+            if isinstance(node.type, Graph) and not is_first(node.type.inputs[name]):
+                continue
+            if name in node.each and isinstance(binding, Listed | PerElement):
+                for i in range(expanded.size):
+                    if i not in expanded.off:
+                        yield from _sources(frame, readings(element_of(binding, i)))
+            else:
+                yield from _sources(frame, readings(binding))
+        if isinstance(node.type, Graph):
+            yield from self._causes_inside(frame, node, node.type, port)
+
+    def _causes_inside(
+        self, frame: Frame, node: Node, inner: Graph, port: str
+    ) -> Iterator[NodeOutput]:
+        """Yield what the output of an included graph comes from in it: with `keep` the scores, and
+        then only the best repetition.
+        """
+        children = sorted(frame.below.get(node.name, {}).items())
+        if node.repeat is None or node.repeat.best is None:
+            for _, child in children:
+                yield from _sources(child, (inner.outputs[port].source,))
+            return
+        groups: dict[int, list[Frame]] = {}
+        for index, child in children:
+            yield from _sources(child, (inner.outputs[node.repeat.best].source,))
+            groups.setdefault(index // node.repeat.times, []).append(child)
+        for group in groups.values():
+            try:
+                best = self.state.best(node, group)
+            except ValueError:
+                continue
+            if isinstance(best, Frame):
+                yield from _sources(best, (inner.outputs[port].source,))
+
+
+def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:
+    """Tell whether a node's only step was keyed, and looked up in the store, just now; what the
+    plan knew may be outdated.
+    """
+    return len(state.steps) == 1 and not (
+        before is not None and before.steps and before.steps[0] is state.steps[0]
+    )
+
+
+def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[NodeOutput]:
+    """Yield the node outputs that are read, in the same graph or in the one around it."""
+    for read in reads:
+        if isinstance(read, FromNode):
+            yield frame, frame.graph.nodes[read.node], read.port
+        elif frame.parent is not None:
+            outer, node = frame.parent
+            if read.name in node.bindings:
+                binding = node.bindings[read.name]
+                if read.name in node.each:
+                    binding = element_of(binding, frame.element)
+                yield from _sources(outer, readings(binding))
