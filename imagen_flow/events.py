@@ -195,6 +195,11 @@ class OutputWritten:
     changed: bool
     value: Any
     at_s: float
+    #: The digest and kind of the value; of a plan of several items also the key of the step that
+    #: made it.
+    digest: str = ""
+    kind: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +267,7 @@ Event = (
 )
 
 #: Fields that are live objects or internal, and left out of JSON.
-_LIVE = frozenset({"preview", "value", "error", "nodes", "took"})
+_LIVE = frozenset({"preview", "value", "error", "nodes", "took", "digest", "kind", "key"})
 
 
 def step_title(node: str, item: str) -> str:

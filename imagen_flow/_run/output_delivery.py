@@ -114,8 +114,19 @@ class OutputDelivery:
             if writer is None or slot.items == ():
                 value = self.value(slot)
                 self._paths += _paths(value)
+                key = self._recorder.key(top, output) if label else ""
                 self.queue.put(
-                    OutputWritten(output.name, label, None, False, value, self.queue.now())
+                    OutputWritten(
+                        output.name,
+                        label,
+                        None,
+                        False,
+                        value,
+                        self.queue.now(),
+                        slot.digest,
+                        slot.kind,
+                        key,
+                    )
                 )
                 return
             elements = (
@@ -143,6 +154,7 @@ class OutputDelivery:
                 except OutputError as error:
                     self.queue.output_failed(output.name, label + item, str(error))
                     continue
+                key = self._recorder.key(top, output, element) if label else ""
                 while len(self._writes) > MAX_WRITES:
                     self._writes.popleft().result()
                 self._writes.append(
@@ -156,6 +168,7 @@ class OutputDelivery:
                         names,
                         value,
                         document,
+                        key,
                     )
                 )
         except Damaged as damaged:
@@ -177,6 +190,7 @@ class OutputDelivery:
         names: Mapping[str, str],
         value: Any,
         document: str | None,
+        key: str,
     ) -> None:
         assert output.path is not None
         item = label if element is None else f"{label}[{element}]"
@@ -204,7 +218,15 @@ class OutputDelivery:
             )
             self.queue.put(
                 OutputWritten(
-                    output.name, item, str(written.path), written.changed, value, self.queue.now()
+                    output.name,
+                    item,
+                    str(written.path),
+                    written.changed,
+                    value,
+                    self.queue.now(),
+                    artifact.digest,
+                    artifact.kind,
+                    key,
                 )
             )
         except Exception as error:

@@ -108,6 +108,11 @@ class ProvenanceRecorder:
             self._run_text = (top.item, self._describe_run(inputs))
         return f"{self._text(document)[:-1]},{self._run_text[1]}"
 
+    def key(self, top: Frame, output: Output, index: int | None = None) -> str:
+        """Give the key of the step that made an item's output; empty if it is an input."""
+        steps, _ = trace(self.state, top, output, index)
+        return steps[-1].key or "" if steps else ""
+
     @staticmethod
     def _text(data: Any) -> str:
         # Text that is not valid Unicode (a lone surrogate, in a node's output) is written as a JSON

@@ -265,12 +265,13 @@ def _facts(run: Run, event: events.OutputWritten) -> dict[str, Any]:
     state = run._thread.state
     assert state is not None
     output = run.plan.graph.outputs[event.output]
-    slot = state.values.bind(state.top, output.source)
+    (top,) = state.tops
+    slot = state.values.bind(top, output.source)
     assert isinstance(slot, Artifact)
     element = int(event.item.strip("[]")) if event.item else None
     if element is not None and slot.items is not None:
         slot = slot.items[element]
-    steps, _ = trace(state, output, element)
+    steps, _ = trace(state, top, output, element)
     key = steps[-1].key if steps else None
     return {"digest": slot.digest, "kind": slot.kind, **({"key": key} if key else {})}
 
