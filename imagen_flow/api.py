@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +93,8 @@ def _load(
         for problem in refused:
             _logger.warning("%s", problem)
         registry = discover(files, cache=config.plugins_cache_file())
-    read = partial(spec_.read, cache=config.parse_cache_folder())
-    spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else read(Path(graph))
-    return resolve(spec, registry, read=lambda path, name: read(path, name=name))
+    spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else spec_.read(Path(graph))
+    return resolve(spec, registry)
 
 
 def plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,7 +254,6 @@ def _graph_files(folder: Path) -> list[str]:
 def open_graph(path: Path, registry: Registry) -> Graph:
     """Read and resolve a graph file named on the command line."""
     from .._graph import resolve
-    from .._settings import config
     from .._text.spec import read
     from ..errors import GraphError, Problem, nearest
 
@@ -279,12 +278,7 @@ def open_graph(path: Path, registry: Registry) -> Graph:
                 )
             ]
         )
-    read_cached = partial(read, cache=config.parse_cache_folder())
-    return resolve(
-        read_cached(path, name=str(path)),
-        registry,
-        read=lambda path, name: read_cached(path, name=name),
-    )
+    return resolve(read(path, name=str(path)), registry)
 
 
 @contextmanager

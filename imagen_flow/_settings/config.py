@@ -51,7 +51,6 @@ __all__ = [
     "trust",
     "trusted_path",
     "untrusted",
-    "parse_cache_folder",
 ]
 
 #: The name of the settings file.
@@ -419,11 +418,6 @@ def plugins_cache_file() -> Path:
     import sys
 
     return cache_folder() / f"plugins-{tagged('environment', sys.prefix.encode())[:12]}.json"
-
-
-def parse_cache_folder() -> Path:
-    """Give the folder of the parse cache."""
-    return cache_folder() / "words"
 
 
 def file_digests_folder() -> Path:

@@ -1,1 +1,1 @@
-"""Read graph files: words with their positions, specs, and the parse cache."""
+"""Read graph files: words with their positions, and specs."""

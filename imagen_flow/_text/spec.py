@@ -18,7 +18,6 @@ from .._system.regular_files import open_regular
 from .._types.node import RESERVED
 from ..errors import MAX_PROBLEMS, Mark, Problem, Source, nearest
 from .mapping_reader import as_text, read_mapping
-from .parse_cache import read_words
 from .words import (
     MAX_BYTES,
     NAME,
@@ -30,7 +29,7 @@ from .words import (
     Unreadable,
     Word,
 )
-from .yaml_reader import too_large
+from .yaml_reader import read_words, too_large
 
 __all__ = [
     "UNREADABLE",
@@ -122,13 +121,12 @@ class GraphSpec:
     sweep: dict[str, Pair] = field(default_factory=dict)
 
 
-def read(path: Path, *, name: str | None = None, cache: Path | None = None) -> GraphSpec:
+def read(path: Path, *, name: str | None = None) -> GraphSpec:
     """Read a graph file. If it cannot be read, is too large or is not UTF-8, that is a problem of
     the spec.
 
     Params:
         name: the file's name in problems; default: `path` as given.
-        cache: the folder of the parse cache; None always parses.
     """
     shown = str(path) if name is None else name
     try:
@@ -138,7 +136,7 @@ def read(path: Path, *, name: str | None = None, cache: Path | None = None) -> G
             data = file.read(MAX_BYTES + 1)  # it may have grown
     except (OSError, ValueError) as error:
         return _failed_spec(shown, path, _unreadable(path, shown, error))
-    return parse(data, name=shown, path=path, cache=cache)
+    return parse(data, name=shown, path=path)
 
 
 def _failed_spec(name: str, path: Path, problem: Problem) -> GraphSpec:
@@ -182,17 +180,14 @@ def parse_mapping(data: Mapping[str, Any], *, name: str = "<graph>") -> GraphSpe
     return parse(text, name=name)
 
 
-def parse(
-    text: str | bytes, *, name: str, path: Path | None = None, cache: Path | None = None
-) -> GraphSpec:
+def parse(text: str | bytes, *, name: str, path: Path | None = None) -> GraphSpec:
     """Read a graph from text.
 
     Params:
         name: the text's name in problems.
         path: where it was read from; relative paths in it start there.
-        cache: as for `read`.
     """
-    return _read_spec(read_words(text, name=name, folder=cache), path)
+    return _read_spec(read_words(text, name=name), path)
 
 
 def _read_spec(written: ParsedText, path: Path | None) -> GraphSpec:

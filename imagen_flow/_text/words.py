@@ -21,6 +21,7 @@ __all__ = [
     "MAX_WORDS",
     "NAME",
     "UNREADABLE",
+    "REFERENCE",
     "Pair",
     "ParsedText",
     "Positions",
@@ -28,6 +29,7 @@ __all__ = [
     "Template",
     "Unreadable",
     "Word",
+    "find_in",
     "interpolate",
     "plain_scalar",
 ]
@@ -40,7 +42,7 @@ MAX_DIGITS = 1_000
 
 #: A name in ``${name.port}``, and so of a node, an input or an output.
 NAME = re.compile(r"[^\W\d][\w-]*")
-_REFERENCE = re.compile(rf"\$\{{({NAME.pattern})(?:\.({NAME.pattern}))?\}}")
+REFERENCE = re.compile(rf"\$\{{({NAME.pattern})(?:\.({NAME.pattern}))?\}}")
 
 #: ``$$``, a reference (closed or not), or nothing: a ``$`` before anything else is itself.
 _DOLLAR = re.compile(r"\$\$|\$\{([^}\n]*)(\}?)")
@@ -173,7 +175,7 @@ def interpolate(
         locate: gives the position of each ``${…}`` and ``$$``, called in their order.
         refuse: called with each ``${…}`` that is not a reference, and its position.
     """
-    if (whole := _REFERENCE.fullmatch(text)) is not None:
+    if (whole := REFERENCE.fullmatch(text)) is not None:
         return Reference(whole[1], whole[2], positions, *locate(text))
     parts: list[str | Reference] = []
     written, last, is_valid = "", 0, True
@@ -183,7 +185,7 @@ def interpolate(
         last = dollar.end()
         if dollar[0] == "$$":
             written += "$"
-        elif (found := _REFERENCE.fullmatch(dollar[0])) is None:
+        elif (found := REFERENCE.fullmatch(dollar[0])) is None:
             refuse(dollar[0], (start, end))
             is_valid = False
         else:
@@ -193,3 +195,19 @@ def interpolate(
     if not is_valid:
         return UNREADABLE
     return Template(tuple(part for part in (*parts, written) if part != "")) if parts else written
+
+
+def find_in(text: str, start: int, end: int) -> Callable[[str], tuple[int, int]]:
+    """Return what finds each reference of a word in the file, one after the other: escapes and
+    folded lines move what follows them.
+    """
+    cursor = start
+
+    def locate(written: str) -> tuple[int, int]:
+        nonlocal cursor
+        at = text.find(written, cursor, end)
+        span = (at, at + len(written)) if at >= 0 else (start, end)
+        cursor = span[1]
+        return span
+
+    return locate

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import Mark, Problem, Source
 from .decoding import decode
+from .plain_reader import read_plain
 from .words import (
     INT,
     MAX_BYTES,
@@ -29,12 +30,13 @@ from .words import (
     Pair,
     ParsedText,
     Word,
+    find_in,
     interpolate,
     plain_scalar,
 )
 from .yaml_messages import INVALID_ESCAPE, explain
 
-__all__ = ["read_words", "source_of", "too_large"]
+__all__ = ["read_fully", "read_words", "source_of", "too_large"]
 
 #: After this many problems the rest of a text is not read.
 MAX_PROBLEMS = 100
@@ -56,6 +58,15 @@ def read_words(text: str | bytes, *, name: str, references: bool = True) -> Pars
             return ParsedText(decoded.mark.source, None, (decoded,))
         text = decoded
     source = source_of(text, name)
+    if _past_limit(source.text) is None:
+        word = read_plain(source, references=references, max_words=MAX_WORDS)
+        if word is not None:
+            return ParsedText(source, word, ())
+    return read_fully(source, references=references)
+
+
+def read_fully(source: Source, *, references: bool = True) -> ParsedText:
+    """Read any text, event by event, and report its problems."""
     context = _Context(source)
     try:
         word: Word | None = _WordReader(context, references).document()
@@ -570,19 +581,12 @@ class _WordReader:
     # ---- references
 
     def interpolate(self, text: str, start: int, end: int) -> Any:
-        """Read the references in a text. Each is looked for in the file, because escapes and folded
-        lines move what follows them.
-        """
-        cursor = start
-
-        def locate(written: str) -> tuple[int, int]:
-            nonlocal cursor
-            at = self.text.find(written, cursor, end)
-            span = (at, at + len(written)) if at >= 0 else (start, end)
-            cursor = span[1]
-            return span
-
-        return interpolate(text, self.context.source, locate=locate, refuse=self.bad_reference)
+        return interpolate(
+            text,
+            self.context.source,
+            locate=find_in(self.text, start, end),
+            refuse=self.bad_reference,
+        )
 
     def bad_reference(self, written: str, span: tuple[int, int]) -> None:
         closed = written.endswith("}")
