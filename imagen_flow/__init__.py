@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._plugins.hookspecs import hookimpl as hookimpl
     from ._types.codec import Codec as Codec
+    from ._types.lettering import Lettering as Lettering
     from ._types.models import Model as Model
     from ._types.node import node as node
     from ._types.records import record as record

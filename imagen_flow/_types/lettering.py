@@ -31,7 +31,7 @@ class Lettering:
 
     Params:
         font: the content of a TrueType or OpenType file, or the name of a font of the system; None
-            is Pillow's own font, which only has Latin letters.
+            is Pillow's own font, which has little more than the letters of English.
         size: the height of the text in pixels.
 
     Raises:

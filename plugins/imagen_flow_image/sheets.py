@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from imagen_flow import File, Image, List, Range, Text, node
+from imagen_flow import File, Image, Lettering, List, Range, Text, node
 
 from .colours import match_channels, read_colour
 from .geometry import resize
@@ -37,8 +36,8 @@ def grid(
         images: in reading order; smaller ones are centred in their cells.
         labels: one text per picture, written below it and truncated if it is too long for its cell;
             line breaks count as spaces.
-        font: a TrueType or OpenType file; without it, Pillow's own font, which only has Latin
-            letters.
+        font: a TrueType or OpenType file; without it, Pillow's own font, which has little
+            more than the letters of English.
 
     Params:
         columns: by default as many as make the sheet about square.
@@ -71,11 +70,11 @@ def grid(
     column_count = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     row_count = math.ceil(len(images) / column_count)
     cell = (max(image.width for image in images), max(image.height for image in images))
-    font_ = _load_font(font, label_size) if labels is not None else None
+    lettering = _lettering(font, label_size) if labels is not None else None
     written: list[list[str]] = [[] for _ in images]
-    if labels is not None and font_ is not None:
-        written = [wrap_label(label, font_, cell[0], lines=label_lines) for label in labels]
-    line = sum(font_.getmetrics()) + 2 if font_ is not None else 0
+    if labels is not None and lettering is not None:
+        written = [lettering.wrap(label, cell[0], lines=label_lines) for label in labels]
+    line = lettering.line_height if lettering is not None else 0
     below = line * max(1, *(len(lines) for lines in written))
     width, height = column_count * (cell[0] + gap) + gap, row_count * (cell[1] + below + gap) + gap
     check_size(width, height)
@@ -90,9 +89,10 @@ def grid(
             top + (cell[1] - image.height) // 2,
         )
         for number, text in enumerate(written[index]):
+            assert lettering is not None
             _paste(
                 sheet,
-                _render_line(text, font_, (cell[0], line), label_colour),
+                _ink(lettering.draw(text, cell[0]), label_colour),
                 left,
                 top + cell[1] + number * line,
             )
@@ -123,66 +123,25 @@ def _paste(sheet: np.ndarray, over: np.ndarray, left: int, top: int) -> None:
     under[:] = from_unit(composite_over(to_unit(under), over, 1.0, "normal"), sheet.dtype)
 
 
-def _load_font(font: File | None, size: int) -> Any:
-    from PIL import ImageFont
-
-    if font is None:
-        return ImageFont.load_default(size)
+def _lettering(font: File | None, size: int) -> Lettering:
     try:
-        return ImageFont.truetype(io.BytesIO(font.read_bytes()), size)
+        return Lettering(None if font is None else font.read_bytes(), size=size)
     except OSError as error:
+        assert font is not None
         raise ValueError(
             f"port 'font': '{font.name or font.path.name}' is not a readable font ({error});"
             " give a .ttf or .otf file"
         ) from error
 
 
-def wrap_label(label: str, font_: Any, width: int, *, lines: int) -> list[str]:
-    """Break a label into at most so many lines of a width in pixels.
-
-    It is broken between words, and within a word that is wider than a line. What does not fit ends
-    in an ellipsis; a blank label has no lines.
-    """
-    rest = " ".join(label[: 1000 * lines].split())
-    found: list[str] = []
-    while rest and len(found) < lines - 1:
-        count = _fitting(rest, font_, width)
-        if count < len(rest):
-            space = rest.rfind(" ", 0, count + 1)
-            count = space if space > 0 else max(1, count)
-        found.append(rest[:count])
-        rest = rest[count:].lstrip()
-    if rest and font_.getlength(rest) > width:
-        rest = rest[: _fitting(rest, font_, width, end="…")] + "…"
-    return [*found, rest] if rest else found
-
-
-def _fitting(text: str, font_: Any, width: int, *, end: str = "") -> int:
-    """Count the characters of the longest beginning of a text that fits a width with an ending."""
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if font_.getlength(text[:middle] + end) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _render_line(line: str, font_: Any, size: tuple[int, int], colour: str) -> np.ndarray:
-    """Render one line of text, centred, as unit pixels with alpha."""
+def _ink(opacity: np.ndarray, colour: str) -> np.ndarray:
+    """Colour a line of text: unit pixels with alpha."""
     import numpy as np
-    import PIL.Image
-    from PIL import ImageDraw
 
-    drawn = PIL.Image.new("L", size)
-    ImageDraw.Draw(drawn).text(
-        (max(0.0, (size[0] - font_.getlength(line)) / 2), 1), line, fill=255, font=font_
-    )
     red, green, blue, alpha = read_colour(colour, "label_colour")
     ink = np.array(
         [red, alpha] if red == green == blue else [red, green, blue, alpha], dtype="float32"
     ) / np.float32(255)
-    inked = np.tile(ink, (size[1], size[0], 1))
-    inked[:, :, -1] *= np.asarray(drawn, dtype="float32") / np.float32(255)
+    inked = np.tile(ink, (*opacity.shape, 1))
+    inked[:, :, -1] *= opacity.astype("float32") / np.float32(255)
     return inked

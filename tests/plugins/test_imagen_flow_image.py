@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import ImageEnhance, ImageFilter, ImageOps
 
 import imagen_flow_image
-from imagen_flow import Image, Mask
+from imagen_flow import Image, Lettering, Mask
 from imagen_flow._types.value_digests import digest_value
 from imagen_flow_image import filters, geometry, layers, masks, measures, sheets, sources, tones
 from imagen_flow_image.colours import read_colour
@@ -746,14 +746,12 @@ def test_labels_wrap_between_words_up_to_the_lines_allowed() -> None:
     """A word wider than a line is broken, what does not fit ends in an ellipsis, and the sheet has
     as many lines as its longest label needs.
     """
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(14)
+    lettering = Lettering(size=14)
     label = "a small red  circle\nleft of a supercalifragilistic square"
-    wrapped = sheets.wrap_label(label, font, 90, lines=9)
+    wrapped = lettering.wrap(label, 90, lines=9)
     assert wrapped == ["a small red", "circle left of a", "supercalifragil", "istic square"]
-    assert sheets.wrap_label(label, font, 90, lines=2) == ["a small red", "circle left of …"]
-    assert sheets.wrap_label(" \n", font, 90, lines=2) == []
+    assert lettering.wrap(label, 90, lines=2) == ["a small red", "circle left of …"]
+    assert lettering.wrap(" \n", 90, lines=2) == []
     image = sources.solid(90, 20, colour="red")
     heights = [
         sheets.grid([image], gap=0, labels=[text], label_lines=lines).height
