@@ -206,7 +206,7 @@ def by_hand(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from safetensors.torch import load_file
 
-    from imagen_flow_embedded.plan import draw_places, draw_sketch, lay_out, read_facts
+    from imagen_flow_embedded.plan import decide, draw_sketch, lay_out
 
     states = load_file(encoded(folder, model))["states"]
     unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).eval()
@@ -225,8 +225,7 @@ def by_hand(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
         generator = torch.Generator().manual_seed(seed)
         plan = torch.zeros(2, unet.config.in_channels - channels - 2, side, side)
         if heads is not None and means is not None:
-            facts = read_facts(states[:1], heads)
-            places = draw_places(facts["arrangement"][0], generator)[None]
+            facts, places = decide(states[:1], heads, generator)
             sketch = draw_sketch(facts, places, means, 2 * side)
             sketch = torch.nn.functional.pixel_unshuffle(sketch, 2)
             plan[:1] = torch.cat([sketch, lay_out(facts, places, side)], 1)

@@ -172,12 +172,11 @@ def sketched(bench: Bench, prompt: str, seed: int) -> tuple[np.ndarray, list[lis
     }
     states = bench.run(graph, prompt=prompt)["text"][0].torch()
     folder = WEIGHTS / "imagen" / "plan"
-    facts = plan.read_facts(states, load_file(folder / "model.safetensors"))
-    generator = torch.Generator().manual_seed(seed)
-    places = plan.draw_places(facts["arrangement"][0], generator)
-    sketch = plan.draw_sketch(facts, places[None], load_file(folder / "means.safetensors"), 64)
+    heads = load_file(folder / "model.safetensors")
+    facts, places = plan.decide(states, heads, torch.Generator().manual_seed(seed))
+    sketch = plan.draw_sketch(facts, places, load_file(folder / "means.safetensors"), 64)
     colours = ((sketch[0].permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
-    return colours, places.tolist()
+    return colours, places[0].tolist()
 
 
 def seeds(bench: Bench) -> list[str]:

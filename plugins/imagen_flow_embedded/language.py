@@ -63,7 +63,7 @@ _RELATION_WORDS = {
 }
 _OPEN_RELATION_WORDS = (
     *("and", "and", "and", "with", "next to", "beside", "near", "close to", "by", ""),
-    *(",", ",", ",", ", and", "and also", "along with", "together with", ", then"),
+    *(",", ",", ",", ",", ",", ",", ", and", "and also", "along with", "together with", ", then"),
 )
 _SIDES = {
     "left of": (
@@ -377,17 +377,17 @@ def _pair(scene: Scene, rng: np.random.Generator, told: set[str], terse: bool) -
     a = _marked(_noun(first, rng, told, 1, short=bool(shared), terse=terse), 0)
     b = _marked(_noun(second, rng, told, 2, after=first, short=bool(shared), terse=terse), 1)
     told.update(f"{number}.{fact}" for fact in facts for number in (1, 2))
-    if draw < 0.30:  # a left of b
+    if draw < 0.28:  # a left of b
         verb = _pick(rng, _VERBS) if rng.random() < 0.3 else ""
         nearly = _pick(rng, _NEARLY) if rng.random() < 0.12 else ""
         comma = "," if rng.random() < 0.12 else ""
         return [*shared, a, comma, verb, nearly, _pick(rng, _RELATION_WORDS[relation]), b]
-    if draw < 0.50:  # a on the left and b on the right; one of the sides may be left out
+    if draw < 0.46:  # a on the left and b on the right; one of the sides may be left out
         return [*shared, *_on_sides(a, b, relation, rng)]
-    if draw < 0.62:  # left of a is b
+    if draw < 0.57:  # left of a is b
         link = _pick(rng, ("is", "there is", "", "we see", "stands", "sits", ",", ": ", "there s"))
         return [*shared, _pick(rng, _RELATION_WORDS[mirrored]), a, link.strip(), b]
-    if draw < 0.78:  # a with b on its right
+    if draw < 0.72:  # a with b on its right
         pointer = _pick(rng, _POINTERS[mirrored])
         link = _pick(rng, ("with", "and", "has", "", ",", ", and", ", with"))
         if rng.random() < 0.4 and (link or " " in pointer):
@@ -397,11 +397,11 @@ def _pair(scene: Scene, rng: np.random.Generator, told: set[str], terse: bool) -
             pointer = pointer.split()[0].replace("on", "above")
         verb = _pick(rng, ("", "", "", "is", "sitting")) if link != "has" else ""
         return [*shared, a, link, b, verb, pointer]
-    if draw < 0.82:  # from left to right, a, b
+    if draw < 0.76:  # from left to right, a, b
         order = _pick(rng, _ORDERS[relation])
         link = _pick(rng, (",", "and", "then", ", then", ""))
         return [order, _pick(rng, ("", ",", ":")), a, link, b]
-    if draw < 0.88:  # a and b, the circle is left of the square
+    if draw < 0.82:  # a and b, the circle is left of the square
         return [*shared, a, _pick(rng, ("and", ",", "with")), b, *_named_again(scene, rng, told)]
     told.discard("arrangement")
     if relation in ("left of", "right of") and rng.random() < 0.1:

@@ -1,12 +1,15 @@
 """Lay the plan of a picture out in space: what a text encoder's heads read off its sentinels, at
 the places that a seed draws.
 
+The seed decides the plan: facts that the prompt tells are taken as the heads read them, facts that it
+leaves open are drawn from the heads' probabilities, then the places are drawn. So a picture of an
+open prompt is as sure of itself as one of a prompt that says everything.
+
 The base denoiser gets the plan as channels beside the noise. Each cell of its grid belongs to the
-thing whose centre is nearest, if that is within `REACH`. Such a cell holds how probable each size,
-colour and shape of that thing is, and where the cell lies as seen from the thing's centre. Every
-cell holds how probable each background is. A fact that the prompt leaves out is thus a
-distribution, and the denoiser draws from it. Beside the plan it gets a coarse sketch: the mean
-silhouettes and colours of what is probable, at the same places.
+thing whose centre is nearest, if that is within `REACH`. Such a cell holds size, colour and shape of
+that thing, and where the cell lies as seen from the thing's centre. Every cell holds the background.
+Beside the plan the base gets a coarse sketch: mean silhouettes in the colours of the things, at the
+same places.
 
 Source: words bound to places in GLIGEN (arXiv:2301.07093); Fourier features (arXiv:2006.10739).
 """
@@ -24,7 +27,7 @@ SCENE_FACTS = ("background", "arrangement")
 THING_FACTS = ("size", "colour", "shape")
 REACH = 0.24
 """How far a cell may be from a thing's centre along each axis, as a fraction of the side."""
-_FREQUENCIES = (0.5, 1.0, 2.0)
+_FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
 
 _NEAR, _FAR = 0.255, 0.745
 _ALONG, _ACROSS, _ALONE = 0.03, 0.08, 0.1
@@ -61,21 +64,58 @@ def read_facts(states: torch.Tensor, heads: Mapping[str, torch.Tensor]) -> dict[
     return found
 
 
-def draw_places(arrangement: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw an arrangement and the places of its things, as the world draws them.
+def read_told(states: torch.Tensor, heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read off the sentinels how probably the prompt tells each fact.
 
-    Inputs: the probabilities (5,) of the arrangements; they are sharpened, so that a doubt in the
-        second digit does not overrule the prompt.
+    Outputs: by fact, float32 (N,) for the scene's and (N, 2) for the things'.
+    """
+    from torch.nn import functional as F
+
+    weight, bias = (heads[f"told.{part}"].to(states.device).float() for part in ("weight", "bias"))
+    told = F.linear(states[:, :SENTINELS].float(), weight, bias).sigmoid()  # N, sentinel, fact
+    numbered = enumerate((*SCENE_FACTS, *THING_FACTS))
+    return {
+        fact: told[:, 0, number] if fact in SCENE_FACTS else told[:, 1:, number]
+        for number, fact in numbered
+    }
+
+
+def decide(
+    states: torch.Tensor, heads: Mapping[str, torch.Tensor], generator: torch.Generator
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Decide what one picture shows, and where: what its prompt tells is taken as read, the rest is
+    drawn.
+
+    Inputs: states: of the prompt, (1, tokens, width).
+    Outputs: the facts as `read_facts` gives them, each with probability 1, and the places
+        (1, 2, 2) as `lay_out` takes them.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    told, decided = read_told(states, heads), {}
+    for fact, probable in read_facts(states, heads).items():
+        rows = probable.cpu().double().flatten(0, -2)
+        drawn = torch.multinomial(rows, 1, generator=generator)[:, 0]
+        chosen = torch.where(told[fact].cpu().flatten() >= 0.5, rows.argmax(-1), drawn)
+        eye = F.one_hot(chosen, rows.shape[-1]).float()
+        decided[fact] = eye.reshape(probable.shape).to(probable.device)
+    places = draw_places(int(decided["arrangement"].argmax()), generator)
+    return decided, places[None].to(states.device)
+
+
+def draw_places(arrangement: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw the places of an arrangement's things from the world's range, more of them towards its
+    ends than in its middle, so that few seeds suffice to see how far things move.
+
     Outputs: float32 (2, 2): x and y of the first and of the second thing, NaN if there is none.
     """
     import torch
 
-    sharp = arrangement.detach().cpu().double() ** 2
-    number = int(torch.multinomial(sharp / sharp.sum(), 1, generator=generator))
-    first, second, reach = _ARRANGEMENTS[number]
-    moved = (2 * torch.rand(2, 2, generator=generator) - 1) * torch.tensor(reach)
-    places = torch.tensor([first, second]) + moved
-    if number == 0:
+    first, second, reach = _ARRANGEMENTS[arrangement]
+    moved = torch.sin((torch.rand(2, 2, generator=generator) - 0.5) * torch.pi)
+    places = torch.tensor([first, second]) + moved * torch.tensor(reach)
+    if arrangement == 0:
         places[1] = torch.nan
     return places
 

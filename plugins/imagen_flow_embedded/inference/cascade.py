@@ -5,8 +5,8 @@ On disk a cascade is a folder of parts, each as its library's ``save_pretrained`
 ``tokenizer/ text_encoder/ plan/ unet/ scheduler/ super_resolution/ super_resolution_scheduler/``,
 and a ``model_index.json`` whose ``_class_name`` is ``ImagenCascade``. The tokenizer puts sentinels
 before the prompt; linear heads (``plan/model.safetensors``) read off them what the prompt says of
-the scene and of each thing. The base gets these facts as channels beside the noise, laid out at
-places that the seed draws, with a coarse sketch of mean silhouettes (``plan/means.safetensors``)
+the scene and of each thing, and the seed decides what it leaves open. The base gets these facts as
+channels beside the noise, laid out at places that the seed draws, with a coarse sketch of mean silhouettes (``plan/means.safetensors``)
 and two channels of coordinates. The enlarger gets the enlarged small
 picture, and predicts how the large one differs from it. Pictures are pixel-unshuffled by a factor
 that follows from the channels, three to a pixel.
@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imagen_flow_embedded.plan import draw_places, draw_sketch, lay_out, read_facts
+from imagen_flow_embedded.plan import decide, draw_sketch, lay_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ def base(
         heads, means: the linear heads that read the plan, and what its sketch is made of; without
             them the plan is empty.
     Params:
-        seed: of the places and of the noise, drawn on the CPU.
+        seed: of what the prompt leaves open, of the places and of the noise, drawn on the CPU.
         guidance_scale: 1 is off.
     Outputs: yields (steps done, steps, the picture in the making: float (1, 3, side, side));
         returns uint8 (side, side, 3).
@@ -171,12 +171,13 @@ def draw(
     planned = unet.config.in_channels - channels - 2
     plan = torch.zeros(len(seeds), planned, side, side, device=device)
     if heads is not None and means is not None:
-        facts = read_facts(text[0].to(device), heads)
-        places = [
-            draw_places(arrangement, generator)
-            for arrangement, generator in zip(facts["arrangement"], generators, strict=True)
+        prompts = text[0].to(device).split(1)
+        decided = [
+            decide(prompt, heads, generator)
+            for prompt, generator in zip(prompts, generators, strict=True)
         ]
-        at = torch.stack(places).to(device)
+        facts = {fact: torch.cat([one[fact] for one, _ in decided]) for fact in decided[0][0]}
+        at = torch.cat([places for _, places in decided])
         sketch = F.pixel_unshuffle(draw_sketch(facts, at, means, side * fold), fold)
         plan = torch.cat([sketch, lay_out(facts, at, side)], 1)
     plan = plan.to(dtype)

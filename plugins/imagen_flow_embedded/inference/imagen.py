@@ -28,6 +28,7 @@ class Text:
     tokenizer: Any
     text_encoder: Any
     fingerprint: str
+    heads: dict[str, torch.Tensor] | None = None
     family: str = FAMILY
 
     @classmethod
@@ -41,22 +42,28 @@ class Text:
             tokenizer,
             load_pretrained(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
             model.digest,
+            _load_plan(model)[0],
         )
 
     def unread(self, prompt: str, negative_prompt: str) -> str:
-        """Say what of the words is not read; nothing if all is."""
+        """Say what of the words is not read, and what of the prompt may be misread; nothing if all
+        is clear.
+        """
         texts = (("the prompt", prompt), ("the negative prompt", negative_prompt))
-        return "; ".join(
-            filter(
-                None,
-                (
-                    unread_words(
-                        self.tokenizer, text, int(self.tokenizer.model_max_length), what=what
-                    )
-                    for what, text in texts
-                ),
-            )
-        )
+        most = int(self.tokenizer.model_max_length)
+        notes = [unread_words(self.tokenizer, text, most, what=what) for what, text in texts]
+        return "; ".join(filter(None, [*notes, self._doubts(prompt)]))
+
+    def _doubts(self, prompt: str) -> str:
+        from imagen_flow_embedded.doubt import find_doubts
+
+        from . import cascade
+
+        if self.heads is None or not prompt.strip():
+            return ""
+        states = cascade.encode([prompt], tokenizer=self.tokenizer, text_encoder=self.text_encoder)
+        found = find_doubts(states, self.heads)
+        return f"the prompt may be misread: {', '.join(found)}" if found else ""
 
     @property
     def networks(self) -> dict[str, Any]:
@@ -139,13 +146,14 @@ def _load_plan(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from imagen_flow_embedded.doubt import DOUBTS
     from imagen_flow_embedded.plan import SCENE_FACTS, THING_FACTS
 
     try:
         tensors = load_file(model.path / "plan" / "model.safetensors")
         heads = {
-            f"{fact}.{part}": tensors[f"{fact}.{part}"]
-            for fact in (*SCENE_FACTS, *THING_FACTS)
+            f"{name}.{part}": tensors[f"{name}.{part}"]
+            for name in (*SCENE_FACTS, *THING_FACTS, *DOUBTS)
             for part in ("weight", "bias")
         }
         tensors = load_file(model.path / "plan" / "means.safetensors")

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from imagen_flow_embedded.plan import REACH, count_channels, draw_sketch, lay_out, read_facts
+from imagen_flow_embedded.plan import REACH, count_channels, draw_sketch, lay_out
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
-from imagen_flow_embedded.training.text_encoder import HEADS, draw_descriptions
+from imagen_flow_embedded.training.text_encoder import HEADS, draw_descriptions, facts_of
 from imagen_flow_embedded.world import (
     BACKGROUNDS,
     COLOURS,
@@ -122,16 +122,6 @@ def encode(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Any, 
     return states * tokens.attention_mask[..., None], tokens.attention_mask
 
 
-def load_heads(text: Path) -> dict[str, Any]:
-    """Load the linear heads that read a plan off the text encoder's states."""
-    from safetensors.torch import load_file
-
-    return {
-        name: value.float()
-        for name, value in load_file(text / "plan" / "model.safetensors").items()
-    }
-
-
 def measure_means() -> dict[str, Any]:
     """Measure the mean silhouettes and colours of the world's things, which the sketch is made of."""
     import torch
@@ -162,16 +152,18 @@ def save_means(folder: Path) -> None:
     save_file(tensors, folder / "means.safetensors", {"format": "pt"})
 
 
-def plan_beside(
-    states: Any, heads: Mapping[str, Any], means: Mapping[str, Any], scenes: Sequence[Scene]
-) -> Any:
-    """Give what the base sees beside the noise and the coordinates, at the places of the scenes:
-    the sketch, pixel-unshuffled, and the plan.
+def plan_beside(scenes: Sequence[Scene], means: Mapping[str, Any]) -> Any:
+    """Give what the base sees beside the noise and the coordinates: the sketch of the scenes,
+    pixel-unshuffled, and their plan.
     """
     import torch
     from torch.nn import functional as F
 
-    facts, places = read_facts(states, heads), places_of(scenes)
+    places = places_of(scenes)
+    facts = {
+        fact: F.one_hot(torch.from_numpy(numbers.clip(0)), len(HEADS[fact])).float()
+        for fact, numbers in facts_of(scenes).items()
+    }
     sketch = F.pixel_unshuffle(draw_sketch(facts, places, means, SIDE), FOLD)
     return torch.cat([sketch, lay_out(facts, places, SIDE // FOLD)], 1)
 
@@ -206,12 +198,15 @@ def to_tensor(pictures: np.ndarray) -> Any:
     )
 
 
-def weighted_error(guess: Any, clean: Any, kept: Any) -> Any:
-    """Give the mean absolute error of guesses at clean pictures, weighted by their noise level;
-    ``kept`` (n) is the part of variance that is signal.
+def weighted_errors(guess: Any, clean: Any, kept: Any) -> dict[str, Any]:
+    """Give the mean absolute error of guesses at clean pictures, and that of their slopes, weighted
+    by noise level; ``kept`` (n) is the part of variance that is signal. A soft edge is wrong in its
+    slopes more than in its pixels.
     """
     weights = (1 / (1 - kept)).clamp(max=MOST_WEIGHT).sqrt().view(-1, 1, 1, 1)  # SNR + 1
-    return (weights * (guess - clean).abs()).mean()
+    error = weights * (guess - clean)
+    slopes = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    return {"pixels": error.abs().mean(), "slopes": 0.5 * slopes}
 
 
 def train_diffusion(
@@ -235,7 +230,7 @@ def train_diffusion(
 
     torch.manual_seed(seed)
     tokenizer, encoder = load_text(text)
-    heads, means = load_heads(text), measure_means()
+    means = measure_means()
     network = build_base_unet(encoder.config.d_model, channels=channels)
     with torch.no_grad():
         network.conv_out.weight.mul_(0.1)
@@ -262,7 +257,7 @@ def train_diffusion(
             "" if part < WORDLESS else each.text for each, part in zip(described, draw, strict=True)
         ]
         states, mask = encode(tokenizer, encoder, texts)
-        plan = plan_beside(states, heads, means, scenes)
+        plan = plan_beside(scenes, means)
         plan *= torch.from_numpy((draw >= UNPLANNED).astype(np.float32)).view(-1, 1, 1, 1)
         clean = F.pixel_unshuffle(to_tensor(render(scenes, SIDE)), FOLD)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
@@ -276,7 +271,11 @@ def train_diffusion(
             encoder_attention_mask=mask,
         ).sample
         guess = plan[:, : clean.shape[1]] + difference
-        return {"loss": weighted_error(guess, clean, scheduler.alphas_cumprod[times])}
+        return weighted_errors(
+            F.pixel_shuffle(guess, FOLD),
+            F.pixel_shuffle(clean, FOLD),
+            scheduler.alphas_cumprod[times],
+        )
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"

@@ -24,7 +24,6 @@ from imagen_flow_embedded.training.diffusion import (
     TIMES,
     build_scheduler,
     encode,
-    load_heads,
     load_text,
     measure_means,
     plan_beside,
@@ -112,7 +111,7 @@ def repair(
     from torch.nn import functional as F
 
     tokenizer, encoder = load_text(text)
-    heads, means = load_heads(text), measure_means()
+    means = measure_means()
     network = UNet2DConditionModel.from_pretrained(base / "unet").float().eval()
     kept = build_scheduler().alphas_cumprod
     rng = np.random.default_rng((seed, 3))
@@ -123,7 +122,7 @@ def repair(
         described = draw_descriptions(rng, batch_size)
         some, words = [each.scene for each in described], [each.text for each in described]
         states, mask = encode(tokenizer, encoder, words)
-        plan = plan_beside(states, heads, means, some)
+        plan = plan_beside(some, means)
         x = F.pixel_unshuffle(to_tensor(render(some, LOW)), BASE_FOLD)
         starts = (TIMES - 1) * (0.4 + 0.6 * rng.random(batch_size))
         noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from imagen_flow_embedded.doubt import DOUBTS, HEADS, MEANINGS
 from imagen_flow_embedded.language import (
     BACKGROUND_WORDS,
     COLOUR_WORDS,
@@ -35,50 +36,20 @@ from imagen_flow_embedded.language import (
     describe,
     twinned,
 )
+from imagen_flow_embedded.plan import SCENE_FACTS, SENTINELS, THING_FACTS
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
-from imagen_flow_embedded.world import (
-    BACKGROUNDS,
-    COLOURS,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    Scene,
-    draw_scene,
-    is_held_out,
-)
+from imagen_flow_embedded.world import Scene, draw_scene, is_held_out
 
-SENTINELS = 3
 LENGTH = 48
 """Tokens a prompt is padded or cut to, the sentinels among them."""
-ARRANGEMENTS = ("alone", *RELATIONS)
-"""How the first thing named stands to the second."""
-HEADS: dict[str, tuple[str, ...]] = {
-    "background": tuple(BACKGROUNDS),
-    "arrangement": ARRANGEMENTS,
-    "size": SIZES,
-    "colour": tuple(COLOURS),
-    "shape": SHAPES,
-}
-"""The facts that a linear head reads off a sentinel, and the values of each."""
-SCENE_FACTS = ("background", "arrangement")
-THING_FACTS = ("size", "colour", "shape")
+ARRANGEMENTS = HEADS["arrangement"]
 WORD_FACTS = {
     "background": BACKGROUND_WORDS,
     "size": SIZE_WORDS,
     "colour": COLOUR_WORDS,
     "shape": SHAPE_WORDS,
 }
-MEANINGS = (
-    ("", ""),
-    *((fact, value) for fact in WORD_FACTS for value in HEADS[fact]),
-)
-"""What a word may say of what it is about: nothing, or the value of a fact."""
-DOUBTS = {"told": 5, "sense": 1, "owner": 3, "meaning": len(MEANINGS)}
-"""How many values the heads give that say how far a plan is to be trusted: whether the text tells
-each fact (background and arrangement off the first sentinel, size, colour and shape off the
-others), whether it asks for a scene of the world, and for every word what it is about and what it
-says."""
 
 
 def build_tokenizer() -> Any:
