@@ -3,10 +3,10 @@
 The network is diffusers' ``UNet2DConditionModel`` built of the blocks that Imagen-like models use
 there (``SimpleCrossAttn…`` at the two coarsest levels): pixels attend to the words, to the
 encoder's sentinels and to one another in one go, and pooled text joins the time embedding. Beside
-the noise it gets the plan of the text encoder as channels, laid out at the places where the things
-stand: the facts, a coarse sketch of them, and two channels of coordinates. It sees the picture
-pixel-unshuffled to 12 x 32 x 32 and predicts how the clean picture differs from the sketch. Noise
-levels are drawn a little towards the noisy end.
+the noise it gets a plan as channels, laid out at the places where the things stand: the facts, as
+sure of themselves as the seed makes them when it draws, a coarse sketch of them, and two channels of
+coordinates. It sees the picture pixel-unshuffled to 12 x 32 x 32 and predicts how the clean picture
+differs from the sketch. Most noise levels are high: an edge is found there, and only kept below.
 
 Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; the capped weight of
     arXiv:2303.09556; caption drop-out for guidance of arXiv:2207.12598.
@@ -44,7 +44,7 @@ SILHOUETTE = 10
 MOST_WEIGHT = 2.0
 """Cap of 1 / sigma squared, whose root is the loss's weight: without it the last grains of noise
 take over."""
-UNPLANNED, WORDLESS = 0.1, 0.08
+UNPLANNED, WORDLESS = 0.06, 0.05
 """The part of the pictures that are drawn without the plan, and of those that get no words
 either."""
 
@@ -262,7 +262,7 @@ def train_diffusion(
         clean = F.pixel_unshuffle(to_tensor(render(scenes, SIDE)), FOLD)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         # most at high noise: there edges come of the plan alone
-        times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.5).astype(np.int64))
+        times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.35).astype(np.int64))
         noisy = scheduler.add_noise(clean, noise, times)
         difference = network(
             with_coordinates(torch.cat([noisy, plan], 1)),
