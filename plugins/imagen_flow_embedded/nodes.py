@@ -134,7 +134,7 @@ def train_text_encoder(
     )
 
 
-@node("train.diffusion", version=2, uses=("diffusers", "torch", "transformers"))
+@node("train.diffusion", version=3, uses=("diffusers", "torch", "transformers"))
 def train_diffusion(
     text_encoder: Model,
     scratch: Scratch,
@@ -164,7 +164,7 @@ def train_diffusion(
     )
 
 
-@node("train.super_resolution", version=2, uses=("diffusers", "torch", "transformers"))
+@node("train.super_resolution", version=3, uses=("diffusers", "torch", "transformers"))
 def train_super_resolution(
     text_encoder: Model,
     base: Model,

@@ -27,7 +27,7 @@ SCENE_FACTS = ("background", "arrangement")
 THING_FACTS = ("size", "colour", "shape")
 REACH = 0.24
 """How far a cell may be from a thing's centre along each axis, as a fraction of the side."""
-_FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
+_FREQUENCIES = (0.5, 1.0, 2.0)
 
 _NEAR, _FAR = 0.255, 0.745
 _ALONG, _ACROSS, _ALONE = 0.03, 0.08, 0.1
