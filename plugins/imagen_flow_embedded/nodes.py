@@ -114,7 +114,7 @@ def _train(steps: Generator[tuple[int, int, str], None, Path]) -> Steps[Model]:
 def train_text_encoder(
     scratch: Scratch,
     *,
-    steps: Count = 1800,
+    steps: Count = 2300,
     batch_size: Batch = 64,
     learning_rate: Rate = 1.5e-3,
     seed: Seed,

@@ -103,7 +103,7 @@ def test_every_description_fits_the_tokenizer_and_grey_is_read_as_gray():
     tokenizer = text_encoder.build_tokenizer()
     for described in descriptions(500):
         ids = tokenizer(described.text).input_ids
-        assert text_encoder.SENTINELS + len(described.owners) + 1 == len(ids) <= text_encoder.LENGTH
+        assert plan.SENTINELS + len(described.owners) + 1 == len(ids) <= text_encoder.LENGTH
     both = tokenizer(["A RED circle; on grey!", "a red circle, on gray"]).input_ids
     assert both[0] == both[1] and tokenizer.unk_token_id not in both[0]
 
@@ -157,7 +157,7 @@ def test_words_mean_the_facts_of_the_thing_that_they_are_about():
     seen = set()
     for each, owned, meant in zip(described, owners, meanings, strict=True):
         for owner, number in zip(owned, meant, strict=True):
-            fact, value = text_encoder.MEANINGS[max(number, 0)]
+            fact, value = doubt.MEANINGS[max(number, 0)]
             seen.add(fact)
             if fact == "background":
                 assert (owner, value) == (0, each.scene.background)
@@ -179,7 +179,7 @@ def sure(scene):
     """The facts of a scene, each with probability 1."""
     found = {}
     for fact, numbers in text_encoder.facts_of([scene]).items():
-        eye = torch.eye(len(text_encoder.HEADS[fact]))
+        eye = torch.eye(len(doubt.HEADS[fact]))
         found[fact] = eye[torch.from_numpy(numbers.clip(0))]
     return found
 
@@ -326,7 +326,7 @@ def test_a_plan_holds_each_things_facts_around_its_place_and_the_background_ever
     facts = sure(RED_ABOVE_BLUE)
     laid = plan.lay_out(facts, diffusion.places_of([RED_ABOVE_BLUE]), 32)
     assert laid.shape[1] == plan.count_channels(
-        {fact: len(values) for fact, values in text_encoder.HEADS.items()}
+        {fact: len(values) for fact, values in doubt.HEADS.items()}
     )
     size, colour = laid[0, :2], laid[0, 2:10]
     assert size[:, 8, 16].tolist() == [1, 0] and size[:, 24, 16].tolist() == [0, 1]

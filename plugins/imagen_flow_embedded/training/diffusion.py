@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from imagen_flow_embedded.doubt import HEADS
 from imagen_flow_embedded.plan import REACH, count_channels, draw_sketch, lay_out
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
-from imagen_flow_embedded.training.text_encoder import HEADS, draw_descriptions, facts_of
+from imagen_flow_embedded.training.text_encoder import draw_descriptions, facts_of
 from imagen_flow_embedded.world import (
     BACKGROUNDS,
     COLOURS,
