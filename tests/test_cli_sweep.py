@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -180,18 +180,14 @@ def test_json_events_name_the_items(call: Call) -> None:
     """Each line is an event; an item's events carry its label, and its end is an event."""
     done = call("run", "g.yaml", "--sweep", "seed=1..2", "--json-events")
     found = [json.loads(line) for line in done.out.splitlines()]
-    assert [(e["event"], e.get("item")) for e in found if not e["event"].startswith("step_p")] == [
-        ("run_started", None),
-        ("step_started", "seed=1"),
-        ("step_finished", "seed=1"),
-        ("output_written", "seed=1"),
-        ("item_finished", "seed=1"),
-        ("step_started", "seed=2"),
-        ("step_finished", "seed=2"),
-        ("output_written", "seed=2"),
-        ("item_finished", "seed=2"),
-        ("run_finished", None),
-    ]
+    assert [found[0]["event"], found[-1]["event"]] == ["run_started", "run_finished"]
+    for label in ("seed=1", "seed=2"):
+        assert [e["event"] for e in found if e.get("item") == label] == [
+            "step_started",
+            "step_finished",
+            "output_written",
+            "item_finished",
+        ]
     assert found[0]["items"] == 2
 
 
@@ -230,6 +226,15 @@ def test_the_command_of_a_row_makes_the_item_again(call: Call, folder: Path) -> 
     assert "0 steps ran, 1 from the store" in done.stderr
 
 
+def wait_for_two_items(folder: Path, running: subprocess.Popen[Any]) -> None:
+    """Wait until two items are in the index and the third is running."""
+    index = folder / "out/index.jsonl"
+    while running.poll() is None:
+        if Path("here").exists() and index.exists() and index.read_bytes().count(b"\n") == 2:
+            return
+        os.sched_yield()
+
+
 def test_an_interrupted_sweep_is_continued_by_the_same_command(folder: Path) -> None:
     """Ctrl-C stops the running item; the same command runs what is left."""
     (folder / "g.yaml").write_text(GRAPH.replace("toy.lucky", "toy.slow"))
@@ -238,8 +243,7 @@ def test_an_interrupted_sweep_is_continued_by_the_same_command(folder: Path) -> 
         *("--sweep", "seed=1..5"),
     ]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while not Path("here").exists() and running.poll() is None:
-        os.sched_yield()
+    wait_for_two_items(folder, running)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130
@@ -262,11 +266,9 @@ def test_a_killed_sweep_is_continued_by_the_same_command(folder: Path) -> None:
         *("--sweep", "seed=1..5", "-q"),
     ]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not Path("here").exists() and running.poll() is None:
-        os.sched_yield()
+    wait_for_two_items(folder, running)
     running.kill()
     running.wait()
-    assert len((folder / "out/index.jsonl").read_text().splitlines()) == 2
     Path("go").touch()
     again = subprocess.run(command, capture_output=True, text=True)
     assert (again.returncode, again.stdout) == (0, _printed(5))

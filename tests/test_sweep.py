@@ -87,8 +87,10 @@ def load(folder: Path) -> Callable[[str], Graph]:
 
 
 def swept(graph: Graph, axes: Any = None, **more: Any) -> list[Any]:
+    """Run a sweep and give its items in order; they come as they end."""
     more.setdefault("store", "store")
-    return list(flow.sweep(graph, axes, plugins="nodes.py", **more))
+    items = flow.sweep(graph, axes, plugins="nodes.py", **more)
+    return sorted(items, key=lambda item: item.index)
 
 
 def refused(graph: Graph, axes: Any = None, **more: Any) -> str:
@@ -248,7 +250,8 @@ def test_a_folder_that_changes_meanwhile(load: Any, folder: Path) -> None:
     )
     sweep = flow.sweep(graph, {"file": "in"}, store="store")
     (folder / "in" / "b").unlink()
-    assert [(i.label, i.status, i.error.partition("'")[0]) for i in sweep] == [
+    items = sorted(sweep, key=lambda item: item.index)
+    assert [(i.label, i.status, i.error.partition("'")[0]) for i in items] == [
         ("file=a", "done", ""),
         ("file=b", "failed", "there is no file "),
         ("file=c", "done", ""),
@@ -420,7 +423,7 @@ def test_two_sweeps_do_not_write_one_index(load: Any) -> None:
 def test_a_full_disk_stops_the_sweep_in_words_and_a_rerun_goes_on(
     load: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the disk is full, the items that follow are not started; the same call goes on."""
+    """When the disk is full, the items that follow are not made; the same call goes on."""
     graph = load(WORDS)
     real = os.fsync
     written: list[int] = []
@@ -436,7 +439,7 @@ def test_a_full_disk_stops_the_sweep_in_words_and_a_rerun_goes_on(
     found = []
     with pytest.raises(OutputError) as stopped:
         found += [i.status for i in flow.sweep(graph, prompts, out="out", store="store")]
-    assert "is full: 3 items were not started" in str(stopped.value)
+    assert "is full: 3 items were not made" in str(stopped.value)
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     assert [row["status"] for row in rows(folder)] == ["done", "done", "failed"]
@@ -453,7 +456,8 @@ def test_one_item_that_fails_does_not_stop_the_others(load: Any) -> None:
         ("failed", "words: cannot do 'fail'"),
         ("done", ""),
     ]
-    assert len(swept(graph, {"prompt": "a,fail,b"}, fail_fast=True)) == 2
+    stopped = swept(graph, {"prompt": "a,fail,b"}, fail_fast=True)
+    assert [i.status for i in stopped if i.label == "prompt=fail"] == ["failed"]
 
 
 # --- what is refused before anything is made

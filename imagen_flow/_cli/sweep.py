@@ -256,7 +256,7 @@ def print_sweep_plan(sweep: PreparedSweep, *, as_json: bool) -> int:
         f" {'at most ' if plan.waits else ''}{distinct:,} of them distinct: {', '.join(counts)}"
     )
     echo(table(_axis_rows(sweep)))
-    groups = sorted(plan.groups.items(), key=lambda g: _order(plan.graph, g[0][0]))
+    groups = sorted(plan.groups.items(), key=lambda g: (_order(plan.graph, g[0][0]), g[0]))
     echo(
         table(
             (f"{node} × {count:,}", type_, _status_text(status, reason))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._graph import RANDOM, Axis, FilesIn, Given, Graph, Input, PerItem, Sweep, TableAt
+from .._plan import Item as PlanItem
 from .._plan import Plan, Step, from_text
 from .._plan.request import Request, prepare
 from .._types.ports import BadValue
@@ -17,7 +19,11 @@ from .axes import expand, list_files
 from .items import Item, count_equal, iter_items
 from .rows import Rows, combine
 
-__all__ = ["Choice", "PreparedSweep", "SweepPlan", "plan_sweep", "plans", "prepare_sweep"]
+__all__ = ["Choice", "PreparedSweep", "SweepPlan", "chunks", "plan_sweep", "prepare_sweep"]
+
+#: So many items are planned and run together. What they share is worked out once, and a model does
+#: its work for all of them before another takes its place; more would take more memory.
+CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +61,6 @@ class PreparedSweep:
     def items(self) -> Iterator[Item]:
         """Yield the items in order."""
         return iter_items(self.rows, self.seeds)
-
-    def request_for(self, item: Item) -> Request:
-        """Give the request for one item."""
-        return replace(self.request, values={**self.request.values, **item.values})
 
     def changed_folders(self) -> Iterator[str]:
         """Say which folders have other files now than when they were listed."""
@@ -290,13 +292,9 @@ def plan_sweep(sweep: PreparedSweep) -> SweepPlan:
     groups: Counter[tuple[str, str, str, str]] = Counter()
     refused: dict[str, str] = {}
     problems: dict[Problem, None] = dict.fromkeys(sweep.warnings)
-    wrong: GraphError | None = None
-    for item, plan in plans(sweep):
-        if isinstance(plan, GraphError):
-            refused[item.label] = plan.problems[0].message
-            wrong = wrong or plan
-            continue
+    for _, plan in chunks(sweep):
         first = first or plan
+        refused.update((one.label, one.problems[0].message) for one in plan.items if one.problems)
         at_least = at_least or plan.at_least
         problems.update(dict.fromkeys(plan.problems))
         for step in plan.steps:
@@ -308,9 +306,7 @@ def plan_sweep(sweep: PreparedSweep) -> SweepPlan:
                 keys[step.status].add(_short(step))
             else:
                 waits += step.status in ("runs", "waits")
-    if first is None:
-        assert wrong is not None, "a sweep has items"
-        raise wrong
+    assert first is not None, "a sweep has items"
     return SweepPlan(
         sweep.request.graph,
         first.device,
@@ -332,26 +328,25 @@ def _short(step: Step) -> bytes:
     return bytes.fromhex((step.key or "")[:20])
 
 
-def plans(sweep: PreparedSweep) -> Iterator[tuple[Item, Plan | GraphError]]:
-    """Plan the items one after another. What is wrong with one is given in place of its plan.
+def chunks(sweep: PreparedSweep) -> Iterator[tuple[list[Item], Plan]]:
+    """Plan the items, so many at a time. What is wrong with one item is in its plan.
 
     Raises:
-        GraphError: what is wrong with the first item is wrong with the last one too.
+        GraphError: what is wrong with all items, or whatever their values are.
     """
-    for item in sweep.items():
-        try:
-            yield item, prepare(sweep.request_for(item))
-        except GraphError as wrong:
-            if item.index == 0 and _is_everywhere(sweep, wrong):
-                raise
-            yield item, wrong
+    items = sweep.items()
+    is_first = True
+    while chunk := list(itertools.islice(items, CHUNK)):
+        plan = prepare(sweep.request, items=[PlanItem(item.label, item.values) for item in chunk])
+        if is_first and (everywhere := _problems_of_all(plan)):
+            raise GraphError(everywhere)
+        is_first = False
+        yield chunk, plan
 
 
-def _is_everywhere(sweep: PreparedSweep, wrong: GraphError) -> bool:
-    """Tell whether the problems of the first item are those of the last too."""
-    (last,) = deque(sweep.items(), maxlen=1)
-    try:
-        prepare(sweep.request_for(last))
-    except GraphError as also:
-        return str(also) == str(wrong)
-    return False
+def _problems_of_all(plan: Plan) -> tuple[Problem, ...]:
+    """Give the problems that every item has."""
+    first = plan.items[0].problems
+    texts = [str(problem) for problem in first]
+    same = all([str(problem) for problem in one.problems] == texts for one in plan.items)
+    return first if same else ()

@@ -1,4 +1,4 @@
-"""Run a sweep: its items one after another, with one pool of models and one store for all."""
+"""Run a sweep: some items at a time, with one pool of models and one store for all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,15 +16,17 @@ from .. import events
 from .._models import ModelPool
 from .._outputs.disk import ImmediateChanges
 from .._outputs.writer import OutFolder, OutputWriter
-from .._plan import Plan
-from .._run import Run, execute
-from .._run.lineage import trace
-from .._types.artifact import Artifact
-from ..errors import GraphError, OutputError
+from .._plan import Plan, PlannedItem
+from .._run import execute
+from .._store import Store
+from .._types.codec import Codecs
+from .._types.models import Model
+from .._types.values import File, Folder
+from ..errors import OutputError
 from ..events import Event
 from .index import IndexFile, command_of, plain_inputs
 from .items import Item, PathNames
-from .planning import PreparedSweep, plans
+from .planning import PreparedSweep, chunks
 
 __all__ = ["ItemResult", "SweepRun", "run_sweep"]
 
@@ -75,6 +77,7 @@ class SweepRun:
         self._ran = self._cached = self._steps_failed = 0
         self._names = PathNames(sweep.request.graph, sweep.rows.names)
         self._disk = _FailureLog()
+        self._own_store: Store | None = None
         self._events = self._run()
 
     def __iter__(self) -> SweepRun:
@@ -84,45 +87,32 @@ class SweepRun:
         return next(self._events)
 
     def close(self) -> None:
-        """Stop reading and cancel the item that is running."""
+        """Stop reading and cancel the items that are running."""
         self._events.close()
 
     def _now(self) -> float:
         return time.monotonic() - self._start_s
 
     def _run(self) -> Generator[Event, None, None]:
-        request = self.sweep.request
         with ExitStack() as stack:
-            if request.store is not None:
-                stack.enter_context(request.store.in_use())
+            sweep = self._with_store(stack)
             pool = self._pool
             if pool is None:
                 pool = ModelPool()
                 stack.callback(pool.close)
             index: IndexFile | None = None
             started = False
-            for item, plan in plans(self.sweep):
+            for items, plan in chunks(sweep):
                 if not started:
                     started = True
                     # Only now: what is wrong with all items leaves no file.
                     if self._out is not None:
                         index = stack.enter_context(
-                            IndexFile(self._out, len(self.sweep), parquet=self._parquet)
+                            IndexFile(self._out, len(sweep), parquet=self._parquet)
                         )
-                    yield self._started(plan.device if isinstance(plan, Plan) else "")
-                result = ItemResult(
-                    item.index,
-                    item.label,
-                    {name: cell.written for name, cell in item.cells.items()},
-                    dict(item.seeds),
-                )
-                if isinstance(plan, GraphError):
-                    result.status, result.error = "failed", plan.problems[0].message
-                    self._names.plain(item)
-                elif (yield from self._run_item(item, plan, result, pool)) == "cancelled":
-                    break
-                yield self._ended(item, result, index)
-                if self._stop_early(result):
+                    yield self._started(plan.device)
+                yield from self._run_chunk(items, plan, pool, index)
+                if self.stopped or self._cancel.is_set() or (self._fail_fast and self.failed):
                     break
             if index is not None:
                 try:
@@ -133,89 +123,133 @@ class SweepRun:
             self._status(), self._ran, self._cached, self._steps_failed, self._now()
         )
 
+    def _with_store(self, stack: ExitStack) -> PreparedSweep:
+        """Open the store for as long as the sweep runs; where there is none, a temporary one, so that
+        what items share is computed once.
+        """
+        request = self.sweep.request
+        store = request.store
+        if store is not None:
+            stack.enter_context(store.in_use())
+            return self.sweep
+        codecs = request.graph.registry.codecs if request.graph.registry else Codecs()
+        store = self._own_store = stack.enter_context(Store.temporary(codecs))
+        return replace(self.sweep, request=replace(request, store=store))
+
     def _started(self, device: str) -> Event:
         graph = self.sweep.request.graph
         return events.RunStarted(graph.spec.source.name, 0, 0, device, 0.0, items=len(self.sweep))
 
     def _status(self) -> str:
+        if self.stopped:
+            return "failed"
         if self._cancel.is_set():
             return "cancelled"
-        return "failed" if self.failed or self.stopped else "done"
+        return "failed" if self.failed else "done"
 
-    def _run_item(
-        self, item: Item, plan: Plan, result: ItemResult, pool: ModelPool
-    ) -> Generator[Event, None, str]:
-        """Run one item, and give how it ended."""
-        writer = None
-        if self._out is not None:
-            writer = OutputWriter(
-                self._out,
-                codecs=plan.values.codecs,
-                item=item.label,
-                unlabelled=self._names.plain(item),
-                changes=self._disk,
-            )
+    def _run_chunk(
+        self, items: list[Item], plan: Plan, pool: ModelPool, index: IndexFile | None
+    ) -> Generator[Event, None, None]:
+        """Run some items, and record each as it ends."""
+        running: dict[str, _Running] = {}
+        for item, planned in zip(items, plan.items, strict=True):
+            writer = None
+            if self._out is not None:
+                writer = OutputWriter(
+                    self._out,
+                    codecs=plan.values.codecs,
+                    item=item.label,
+                    unlabelled=self._names.plain(item),
+                    changes=self._disk,
+                )
+            running[item.label] = _Running(item, planned, writer, _result_of(item))
         offset_s = self._now()
-        status = ""
-        run = execute(plan, out=writer, cancel=self._cancel, fail_fast=self._fail_fast, pool=pool)
-        outputs: dict[str, dict[str, Any]] = {}
-        for event in run:
-            if isinstance(event, events.RunFinished):
-                status = event.status
-                self._ran += event.ran
-                self._cached += event.cached
-                self._steps_failed += event.failed
-                continue
-            if isinstance(event, events.RunStarted | events.StepsKnown):
-                continue
-            self._take(event, run, result, outputs)
-            yield _of_item(event, item.label, offset_s)
-        result.status = "failed" if result.error or status == "failed" else "done"
-        result.row = self._row(item, plan, result, outputs)
-        return status
+        run = execute(
+            plan,
+            out=lambda label: running[label].writer,
+            cancel=self._cancel,
+            fail_fast=self._fail_fast,
+            pool=pool,
+        )
+        try:
+            for event in run:
+                if isinstance(event, events.RunFinished):
+                    self._ran += event.ran
+                    self._cached += event.cached
+                    self._steps_failed += event.failed
+                elif isinstance(event, events.ItemFinished):
+                    one = running.pop(event.item)
+                    yield self._ended(one, event, plan, index)
+                    if self._must_stop():
+                        return
+                elif not isinstance(event, events.RunStarted | events.StepsKnown):
+                    self._take(event, running)
+                    yield replace(event, at_s=event.at_s + offset_s)
+        finally:
+            run.close()
+        if self._fail_fast:
+            # The run stopped at once, before the failed item had ended.
+            for label, one in running.items():
+                if one.result.error:
+                    yield self._ended(
+                        one, events.ItemFinished(label, "failed", "", 0.0), plan, index
+                    )
 
-    def _take(
-        self, event: Event, run: Run, result: ItemResult, outputs: dict[str, dict[str, Any]]
-    ) -> None:
+    def _take(self, event: Event, running: Mapping[str, _Running]) -> None:
         """Keep what an event says of its item."""
+        label, bracket, rest = getattr(event, "item", "").partition("[")
+        one = running.get(label)
+        if one is None:
+            return
+        result, element = one.result, bracket + rest
         if isinstance(event, events.StepNote):
-            result.notes.append(str(event))
+            result.notes.append(f"{event.node}{element}: {event.message}")
         elif isinstance(event, events.StepFailed):
-            result.error = result.error or f"{event.node}{event.item}: {event.message}"
+            result.error = result.error or f"{event.node}{element}: {event.message}"
         elif isinstance(event, events.OutputFailed):
-            result.error = result.error or f"output {event.output}{event.item}: {event.message}"
+            result.error = result.error or f"output {event.output}{element}: {event.message}"
+        elif isinstance(event, events.StepSkipped):
+            one.skipped = one.skipped or f"{event.node}{element}: {event.because}"
         elif isinstance(event, events.OutputWritten):
-            _collect(result.outputs, event.output, event.item, event.value)
-            told = outputs[event.output + event.item] = _facts(run, event)
-            if event.path is not None and self._out is not None:
-                told["path"] = _relative(event.path, self._out.path)
-            elif events.is_data(event.value):
-                told["value"] = event.value
+            _collect(result.outputs, event.output, element, event.value)
+            one.outputs[event.output + element] = self._told(event)
+            if self._own_store is not None and _holds_paths(event.value):
+                self._own_store.keep_until_exit()
         elif isinstance(event, events.OutputAbsent):
-            name, _, element = event.output.partition("[")
-            _collect(result.outputs, name, f"[{element}" if element else "", None)
+            name, _, number = event.output.partition("[")
+            _collect(result.outputs, name, f"[{number}" if number else "", None)
 
-    def _row(
-        self, item: Item, plan: Plan | None, result: ItemResult, outputs: dict[str, dict[str, Any]]
-    ) -> dict[str, Any]:
-        folder = self._out.path if self._out is not None else None
-        absent = outputs == {} and result.status == "done" and bool(result.outputs)
-        return {
+    def _told(self, event: events.OutputWritten) -> dict[str, Any]:
+        """Give what the index says of an output."""
+        told: dict[str, Any] = {}
+        if event.path is not None and self._out is not None:
+            told["path"] = Path(os.path.relpath(event.path, self._out.path)).as_posix()
+        elif events.is_data(event.value):
+            told["value"] = event.value
+        told |= {"digest": event.digest, "kind": event.kind}
+        return told | ({"key": event.key} if event.key else {})
+
+    def _ended(
+        self, one: _Running, event: events.ItemFinished, plan: Plan, index: IndexFile | None
+    ) -> Event:
+        """Record that an item has ended."""
+        item, result = one.item, one.result
+        result.status = "failed" if event.status == "failed" else "done"
+        if result.status == "failed":
+            result.error = result.error or event.message or one.skipped or "what it needs failed"
+        is_absent = not one.outputs and result.status == "done" and bool(result.outputs)
+        result.row = {
             "index": item.index,
             "item": item.label,
             "axes": result.axes,
-            "inputs": plain_inputs(plan.inputs, folder) if plan is not None else {},
-            "seeds": {**item.seeds, **(plan.drawn if plan is not None else {})},
-            "status": "absent" if absent else result.status,
+            "inputs": plain_inputs(one.planned.inputs, self._out.path if self._out else None),
+            "seeds": {**item.seeds, **one.planned.seeds, **plan.drawn},
+            "status": "absent" if is_absent else result.status,
             "error": result.error,
             "notes": result.notes,
-            "outputs": outputs,
+            "outputs": one.outputs,
             "command": command_of(self.sweep.request, item),
         }
-
-    def _ended(self, item: Item, result: ItemResult, index: IndexFile | None) -> Event:
-        """Record that an item has ended."""
-        result.row = result.row or self._row(item, None, result, {})
         self.last = result
         self.failed += result.status == "failed"
         self.done += result.status != "failed"
@@ -226,18 +260,36 @@ class SweepRun:
                 self.stopped = str(error)
         return events.ItemFinished(item.label, result.status, result.error, self._now())
 
-    def _stop_early(self, result: ItemResult) -> bool:
-        """Tell whether no further item can succeed, or shall run."""
-        if result.status == "failed" and not self.stopped and self._disk.was_full:
-            left = len(self.sweep) - result.index - 1
+    def _must_stop(self) -> bool:
+        """Tell whether no further item can succeed."""
+        if not self.stopped and self._disk.was_full:
+            left = len(self.sweep) - self.done - self.failed
             self.stopped = (
-                f"the disk of {self._out.path if self._out else ''} is full: {left:,} items were not"
-                " started\n  = fix: free disk space and run the same command again: what is done is"
-                " not computed twice"
+                f"the disk of {self._out.path if self._out else ''} is full:"
+                f" {left:,} {'item was' if left == 1 else 'items were'} not made\n"
+                "  = fix: free disk space and run the same command again: what is done is not"
+                " computed twice"
             )
-        return bool(
-            self.stopped or self._cancel.is_set() or (self._fail_fast and result.status == "failed")
-        )
+        return bool(self.stopped)
+
+
+@dataclass
+class _Running:
+    """An item that is running, and what is known of it."""
+
+    item: Item
+    planned: PlannedItem
+    writer: OutputWriter | None
+    result: ItemResult
+    #: What the index says of its outputs.
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Why a step of it was not run.
+    skipped: str = ""
+
+
+def _result_of(item: Item) -> ItemResult:
+    axes = {name: cell.written for name, cell in item.cells.items()}
+    return ItemResult(item.index, item.label, axes, dict(item.seeds))
 
 
 class _FailureLog(ImmediateChanges):
@@ -250,34 +302,11 @@ class _FailureLog(ImmediateChanges):
         self.was_full = self.was_full or error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _of_item(event: Event, label: str, offset_s: float) -> Event:
-    """Name the item in an event of its run."""
-    changes: dict[str, Any] = {"at_s": event.at_s + offset_s}
-    if hasattr(event, "item"):
-        changes["item"] = label + event.item
-    return replace(event, **changes)
-
-
-def _facts(run: Run, event: events.OutputWritten) -> dict[str, Any]:
-    """Give the digest and kind of an output that was delivered, and the key of the step that made
-    it.
-    """
-    state = run._thread.state
-    assert state is not None
-    output = run.plan.graph.outputs[event.output]
-    (top,) = state.tops
-    slot = state.values.bind(top, output.source)
-    assert isinstance(slot, Artifact)
-    element = int(event.item.strip("[]")) if event.item else None
-    if element is not None and slot.items is not None:
-        slot = slot.items[element]
-    steps, _ = trace(state, top, output, element)
-    key = steps[-1].key if steps else None
-    return {"digest": slot.digest, "kind": slot.kind, **({"key": key} if key else {})}
-
-
-def _relative(path: str, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
+def _holds_paths(value: Any) -> bool:
+    """Tell whether a value is, or contains, files that lie where the store put them."""
+    if isinstance(value, list):
+        return any(map(_holds_paths, value))
+    return isinstance(value, File | Folder | Model)
 
 
 def _collect(outputs: dict[str, Any], name: str, item: str, value: Any) -> None:
@@ -301,8 +330,8 @@ def run_sweep(
     pool: ModelPool | None = None,
     parquet: bool = False,
 ) -> SweepRun:
-    """Run the items of a sweep in order, and yield their events: RunStarted once, those of each item
-    with its name, ItemFinished after each, and RunFinished at the end.
+    """Run the items of a sweep, and yield their events: RunStarted once, those of each item with its
+    label, ItemFinished after each, and RunFinished at the end.
 
     Params:
         out: where outputs and the index are written; None writes nothing.
