@@ -8,6 +8,7 @@ once, in order. So a sweep that is killed loses no line, and a reader never sees
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import stat
@@ -60,7 +61,8 @@ class IndexFile:
         self.path = self.folder / INDEX
         self._parquet = self.folder / PARQUET if parquet else None
         self._shown = folder.path / INDEX
-        self._starts = array("q", [-1]) * count
+        #: Where the row of each item begins, and how long it is.
+        self._starts, self._sizes = array("q", [-1]) * count, array("q", [0]) * count
         self._missing = count
         try:
             self._file = self._open()
@@ -80,24 +82,28 @@ class IndexFile:
             OutputError: it cannot be written; the file is as it was.
         """
         ordered = {key: row[key] for key in ROW_KEYS if _is_told(row.get(key))}
-        line = json.dumps(ordered, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        line = _as_line(ordered)
         start = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(line)
-            self._file.flush()
+            written = 0
+            while written < len(line):  # a disk that is nearly full takes a part
+                written += self._file.write(line[written:])
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(start)
             raise self._error(error) from error
         self._missing -= self._starts[row["index"]] < 0
-        self._starts[row["index"]] = start
+        self._starts[row["index"]], self._sizes[row["index"]] = start, len(line)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows of this sweep in order."""
-        for start in self._starts:
+        """Give the rows of this sweep in order."""
+        return map(json.loads, self._lines())
+
+    def _lines(self) -> Iterator[bytes]:
+        for start, size in zip(self._starts, self._sizes, strict=True):
             if start >= 0:
                 self._file.seek(start)
-                yield json.loads(self._file.readline())
+                yield self._file.read(size)
 
     def finish(self) -> None:
         """If every item has its row, keep just these rows, in order.
@@ -110,9 +116,7 @@ class IndexFile:
         temporary = self.folder / temporary_name()
         try:
             with open(temporary, "xb") as file:
-                for start in self._starts:
-                    self._file.seek(start)
-                    file.write(self._file.readline())
+                file.writelines(self._lines())
                 file.flush()
                 os.fsync(file.fileno())
             if self._parquet is not None:
@@ -198,6 +202,23 @@ class IndexFile:
             "  = fix: free disk space or change permissions, then run the same command again: what"
             " is done is not computed twice"
         )
+
+
+def _as_line(row: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # JSON has no numbers that are infinite or none
+        text = json.dumps(_finite(row), ensure_ascii=False)
+    # A lone surrogate is written as JSON escapes it.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _finite(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _is_told(value: Any) -> bool:
