@@ -262,7 +262,7 @@ class SweepRun:
 
     def _must_stop(self) -> bool:
         """Tell whether no further item can succeed."""
-        if not self.stopped and self._disk.was_full:
+        if not self.stopped and self._disk.was_full and self.failed:
             left = len(self.sweep) - self.done - self.failed
             self.stopped = (
                 f"the disk of {self._out.path if self._out else ''} is full:"
