@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import zipfile
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -147,7 +148,9 @@ def test_help_names_every_command(call: Call) -> None:
 
 
 def test_help_imports_click_only() -> None:
-    """The help imports only click, the standard library and the list of commands."""
+    """The help imports only click, the standard library and the list of commands; the readers of
+    packages' metadata are imported if a package offers a command.
+    """
     code = """
 import sys
 from imagen_flow._cli import main
@@ -155,7 +158,7 @@ try:
     main(["--help"])
 except SystemExit:
     pass
-print(*sorted(n for n in sys.modules if n.partition(".")[0] not in sys.stdlib_module_names and n.partition(".")[0] not in ("__main__", "_distutils_hack")), file=sys.stderr)
+print(*sorted(n for n in sys.modules if n == "importlib.metadata" or n.partition(".")[0] not in sys.stdlib_module_names and n.partition(".")[0] not in ("__main__", "_distutils_hack")), file=sys.stderr)
 """
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -207,6 +210,18 @@ def test_commands_of_plugins(folder: Path) -> None:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        for name in ("METADATA", "entry_points.txt"):
+            text = (metadata / name).read_text()
+            archive.writestr(f"more-1.0.dist-info/{name}", text.replace("extra\n", "more\n"))
+    in_archive = subprocess.run(
+        [sys.executable, "-m", "imagen_flow", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(folder / "more.zip")},
+    )
+    assert "  hello   From more 1.0.\n" in in_archive.stdout
     listed = call("--help").out
     assert "imported" not in listed
     assert (

@@ -278,7 +278,7 @@ def test_the_reference_of_the_format_is_whole() -> None:
     from imagen_flow._graph import expansion, nodes, resolver
     from imagen_flow._outputs import encoding, templates
     from imagen_flow._sweep import MAX_ITEMS, index, tables
-    from imagen_flow._text import yaml_reader
+    from imagen_flow._text import words as limits
     from imagen_flow._types.node import RESERVED
     from imagen_flow._types.ports import INPUT_TYPES
 
@@ -307,10 +307,10 @@ def test_the_reference_of_the_format_is_whole() -> None:
     }
     assert {what: sorted(words - told) for what, words in wanted.items() if words - told} == {}
     for limit in (
-        f"{yaml_reader.MAX_BYTES >> 20} MiB",
-        f"{yaml_reader.MAX_WORDS:,}",
-        f"{yaml_reader.MAX_DEPTH} deep",
-        f"{yaml_reader.MAX_DIGITS:,}",
+        f"{limits.MAX_BYTES >> 20} MiB",
+        f"{limits.MAX_WORDS:,}",
+        f"{limits.MAX_DEPTH} deep",
+        f"{limits.MAX_DIGITS:,}",
         f"{resolver.DEPTH} deep",
         f"{expansion.STEPS:,}",
         f"{MAX_ITEMS:,}",

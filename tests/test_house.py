@@ -98,6 +98,21 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "torc
     assert (said.stdout, said.stderr) == ("\n", "")
 
 
+def test_the_first_call_imports_what_it_needs() -> None:
+    """Running a small graph that was composed in Python imports no reader of texts, no client of
+    the network, and no library for pictures or large graphs.
+    """
+    code = """
+import sys
+import imagen_flow as flow
+graph = {"imagen_flow": 1, "nodes": {"a": {"type": "math.add", "a": 1, "b": 2}}, "outputs": {"a": "${a}"}}
+assert flow.run(graph, store=None) == {"a": 3}
+print(*sorted({"ruamel", "imagen_flow._text.plain_reader", "imagen_flow._text.yaml_events", "ssl", "http", "urllib.request", "networkx", "PIL", "numpy", "pydantic", "click", "rich", "torch"} & sys.modules.keys()))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (said.stdout, said.stderr) == ("\n", "")
+
+
 def test_no_module_hides_a_function() -> None:
     """What the front door shows is never hidden by a module of the same name, nor taken for one;
     the core's own modules are private, but for those that are documented.

@@ -21,7 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from ..errors import nearest
 from .cache import hub_cache, repository_folder
@@ -669,6 +668,8 @@ def _no_hub(reference: Reference, why: str) -> UnresolvedModel:
 
 def _proxy(address: str) -> str:
     """Name the proxy for an address, without credentials."""
+    from urllib.request import getproxies, proxy_bypass  # a client of HTTP, which no plan needs
+
     parts = urlsplit(address)
     try:
         if not parts.hostname or proxy_bypass(parts.hostname):
