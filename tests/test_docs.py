@@ -289,7 +289,7 @@ def test_the_reference_of_the_format_is_whole() -> None:
         "options of an input": set(spec.OF_INPUT),
         "types of inputs": set(INPUT_TYPES),
         "reserved words": set(RESERVED),
-        "keys of an output": set(spec.OF_OUTPUT),
+        "keys of an output": {*spec.OF_OUTPUT, *spec.OF_FORMAT},
         "keys of a sweep": set(spec.OF_SWEEP),
         "keys of a row of the index": set(index.ROW_KEYS),
         "choices of an output": {word for words in spec.CHOICES.values() for word in words},

@@ -24,6 +24,9 @@ NAMES = sorted(
 REAL = [name for name in NAMES if "hf:" in (GRAPHS / name).read_text("utf-8")]
 MAIN = [name for name in NAMES if "/" not in name and name not in REAL]
 
+#: Those that write beside their inputs, in no folder of their own.
+BESIDE = ("caption_folder.yaml", "caption_metadata.yaml")
+
 #: What a shipped graph may lack on a machine where the embedded models are not trained yet.
 MODELS = re.compile(r"the model 'embedded/\w+' (does not exist|has no weights)")
 
@@ -126,12 +129,13 @@ def test_a_graph_runs(name: str, quick: Path, store: Store, tmp_path: Path) -> N
         if p.is_file() and not p.name.endswith(".provenance.json")
     }
     wanted = sum(
-        len(outputs[n]) if isinstance(outputs[n], list) else 1
+        len(outputs[n]) if isinstance(outputs[n], list) and not o.whole else 1
         for n, o in flow.load(quick / name).outputs.items()
         if o.path
     )
     assert len(written) == wanted
-    assert all(path.startswith(f"{Path(name).stem}/") for path in written)
+    if name not in BESIDE:
+        assert all(path.startswith(f"{Path(name).stem}/") for path in written)
     again, ended = run(quick / name, tmp_path, store)
     assert (ended.status, ended.ran) == ("done", 0)
     assert again.keys() == outputs.keys()
@@ -283,6 +287,75 @@ def test_caption_folder_means_what_it_says(store: Store, tmp_path: Path) -> None
         assert sorted(said[k] for k in said if k.endswith("colour")) == sorted(
             str(t.colour) for t in found.things
         ), (path.name, words)
+
+
+def test_caption_folder_writes_a_text_beside_each_picture(store: Store, tmp_path: Path) -> None:
+    """With the folder of the pictures as output folder, x.txt lies beside x.png."""
+    need_models("caption")
+    pictures = tmp_path / "pictures"
+    (pictures / "more").mkdir(parents=True)
+    shutil.copy(GRAPHS / "samples/shapes.png", pictures / "a.png")
+    shutil.copy(GRAPHS / "samples/shapes.png", pictures / "more/b.png")
+    outputs, _ = run(GRAPHS / "caption_folder.yaml", pictures, store, pictures=str(pictures))
+    assert [(pictures / name).read_text() for name in ("a.txt", "more/b.txt")] == [
+        f"{words}\n" for words in outputs["captions"]
+    ]
+
+
+def test_caption_metadata_is_a_data_set(store: Store, tmp_path: Path) -> None:
+    """Each line of metadata.jsonl names a picture beside it and says what it shows; a second run
+    into the folder of the pictures leaves these alone.
+    """
+    need_models("caption")
+    import json
+
+    pictures = tmp_path / "pictures"
+    (pictures / "more").mkdir(parents=True)
+    shutil.copy(GRAPHS / "samples/shapes.png", pictures / "a.png")
+    shutil.copy(GRAPHS / "samples/cross.png", pictures / "more/b.png")
+    for out in (tmp_path / "out", pictures):
+        outputs, _ = run(GRAPHS / "caption_metadata.yaml", out, store, pictures=str(pictures))
+        rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+        assert [list(row) for row in rows] == [["file_name", "text"]] * 2
+        assert [row["file_name"] for row in rows] == ["a.png", "more/b.png"]
+        assert [row["text"] for row in rows] == [row["text"] for row in outputs["metadata"]]
+        for row in rows:
+            name = row["file_name"]
+            assert (out / name).read_bytes() == (pictures / name).read_bytes()
+        assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == [
+            "a.png",
+            "metadata.jsonl",
+            "more/b.png",
+        ]
+
+
+def test_edit_by_table_takes_the_kth_row_for_the_kth_picture(
+    quick: Path, store: Store, tmp_path: Path
+) -> None:
+    """Each picture is edited by the instruction of its row; a table of another length is refused."""
+    need_models("edit")
+    outputs, _ = run(quick / "edit_by_table.yaml", tmp_path / "out", store)
+    assert sorted(p.name for p in (tmp_path / "out/edit_by_table").iterdir()) == [
+        "cross.png",
+        "shapes.png",
+    ]
+    lone, _ = run(
+        quick / "edit_photo.yaml",
+        tmp_path / "lone",
+        store,
+        picture=str(GRAPHS / "samples/shapes.png"),
+        instruction="make the background white, please",
+        seed=4,
+    )
+    assert (outputs["edited"][1].pixels == lone["picture"].pixels).all()
+    (tmp_path / "short.csv").write_text("instruction,seed\nmake it red,1\n")
+    with pytest.raises(flow.NodeError, match="the lists of 'each' differ in length"):
+        run(
+            quick / "edit_by_table.yaml",
+            tmp_path / "out",
+            store,
+            table=str(tmp_path / "short.csv"),
+        )
 
 
 def test_edit_photo_keeps_the_size(quick: Path, store: Store, tmp_path: Path) -> None:

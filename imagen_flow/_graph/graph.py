@@ -108,6 +108,10 @@ class Output:
     mark: Mark
     #: The files whose names the path uses, by how it refers to them.
     files: Mapping[str, FromNode | FromInput] = field(default_factory=dict)
+    #: Whether a list is written as one file, a table.
+    whole: bool = False
+    #: The options of the format that it is written in.
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

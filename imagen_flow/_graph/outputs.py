@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from typing import Any
 
-from .._outputs.templates import check_template
-from .._text.spec import UNREADABLE, OutputSpec, Reference
-from .._types.ports import describe
+from .._outputs.formats import OPTIONS, options_of
+from .._outputs.templates import check_template, is_whole
+from .._text.spec import OF_FORMAT, UNREADABLE, OutputSpec, Reference
+from .._types.ports import PortType, describe
 from .binder import Binder
 from .bindings import FromInput, FromNode
 from .file_fields import FileNames
@@ -38,6 +41,7 @@ def read_output(
     options = {key: pair.value.value for key, pair in written.options.items()}
     path = options.get("path")
     files: dict[str, FromInput | FromNode] = {}
+    whole = False
     if path is not None and type_ is not None:
         scalars = [n for n, i in binder.inputs.items() if i.type.is_scalar]
         mark = written.options["path"].value.mark
@@ -54,10 +58,13 @@ def read_output(
             binder.say("bad-path", fault.message, mark, fault.why, fault.fix)
         else:
             files = names.used(path)
+            whole = is_whole(path, type_, names)
         binder.used_inputs |= {n for n in scalars if f"{{{n}}}" in path}
         binder.used_inputs |= {f.name for f in files.values() if isinstance(f, FromInput)}
     if type_ is None:
         return None
+    of_file = type_.element if type_.kind == "list" and not whole and type_.element else type_
+    format_options = _read_options(binder, written, path, of_file)
     return Output(
         written.name.value,
         binding,
@@ -67,7 +74,41 @@ def read_output(
         options.get("provenance", "full"),
         written.mark,
         files,
+        whole,
+        format_options,
     )
+
+
+def _read_options(
+    binder: Binder, written: OutputSpec, path: object, type_: PortType
+) -> dict[str, Any]:
+    """Read the options of the format that an output is written in."""
+    given = {key: pair for key, pair in written.options.items() if key in OF_FORMAT}
+    if not given:
+        return {}
+    ending = os.path.splitext(path)[1].lower() if isinstance(path, str) else ""
+    known = options_of(ending, type_)
+    found: dict[str, Any] = {}
+    for key, pair in given.items():
+        if key in known:
+            binder.take(pair, known[key], f"'{key}' of a {ending} file", found, key)
+            continue
+        having = [e for e in OPTIONS if key in options_of(e, type_)]
+        fits = [e for e in having if check_template(f"x{e}", fields=(), type=type_) is None]
+        if not isinstance(path, str):
+            why = "the output has no path, so it is not written"
+        elif known:
+            why = f"its options are: {', '.join(known)}"
+        else:
+            why = f"{type_.name} as a {ending} file has no options" if ending else ""
+        binder.say(
+            "bad-setting",
+            f"a {ending} file has no option '{key}'" if ending else f"'{key}' has no effect",
+            pair.key.mark,
+            why=why,
+            fix=f"remove it; {', '.join(fits)} files have it" if fits else "remove it",
+        )
+    return found
 
 
 def check_paths(binder: Binder, outputs: dict[str, Output]) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._graph import FileNames, FromInput, Graph, readings, resolve
-from .._outputs.templates import check_template
+from .._outputs.formats import options_of
+from .._outputs.templates import check_template, is_whole
 from .._plugins.registry import Registry
 from .._run.recorder import graphs_of
 from .._text.spec import read
@@ -205,9 +206,21 @@ def _with_paths(graph: Graph, line: Line, add_problem: Any) -> Graph:
             files = FileNames(graph.inputs, graph.nodes, output.source, output.type)
             if error := check_template(path, fields=fields, type=output.type, files=files):
                 add_problem("bad-path", error.message, pair.value.mark, error.why, error.fix)
+            elif other := sorted(output.options.keys() - _options_of(path, output.type)):
+                add_problem(
+                    "bad-setting",
+                    f"the graph gives '{other[0]}' for '{name}', which this file has not got",
+                    pair.value.mark,
+                    fix="use the file extension of the graph, or remove the option there",
+                )
             else:
-                outputs[name] = replace(output, path=path, files=files.used(path))
+                whole = is_whole(path, output.type, files)
+                outputs[name] = replace(output, path=path, files=files.used(path), whole=whole)
     return replace(graph, outputs=outputs)
+
+
+def _options_of(path: str, type_: PortType) -> set[str]:
+    return set(options_of(os.path.splitext(path)[1].lower(), type_))
 
 
 def describe_name_clashes(recipe: Recipe) -> str:

@@ -1,23 +1,26 @@
 """Encode values as files: which endings each kind of value may have, and the bytes of a file.
 
-Text is UTF-8 and ends with a newline. Numbers, booleans and JSON are JSON with sorted keys.
+Text is UTF-8 and ends with a newline. Numbers, booleans and JSON are JSON with sorted keys, or tables.
 Pictures are encoded by `image_files`, tensors as safetensors, sound as 16-bit WAV.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
 from .._types import image_files
 from .._types.codec import Codecs
 from .._types.values import Audio
+from .formats import TABLES
+from .tables import encode_table
 
 __all__ = ["ENCODED", "ENDINGS", "FOLDERS", "encode"]
 
 
-_TEXTS = (".txt", ".md", ".json", ".csv", ".html", ".svg", ".xml", ".yaml")
+_TEXTS = (".txt", ".md", ".json", ".jsonl", ".csv", ".html", ".svg", ".xml", ".yaml")
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "image": image_files.ENDINGS,
@@ -33,15 +36,27 @@ FOLDERS = ("folder", "model")
 ENCODED = frozenset({*ENDINGS, "list"})
 
 
-def encode(value: Any, ending: str, codecs: Codecs) -> bytes:
+_NO_OPTIONS: Mapping[str, Any] = {}
+
+
+def encode(
+    value: Any, ending: str, codecs: Codecs, options: Mapping[str, Any] = _NO_OPTIONS
+) -> bytes:
+    """Encode a value as a file of this ending, with the options of its format.
+
+    Raises:
+        ValueError, TypeError: the format cannot hold the value.
+    """
     kind = codecs.kind(value)
     choices = ENDINGS.get("json" if kind == "list" else kind)
     if choices and ending not in choices:
         raise ValueError(f"a value of kind {kind} can be written as {', '.join(choices)}")
     if kind in ("image", "mask"):
-        return image_files.encode(value.pixels, ending)
+        return image_files.encode(value.pixels, ending, options)
     if kind == "text":
         return f"{value.removesuffix(chr(10))}\n".encode()
+    if choices is _TEXTS and ending in TABLES:
+        return encode_table(value, ending, options)
     if choices is _TEXTS:
         return (
             json.dumps(

@@ -17,6 +17,7 @@ from .._provenance.embedding import SIDECAR
 from .._types.ports import PortType
 from ..errors import nearest
 from .encoding import ENDINGS, FOLDERS
+from .formats import TABLES
 
 __all__ = [
     "FIELDS",
@@ -28,6 +29,7 @@ __all__ = [
     "check_template",
     "fields_of",
     "file_fields_of",
+    "is_whole",
     "fill_template",
     "is_own_name",
 ]
@@ -142,6 +144,9 @@ def check_template(
     fault = _check_names(path) or _check_meaning(path, inner)
     if fault:
         return fault
+    is_whole = _is_table(path) and not tells_elements and not used & {"item", "index"}
+    if type.kind == "list" and is_whole:
+        return _check_rows(inner)
     if type.kind == "list" and not tells_elements and not used & {"item", "index"}:
         return TemplateFault(
             "the path of a list needs {item} or {index}",
@@ -149,6 +154,40 @@ def check_template(
             f"write {_with_index(template)}",
         )
     return _check_ending(path.rpartition("/")[2], inner)
+
+
+def _is_table(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in TABLES
+
+
+def is_whole(
+    template: str, type: PortType, files: Callable[[str], FileField | TemplateFault | None]
+) -> bool:
+    """Whether a checked path of a list is that of a table, which all of it is written to."""
+    fields = fields_of(template)
+    return (
+        type.kind == "list"
+        and _is_table(template)
+        and not fields & {"item", "index"}
+        and not any(
+            isinstance(file := files(field.rpartition(".")[0]), FileField) and file.per_element
+            for field in fields
+            if field.endswith((".name", ".stem"))
+        )
+    )
+
+
+def _check_rows(element: PortType) -> TemplateFault | None:
+    """Refuse lists of what is no row of a table."""
+    kinds = {m.kind for m in element.members or (element,)}
+    other = next((kind for kind in sorted(kinds) if kind not in _ROWS), None)
+    if other is None:
+        return None
+    return TemplateFault(
+        f"a list of {other} cannot be written as a table",
+        "a row is a mapping, a text, a number or a boolean",
+        "put {index} into the path, for a file each, or make a table of names and texts",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +443,9 @@ def _safe_name(name: str) -> str:
         stem = _truncate(stem, keep).rstrip(". ")
     return stem + ending
 
+
+#: Kinds of values that can be rows of a table.
+_ROWS = ("any", "bool", "float", "int", "json", "list", "number", "text")
 
 #: Kinds of media files, which no other program takes for settings or code.
 _MEDIA = ("image", "mask", "tensor", "audio")

@@ -30,6 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .._provenance.embedding import (
@@ -166,6 +167,7 @@ class OutputWriter:
         exists: ExistsPolicy = "error",
         provenance: str | None = None,
         digest: str,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> WrittenOutput:
         """Write a value as a file, or as a folder for models and folders.
 
@@ -173,7 +175,9 @@ class OutputWriter:
             relative: the path in the folder, as `relative` returns it.
             output, item: the output's name and element, for messages.
             provenance: the document of the recorder; None writes none.
-            digest: of the value; a file that holds it already is not touched.
+            digest: of the value; a file that holds it already, written with the same options, is not
+                touched.
+            options: of the file's format; `provenance` has them too.
 
         Raises:
             OutputError: it cannot be written there. Nothing has changed on the disk then, except
@@ -205,6 +209,7 @@ class OutputWriter:
                         digest,
                         exists,
                         may_replace,
+                        options,
                     ),
                     folder,
                     target,
@@ -398,6 +403,8 @@ class _WriteRequest:
     exists: str
     #: Whether ``exists: replace`` may replace a file that no run wrote.
     may_replace: bool
+    #: Of the file's format.
+    options: Mapping[str, Any]
 
     @property
     def is_folder(self) -> bool:
@@ -408,7 +415,7 @@ class _WriteRequest:
         if self.is_folder:
             return _Content(None, self.sidecar(folder_seal(files_of(self.value))))
         try:
-            data = encode(self.value, ending, self.codecs)
+            data = encode(self.value, ending, self.codecs, self.options)
         except (ValueError, TypeError) as error:
             raise OutputError(
                 _message(
@@ -514,10 +521,18 @@ def _inspect(request: _WriteRequest, path: Path) -> tuple[str, str]:
     if (
         embedded.digest == request.digest
         and request.provenance is not None
-        and embedded.level == json.loads(request.provenance).get("provenance")
+        and _is_written_alike(embedded.text, request.provenance)
     ):
         return "same", ""
     return "ours", ""
+
+
+def _is_written_alike(before: str, now: str) -> bool:
+    """Whether two documents are of one level, and of files written with the same options."""
+    a, b = json.loads(before), json.loads(now)
+    return a.get("provenance") == b.get("provenance") and (
+        a["output"].get("options", {}) == b["output"].get("options", {})
+    )
 
 
 def _is_foreign(sidecar_path: Path) -> bool:

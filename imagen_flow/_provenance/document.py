@@ -124,6 +124,8 @@ class OutputSeen(_Part):
     kind: str
     digest: _Digest
     index: _Count | None = None
+    #: The options of the file's format, as the graph gives them.
+    options: dict[str, Any] = {}
 
 
 class Settings(_Part):

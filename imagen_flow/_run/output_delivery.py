@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from .._graph import Output
+from .._outputs.templates import fields_of
 from .._outputs.writer import OutFolder, OutputWriter
 from .._plan import Frame, Plan, State, Unknown, holds
 from .._store import Damaged
 from .._types.artifact import Artifact
 from .._types.models import Model
-from .._types.values import File, Folder
+from .._types.values import Absent, File, Folder
 from ..errors import ImagenFlowError, OutputError
 from ..events import OutputAbsent, OutputWritten, step_title
 from .event_queue import EventQueue, describe_error
@@ -111,7 +112,12 @@ class OutputDelivery:
             return
         try:
             writer = self._writer(label) if output.path is not None else None
-            if writer is None or slot.items == ():
+            is_one = slot.items is None or is_one_file(output)
+            if is_one and slot.items is not None and holds(slot, "failed"):
+                why = "some of its elements failed"
+                self.queue.put(OutputAbsent(output.name, why, self.queue.now(), label))
+                return
+            if writer is None or (slot.items == () and not is_one):
                 value = self.value(slot)
                 self._paths += _paths(value)
                 key = self._recorder.key(top, output) if label else ""
@@ -131,8 +137,8 @@ class OutputDelivery:
                 return
             elements = (
                 [(slot, "", 0)]
-                if slot.items is None
-                else [(item, f"[{i}]", i) for i, item in enumerate(slot.items)]
+                if is_one
+                else [(item, f"[{i}]", i) for i, item in enumerate(slot.items or ())]
             )
             for artifact, item, index in elements:
                 if artifact.kind in ("absent", "failed"):
@@ -209,12 +215,13 @@ class OutputDelivery:
             )
             written = writer.write(
                 relative,
-                value,
+                _with_absent(artifact, value) if output.whole else value,
                 output=output.name,
                 item=item,
                 exists=output.exists,
                 provenance=document,
                 digest=artifact.digest,
+                options=output.options,
             )
             self.queue.put(
                 OutputWritten(
@@ -232,6 +239,23 @@ class OutputDelivery:
         except Exception as error:
             message = str(error) if isinstance(error, ImagenFlowError) else describe_error(error)
             self.queue.output_failed(output.name, item, message)
+
+
+def is_one_file(output: Output) -> bool:
+    """Whether a list is written as one file: a table, or JSON data that is a list."""
+    return output.whole or (
+        output.type.kind != "list" and not fields_of(output.path or "") & {"item", "index"}
+    )
+
+
+def _with_absent(slot: Artifact, value: Any) -> Any:
+    """Tell the absent elements of a list from those that are null."""
+    if slot.items is None:
+        return value
+    return [
+        Absent.value if item.kind == "absent" else element
+        for item, element in zip(slot.items, value, strict=True)
+    ]
 
 
 def _fields(
@@ -277,14 +301,14 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
         if output.path is None:
             continue
         slot = plan.values.bind(top, output.source)
-        is_list = output.type.kind == "list"
+        is_list = output.type.kind == "list" and not output.whole
         artifacts: list[tuple[Artifact | Unknown, int | str]] = [
             (slot, "{index}" if is_list else 0)
         ]
         if isinstance(slot, Artifact):
             artifacts = (
                 [(slot, 0)]
-                if slot.items is None
+                if slot.items is None or is_one_file(output)
                 else [(item, i) for i, item in enumerate(slot.items)]
             )
         for artifact, index in artifacts:

@@ -96,6 +96,7 @@ class ProvenanceRecorder:
                 "kind": artifact.kind,
                 "digest": artifact.digest,
                 "index": index,
+                **({"options": dict(output.options)} if output.options else {}),
             },
             "settings": {"device": self.plan.device, "dtype": self.plan.dtype},
             **self._describe_steps(steps, level),

@@ -50,7 +50,20 @@ __all__ = [
 VERSION = 1
 TOP = ("imagen_flow", "$schema", "inputs", "nodes", "outputs", "settings", "sweep")
 OF_INPUT = ("type", "default", "help", "min", "max", "choices")
+#: What an output takes, and the options of the formats that files are written in.
 OF_OUTPUT = ("from", "path", "exists", "provenance")
+OF_FORMAT = (
+    "absent",
+    "bom",
+    "columns",
+    "compress_level",
+    "formulas",
+    "lossless",
+    "method",
+    "progressive",
+    "quality",
+    "subsampling",
+)
 OF_SWEEP = ("axes", "table", "combine", "sample")
 CHOICES = {"exists": ("error", "number", "replace"), "provenance": ("full", "keys", "none")}
 
@@ -93,7 +106,7 @@ class OutputSpec:
 
     name: Word
     source: Word
-    options: dict[str, Pair]  # path, exists, provenance
+    options: dict[str, Pair]  # path, exists, provenance, and those of a format
 
     @property
     def mark(self) -> Mark:
@@ -453,12 +466,14 @@ class _SpecReader:
         if not isinstance(word.value, dict):
             return OutputSpec(pair.key, self.reference(word), {})
         pairs = word.value
-        self.known(pairs, OF_OUTPUT, "an output", required="from", mark=pair.key.mark)
+        self.known(
+            pairs, (*OF_OUTPUT, *OF_FORMAT), "an output", required="from", mark=pair.key.mark
+        )
         source = self.reference(pairs["from"].value) if "from" in pairs else pair.key.unreadable
         options = {
             key: Pair(p.key, self.plain(p.value, "an option of an output"))
             for key, p in pairs.items()
-            if key in OF_OUTPUT[1:]
+            if key in OF_OUTPUT[1:] or key in OF_FORMAT
         }
         self.text(options, "path")
         for key, allowed in CHOICES.items():

@@ -4,9 +4,9 @@ What a file holds, by its ending:
 
 * ``.png``: 8 bits as 8 bits, 16 bits as 16 bits, float clipped to 0…1 and rounded to 8 bits;
 * ``.tif``, ``.tiff``: 8 bits, 16 bits and float32 as they are (Deflate);
-* ``.webp``: 8 bits, lossless; grey becomes RGB;
-* ``.jpg``, ``.jpeg``: 8 bits, quality 95 without chroma subsampling; alpha is laid over white,
-  since the format has none.
+* ``.webp``: 8 bits, lossless unless options say otherwise; grey becomes RGB;
+* ``.jpg``, ``.jpeg``: 8 bits, quality 95 without chroma subsampling unless options say otherwise;
+  alpha is laid over white, since the format has none.
 
 In a PNG, provenance is written as exactly one uncompressed iTXt chunk before the pixels. It is
 uncompressed because Pillow refuses compressed text above 1 MB, and so that it can be searched in
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from hashlib import blake2b
 from io import BytesIO
 from typing import IO, Any
@@ -66,8 +67,15 @@ _BLOCK = 1 << 20
 _SIDE_LIMIT = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 
 
-def encode(pixels: Any, ending: str) -> bytes:
+_NO_OPTIONS: Mapping[str, Any] = {}
+
+
+def encode(pixels: Any, ending: str, options: Mapping[str, Any] = _NO_OPTIONS) -> bytes:
     """Encode an Image's or Mask's pixels as a file of this ending, as the module says.
+
+    Params:
+        options: of the format: ``quality`` (of a WebP file it asks for a lossy one), ``lossless``,
+            ``method``, ``subsampling``, ``progressive``, ``compress_level``.
 
     Raises:
         ValueError: the format cannot hold a picture of this size, or there is no such format.
@@ -80,13 +88,15 @@ def encode(pixels: Any, ending: str) -> bytes:
             f" {height}; use .png or .tif"
         )
     if ending == ".png":
-        return _png(pixels)
+        return _png(pixels, **options)
     if ending in (".tif", ".tiff"):
-        return _tiff(pixels)
+        return _tiff(pixels, **options)
     if ending == ".webp":
-        return _by_pillow(pixels, "WEBP", lossless=True, exact=True)
+        lossless = "quality" not in options
+        return _by_pillow(pixels, "WEBP", **{"lossless": lossless, "exact": True, **options})
     if ending in (".jpg", ".jpeg"):
-        return _by_pillow(_over_white(pixels), "JPEG", quality=95, subsampling=0)
+        settings = {"quality": 95, "subsampling": "4:4:4", **options}
+        return _by_pillow(_over_white(pixels), "JPEG", **settings)
     raise ValueError(f"a picture cannot be a {ending} file; it can be {', '.join(ENDINGS)}")
 
 
@@ -117,9 +127,9 @@ def _over_white(pixels: Any) -> Any:
     return Image(unit[:, :, :-1] * alpha + (1 - alpha)).as_uint8().pixels
 
 
-def _png(pixels: Any) -> bytes:
+def _png(pixels: Any, compress_level: int = 6) -> bytes:
     if pixels.dtype != "uint16":
-        return _by_pillow(pixels, "PNG")
+        return _by_pillow(pixels, "PNG", compress_level=compress_level)
     # Pillow writes 16 bits of grey alone. The format is plain enough: rows, each difference to the
     # row above (filter 2), compressed.
     import numpy as np
@@ -132,7 +142,7 @@ def _png(pixels: Any) -> bytes:
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    body = zlib.compress(filtered.tobytes(), 6)
+    body = zlib.compress(filtered.tobytes(), compress_level)
     # In pieces, since a chunk's length has 31 bits.
     pieces = [_chunk(b"IDAT", body[i : i + (1 << 30)]) for i in range(0, len(body), 1 << 30)]
     return b"".join((_SIGNATURE, _chunk(b"IHDR", header), *pieces, _chunk(b"IEND", b"")))
@@ -147,14 +157,14 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     )
 
 
-def _tiff(pixels: Any) -> bytes:
+def _tiff(pixels: Any, compress_level: int = 6) -> bytes:
     """Write a little-endian TIFF of one Deflate strip: Pillow's writes neither 16 bits nor floats
     in colour.
     """
     height, width, channels = pixels.shape
     colours = 3 if channels >= 3 else 1
     bits = pixels.dtype.itemsize * 8
-    strip = zlib.compress(pixels.astype(pixels.dtype.newbyteorder("<")).tobytes(), 6)
+    strip = zlib.compress(pixels.astype(pixels.dtype.newbyteorder("<")).tobytes(), compress_level)
     if len(strip) > 0xF0000000:
         raise ValueError("a TIFF file ends at 4 GB; use .png")
     short, long = 3, 4

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from imagen_flow import hookimpl
 
-from . import choosing, data, lists, logic, numbers, seeds, text
+from . import choosing, data, lists, logic, numbers, seeds, tables, text
 
 
 @hookimpl
@@ -58,6 +58,7 @@ def imagen_flow_nodes() -> Sequence[object]:
         data.set_,
         data.parse,
         data.to_text,
+        tables.row,
         seeds.derive,
         seeds.several,
     ]

@@ -1,4 +1,4 @@
-"""Nodes that read files: pictures, masks, text, JSON and lists of files.
+"""Nodes that read files: pictures, masks, text, JSON, tables and lists of files.
 
 A file is read once, checked, and converted to one documented form; from there on no node depends on
 the file format.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from imagen_flow import hookimpl
 
-from . import documents, folders, pictures
+from . import documents, folders, pictures, tables
 
 
 @hookimpl
@@ -21,6 +21,7 @@ def imagen_flow_nodes() -> Sequence[object]:
         pictures.load_mask,
         documents.load_text,
         documents.load_json,
+        tables.load_table,
         folders.list_files,
         folders.name,
     ]

@@ -29,7 +29,7 @@ def load_text(
     Raises:
         ValueError: the file is too large or not UTF-8 (the message says at which byte).
     """
-    return _text(file, max_bytes).replace("\r\n", "\n").replace("\r", "\n")
+    return text_of(file, max_bytes).replace("\r\n", "\n").replace("\r", "\n")
 
 
 @node("json.load", version=1)
@@ -48,10 +48,10 @@ def load_json(
         ValueError: the file is too large, not UTF-8 or not JSON, or contains NaN or a duplicate
             key.
     """
-    content = _text(file, max_bytes)
+    content = text_of(file, max_bytes)
     name = file.name or file.path.name
     try:
-        return json.loads(content, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        return json.loads(content, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"'{name}' is not JSON: {error.msg.lower()} at line {error.lineno}, column"
@@ -64,7 +64,7 @@ def load_json(
         raise ValueError(f"'{name}' cannot be used: {error}; fix the file") from error
 
 
-def _text(file: File, max_bytes: int) -> str:
+def text_of(file: File, max_bytes: int) -> str:
     name = file.name or file.path.name
     if file.size > max_bytes:
         raise ValueError(
@@ -81,7 +81,7 @@ def _text(file: File, max_bytes: int) -> str:
         ) from error
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in pairs:
         if key in mapping:
@@ -90,5 +90,5 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def _refuse_constant(constant: str) -> Any:
+def refuse_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is not a JSON number")

@@ -14,7 +14,7 @@ import imagen_flow_flow
 from imagen_flow import Absent
 from imagen_flow._types.ports import fits
 from imagen_flow._types.value_digests import digest_value
-from imagen_flow_flow import choosing, data, lists, logic, numbers, seeds, text
+from imagen_flow_flow import choosing, data, lists, logic, numbers, seeds, tables, text
 
 NODES = {node.type.name: node for node in imagen_flow_flow.imagen_flow_nodes()}
 
@@ -65,6 +65,21 @@ def test_a_sum_may_flow_into_a_port_for_numbers() -> None:
     assert not fits(total, NODES["list.get"].type.inputs["index"].type)
     assert fits(
         NODES["math.round"].type.outputs["value"].type, NODES["list.get"].type.inputs["index"].type
+    )
+
+
+def test_a_row_has_the_values_of_its_columns() -> None:
+    """In their order; what is absent is null, or leaves no row."""
+    assert tables.row(["x", "y"], a=1, b=[2]) == {"x": 1, "y": [2]}
+    assert tables.row(["x", "y"], b="z") == {"x": None, "y": "z"}
+    assert tables.row(["x", "y"], b="z", absent="drop") is Absent.value
+    assert tables.row([]) == {}
+    assert refusal(tables.row, ["x"], b=1) == (
+        "port 'b' has a value, but 'columns' has no name for it"
+    )
+    assert refusal(tables.row, ["x", "y", "x"]) == "port 'columns' names 'x' twice"
+    assert refusal(tables.row, list("123456789")) == (
+        "port 'columns' has 9 names, and there are ports for 8"
     )
 
 
@@ -529,6 +544,7 @@ def test_derived_seeds_are_seeds_and_differ(seed: int, one: str, other: str) -> 
 
 
 CALLS: dict[str, dict[str, Any]] = {
+    "table.row": {"columns": ["x"], "a": 1},
     "flow.first": {"b": [1]},
     "flow.choose": {"condition": True, "yes": 1, "no": 2},
     "flow.list": {"a": 1, "b": "x"},

@@ -26,6 +26,7 @@ from imagen_flow_io.documents import load_json, load_text
 from imagen_flow_io.folders import list_files
 from imagen_flow_io.folders import name as file_name
 from imagen_flow_io.pictures import load_image, load_mask
+from imagen_flow_io.tables import load_table
 
 
 def a_file(folder: Path, name: str, content: bytes) -> File:
@@ -818,6 +819,69 @@ def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
         file_name(replace(file, name="a\udcff.png", significant_name="a\udcff.png"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "options", "rows"),
+    [
+        ("a.csv", "a,b\r\n1,x\r\n2,y\r\n", {}, [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]),
+        ("a.csv", "\ufeffa\n1\n\n2", {}, [{"a": "1"}, {"a": "2"}]),
+        ("a.csv", 'a,b\n"x, ""y""\nz",\n', {}, [{"a": 'x, "y"\nz', "b": ""}]),
+        (
+            "a.csv",
+            "a,b,c,d,e\n1,-2.5e3,true,,007\n",
+            {"cells": "values"},
+            [{"a": 1, "b": -2500.0, "c": True, "d": None, "e": "007"}],
+        ),
+        ("a.tsv", "a\tb\n1\t2\n", {}, [{"a": "1", "b": "2"}]),
+        ("a.csv", "a;b\n1;2\n", {"delimiter": ";"}, [{"a": "1", "b": "2"}]),
+        ("a.csv", "a,b\n", {}, []),
+        ("a.jsonl", '{"a": 1}\n\n{"b": "x\u2028y"}\r\n[1]', {}, [{"a": 1}, {"b": "x\u2028y"}, [1]]),
+        ("a.ndjson", "", {}, []),
+    ],
+)
+def test_a_table_is_read_row_by_row(
+    name: str, content: str, options: dict[str, Any], rows: list[Any], tmp_path: Path
+) -> None:
+    """CSV by its header, JSON Lines as they are; empty lines are skipped."""
+    assert load_table(a_file(tmp_path, name, content.encode()), **options) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "words"),
+    [
+        ("a.csv", "", {}, "it has no row that names the columns"),
+        ("a.csv", "a,b\n1,2\n\n3\n", {}, "the row in line 4 has 1 cells instead of 2"),
+        ("a.csv", 'a,b\n"x\ny",2,3\n', {}, "the row in line 2 has 3 cells instead of 2"),
+        (
+            "a.csv",
+            'a,b\n1,2\n"x,2\n',
+            {},
+            "the row in line 3 cannot be read: unexpected end of data",
+        ),
+        ("a.csv", "a,a\n", {}, "two columns are named 'a' in line 1"),
+        ("a.csv", "\na,\n", {}, "column 2 has no name in line 2"),
+        (
+            "a.jsonl",
+            '{"a": 1}\n{"a" 1}\n',
+            {},
+            "line 2 is not JSON: expecting ':' delimiter at column 6",
+        ),
+        ("a.jsonl", '{"a": 1, "a": 2}', {}, "line 1: the key 'a' appears twice in one mapping"),
+        ("a.jsonl", "\nNaN", {}, "line 2: NaN is not a JSON number"),
+        ("a.jsonl", "[" * 200_000, {}, "line 1 is nested too deeply"),
+        ("a.jsonl", "1\n2\n3\n", {"limit": 2}, "it has more than 2 rows; raise limit"),
+        ("a.csv", "x" * 200, {"max_bytes": 100}, "more than max_bytes allows"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(
+    name: str, content: str, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """With the line where it goes wrong."""
+    with pytest.raises(ValueError) as refused:
+        load_table(a_file(tmp_path, name, content.encode()), **options)
+    assert words in str(refused.value)
+    assert f"'{name}'" in str(refused.value)
+
+
 def test_every_node_conforms(tmp_path: Path) -> None:
     """Each node has help, typed ports, and the same result twice."""
     picture = saved(tmp_path, "a.png", PIL.Image.fromarray(colourful()))
@@ -826,6 +890,7 @@ def test_every_node_conforms(tmp_path: Path) -> None:
         "mask.load": (picture,),
         "text.load": (a_file(tmp_path, "a.txt", b"x"),),
         "json.load": (a_file(tmp_path, "a.json", b"{}"),),
+        "table.load": (a_file(tmp_path, "a.csv", b"a,b\n1,2\n"),),
         "folder.list": (a_folder(tmp_path / "photos", *PHOTOS),),
         "file.name": (replace(picture, significant_name="a.png"),),
     }
