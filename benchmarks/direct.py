@@ -206,7 +206,7 @@ def by_hand(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from safetensors.torch import load_file
 
-    from imagen_flow_embedded.plan import decide, draw_sketch, lay_out
+    from imagen_flow_embedded.plan import decide, lay_beside
 
     states = load_file(encoded(folder, model))["states"]
     unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).eval()
@@ -224,21 +224,21 @@ def by_hand(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
     def draw(seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
         plan = torch.zeros(2, unet.config.in_channels - channels - 2, side, side)
+        contrast = torch.ones(2, channels, side, side)
         if heads is not None and means is not None:
             facts, places = decide(states[:1], heads, generator)
-            sketch = draw_sketch(facts, places, means, 2 * side)
-            sketch = torch.nn.functional.pixel_unshuffle(sketch, 2)
-            plan[:1] = torch.cat([sketch, lay_out(facts, places, side)], 1)
+            plan[:1], contrast[:1] = lay_beside(facts, places, means, side, 2)
         scheduler.set_timesteps(steps)
         x = torch.randn((1, channels, side, side), generator=generator) * scheduler.init_noise_sigma
         with torch.inference_mode():
             for t in scheduler.timesteps:
                 # guidance acts where there is much noise
                 ways = 2 if t > 0.3 * scheduler.config.num_train_timesteps else 1
-                seen = scheduler.scale_model_input(x, t).repeat(ways, 1, 1, 1)
+                seen = scheduler.scale_model_input(x, t) * scheduler.alphas_cumprod[t.long()]
+                seen = seen.repeat(ways, 1, 1, 1)
                 seen = torch.cat([seen, plan[:ways], coordinates[:ways]], 1)
                 guess = unet(seen, t, states[:ways], encoder_attention_mask=words[:ways]).sample
-                guess = plan[:ways, :channels] + guess
+                guess = plan[:ways, :channels] + contrast[:ways] * guess
                 if ways == 2:
                     asked, other = guess.chunk(2)
                     guess = other + 4.0 * (asked - other)

@@ -27,7 +27,7 @@ SCENE_FACTS = ("background", "arrangement")
 THING_FACTS = ("size", "colour", "shape")
 REACH = 0.24
 """How far a cell may be from a thing's centre along each axis, as a fraction of the side."""
-_FREQUENCIES = (0.5, 1.0, 2.0)
+_FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
 
 _NEAR, _FAR = 0.255, 0.745
 _ALONG, _ACROSS, _ALONE = 0.03, 0.08, 0.1
@@ -130,14 +130,7 @@ def lay_out(facts: Mapping[str, torch.Tensor], places: torch.Tensor, side: int) 
     """
     import torch
 
-    axis = (torch.arange(side, dtype=torch.float32, device=places.device) + 0.5) / side
-    # offset: (N, thing, 2, row, column), from each thing's centre, 1 at its reach
-    columns = axis.view(1, side).expand(side, side)
-    grid = torch.stack([columns, columns.T])
-    offset = (grid[None, None] - places[..., None, None]) / REACH
-    distance = offset.square().sum(2).nan_to_num(nan=torch.inf)
-    nearest = distance == distance.amin(1, keepdim=True)
-    owned = (nearest & (offset.nan_to_num(nan=2.0).abs().amax(2) <= 1)).float()  # N, thing, y, x
+    offset, owned = _divide(places, side)
     known = torch.cat([facts[fact] for fact in THING_FACTS], -1)  # N, thing, values
     things = torch.einsum("ntv,ntyx->nvyx", known, owned)
     angles = torch.cat([offset.nan_to_num() * (torch.pi * k) for k in _FREQUENCIES], 2)
@@ -147,10 +140,58 @@ def lay_out(facts: Mapping[str, torch.Tensor], places: torch.Tensor, side: int) 
     return torch.cat([things, owned.sum(1, keepdim=True), local, ground], 1)
 
 
+def _divide(places: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give each cell's offset (N, thing, 2, y, x) from each thing's centre, 1 at its reach, and say
+    whose the cell is (N, thing, y, x): 1 for the nearest thing within reach.
+    """
+    import torch
+
+    axis = (torch.arange(side, dtype=torch.float32, device=places.device) + 0.5) / side
+    columns = axis.view(1, side).expand(side, side)
+    grid = torch.stack([columns, columns.T])
+    offset = (grid[None, None] - places[..., None, None]) / REACH
+    distance = offset.square().sum(2).nan_to_num(nan=torch.inf)
+    nearest = distance == distance.amin(1, keepdim=True)
+    return offset, (nearest & (offset.nan_to_num(nan=2.0).abs().amax(2) <= 1)).float()
+
+
 def count_channels(facts: Mapping[str, Any]) -> int:
     """Say how many channels a plan has, given the number of values of each fact."""
     known = sum(int(facts[fact]) for fact in (*THING_FACTS, "background"))
     return known + 1 + 4 * len(_FREQUENCIES)
+
+
+def lay_beside(
+    facts: Mapping[str, torch.Tensor],
+    places: torch.Tensor,
+    means: Mapping[str, torch.Tensor],
+    side: int,
+    fold: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lay out what the base sees beside the noise, and the unit in which it draws.
+
+    Inputs:
+        facts, places, means: as for `draw_sketch`.
+        side: of the grid, whose cells hold ``fold`` times ``fold`` pixels each.
+    Outputs:
+        float32 (N, channels, side, side): the sketch, how much of each pixel it covers, and the
+            plan.
+        float32 (N, 3 * fold**2, side, side): the contrast, how the colour of the thing that a pixel
+            belongs to differs from the ground's. It is what a pixel changes by when an outline
+            moves over it, so that outlines are learnt once and not for each pair of colours.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    table = {name: tensor.to(places.device).float() for name, tensor in means.items()}
+    cover = _cover(facts, places, table, side * fold).amax(1)
+    sketch = draw_sketch(facts, places, means, side * fold)
+    colours = (
+        facts["colour"] @ table["colours"] - (facts["background"] @ table["backgrounds"])[:, None]
+    )
+    contrast = torch.einsum("ntc,ntyx->ncyx", colours, _divide(places, side * fold)[1])
+    folded = [F.pixel_unshuffle(each, fold) for each in (sketch, cover, contrast)]
+    return torch.cat([*folded[:2], lay_out(facts, places, side)], 1), folded[2]
 
 
 def draw_sketch(
@@ -168,26 +209,33 @@ def draw_sketch(
         side: of the sketch, in pixels.
     Outputs: float32 (N, 3, side, side), -1 to 1.
     """
+    table = {name: tensor.to(places.device).float() for name, tensor in means.items()}
+    cover = _cover(facts, places, table, side)
+    colours = (facts["colour"] @ table["colours"])[..., None, None]
+    sketch = (facts["background"] @ table["backgrounds"])[..., None, None].expand(-1, 3, side, side)
+    for thing in range(cover.shape[1]):
+        sketch = sketch + cover[:, thing] * (colours[:, thing] - sketch)
+    return sketch
+
+
+def _cover(
+    facts: Mapping[str, torch.Tensor],
+    places: torch.Tensor,
+    table: Mapping[str, torch.Tensor],
+    side: int,
+) -> torch.Tensor:
+    """Give the part of each pixel that each thing's mean silhouette covers: (N, thing, 1, y, x)."""
     import torch
     from torch.nn import functional as F
 
-    table = {name: tensor.to(places.device).float() for name, tensor in means.items()}
-    axis = (torch.arange(side, dtype=torch.float32, device=places.device) + 0.5) / side
-    columns = axis.view(1, side).expand(side, side)
-    grid = torch.stack([columns, columns.T], -1)
-    offset = (grid - places[:, :, None, None]) / REACH  # N, thing, y, x, 2
+    offset = _divide(places, side)[0].movedim(2, -1)  # N, thing, y, x, 2
     silhouettes = torch.einsum(
         "nts,ntf,sfyx->ntyx", facts["size"], facts["shape"], table["silhouettes"]
     )
-    cover = F.grid_sample(
+    return F.grid_sample(
         silhouettes.flatten(0, 1)[:, None],
         offset.nan_to_num(nan=2.0).flatten(0, 1),
         mode="bilinear",
         padding_mode="zeros",
         align_corners=False,
     ).unflatten(0, silhouettes.shape[:2])
-    colours = (facts["colour"] @ table["colours"])[..., None, None]
-    sketch = (facts["background"] @ table["backgrounds"])[..., None, None].expand(-1, 3, side, side)
-    for thing in range(cover.shape[1]):
-        sketch = sketch + cover[:, thing] * (colours[:, thing] - sketch)
-    return sketch

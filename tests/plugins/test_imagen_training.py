@@ -89,7 +89,7 @@ def test_every_word_of_a_description_is_about_the_scene_or_a_thing_that_it_names
         owners = [owner for owner in described.owners if owner]
         assert owners.index(1) == 0 or len(described.scene.things) == 2
         for word, owner in zip(words, described.owners, strict=True):
-            if word in ("large", "small"):
+            if owner and word in ("large", "small"):  # else it is the picture's own size
                 assert word == described.scene.things[owner - 1].size
 
 
@@ -353,6 +353,19 @@ def test_a_sketch_shows_each_thing_where_it_stands_in_its_mean_colour():
     steps = np.abs(np.diff(pixels[16].astype(int), axis=0)).max()
     sharp = np.abs(np.diff(render([RED_ABOVE_BLUE], 64)[0][16].astype(int), axis=0)).max()
     assert steps < 0.6 * sharp
+
+
+def test_the_unit_of_a_pixel_is_the_contrast_of_its_thing_with_the_ground():
+    means, places = diffusion.measure_means(), diffusion.places_of([RED_ABOVE_BLUE])
+    beside, contrast = plan.lay_beside(sure(RED_ABOVE_BLUE), places, means, 32, 2)
+    sketch = torch.nn.functional.pixel_unshuffle(
+        plan.draw_sketch(sure(RED_ABOVE_BLUE), places, means, 64), 2
+    )
+    torch.testing.assert_close(beside[:, :12], sketch)
+    assert beside[0, 12:16, 8, 16].mean() > 0.9 and beside[0, 12:16, 0, 0].sum() == 0
+    red = (means["colours"][0] - means["backgrounds"][0]).repeat_interleave(4)
+    torch.testing.assert_close(contrast[0, :, 8, 16], red)
+    assert contrast[0, :, 0, 0].abs().sum() == 0
 
 
 def test_a_sketch_of_an_open_colour_shows_the_mean_of_all():

@@ -7,7 +7,8 @@ and a ``model_index.json`` whose ``_class_name`` is ``ImagenCascade``. The token
 before the prompt; linear heads (``plan/model.safetensors``) read off them what the prompt says of
 the scene and of each thing, and the seed decides what it leaves open. The base gets these facts as
 channels beside the noise, laid out at places that the seed draws, with a coarse sketch of mean silhouettes (``plan/means.safetensors``)
-and two channels of coordinates. The enlarger gets the enlarged small
+and two channels of coordinates; it sees the noisy picture times the part of its variance that is
+signal. The enlarger gets the enlarged small
 picture, and predicts how the large one differs from it. Pictures are pixel-unshuffled by a factor
 that follows from the channels, three to a pixel.
 """
@@ -20,7 +21,7 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imagen_flow_embedded.plan import decide, draw_sketch, lay_out
+from imagen_flow_embedded.plan import decide, lay_beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +163,6 @@ def draw(
         returns uint8 (pictures, side, side, 3).
     """
     import torch
-    from torch.nn import functional as F
 
     device, dtype = unet.device, unet.dtype
     side, channels = unet.config.sample_size, unet.config.out_channels
@@ -170,6 +170,7 @@ def draw(
     fold = math.isqrt(channels // 3)
     planned = unet.config.in_channels - channels - 2
     plan = torch.zeros(len(seeds), planned, side, side, device=device)
+    contrast = torch.ones(len(seeds), channels, side, side, device=device)
     if heads is not None and means is not None:
         prompts = text[0].to(device).split(1)
         decided = [
@@ -178,9 +179,8 @@ def draw(
         ]
         facts = {fact: torch.cat([one[fact] for one, _ in decided]) for fact in decided[0][0]}
         at = torch.cat([places for _, places in decided])
-        sketch = F.pixel_unshuffle(draw_sketch(facts, at, means, side * fold), fold)
-        plan = torch.cat([sketch, lay_out(facts, at, side)], 1)
-    plan = plan.to(dtype)
+        plan, contrast = lay_beside(facts, at, means, side, fold)
+    plan, contrast = plan.to(dtype), contrast.to(dtype)
     rows, columns = torch.meshgrid(
         *[torch.linspace(-1, 1, side, device=device, dtype=dtype)] * 2, indexing="ij"
     )
@@ -192,14 +192,16 @@ def draw(
         ways = 2 if guidance_scale != 1 and time > GUIDED_ABOVE * len(kept) else 1
         # Guided, one batch holds the prompts with their plans, then the negative ones without.
         laid = torch.cat([plan, torch.zeros_like(plan)][:ways])
-        seen = torch.cat([x.repeat(ways, 1, 1, 1), laid, coordinates.repeat(ways, 1, 1, 1)], 1)
+        seen = x * kept[time.long()].to(x)  # where nearly all is noise, it would drown the plan
+        seen = torch.cat([seen.repeat(ways, 1, 1, 1), laid, coordinates.repeat(ways, 1, 1, 1)], 1)
         difference: torch.Tensor = unet(
             seen,
             time,
             states[:ways].flatten(0, 1),
             encoder_attention_mask=words[:ways].flatten(0, 1),
         ).sample
-        guess = laid[:, :channels] + difference
+        units = torch.cat([contrast, torch.ones_like(contrast)][:ways])
+        guess = laid[:, :channels] + units * difference
         if ways == 2:
             asked, other = guess.chunk(2)
             guess = other + guidance_scale * (asked - other)

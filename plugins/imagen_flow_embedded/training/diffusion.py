@@ -5,8 +5,9 @@ there (``SimpleCrossAttn…`` at the two coarsest levels): pixels attend to the 
 encoder's sentinels and to one another in one go, and pooled text joins the time embedding. Beside
 the noise it gets a plan as channels, laid out at the places where the things stand: the facts, as
 sure of themselves as the seed makes them when it draws, a coarse sketch of them, and two channels of
-coordinates. It sees the picture pixel-unshuffled to 12 x 32 x 32 and predicts how the clean picture
-differs from the sketch. Most noise levels are high: an edge is found there, and only kept below.
+coordinates. It sees the picture pixel-unshuffled to 12 x 32 x 32, the fainter the more noise is in it (32
+channels drown in noise), and predicts how the clean picture differs from the sketch, in units of the contrast
+between thing and ground. Most noise levels are high: an edge is found there, and only kept below.
 
 Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; the capped weight of
     arXiv:2303.09556; caption drop-out for guidance of arXiv:2207.12598.
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from imagen_flow_embedded.doubt import HEADS
-from imagen_flow_embedded.plan import REACH, count_channels, draw_sketch, lay_out
+from imagen_flow_embedded.plan import REACH, count_channels, lay_beside
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.training.text_encoder import draw_descriptions, facts_of
@@ -45,6 +46,7 @@ SILHOUETTE = 10
 MOST_WEIGHT = 2.0
 """Cap of 1 / sigma squared, whose root is the loss's weight: without it the last grains of noise
 take over."""
+UNPLANNED_WEIGHT = 0.05
 UNPLANNED, WORDLESS = 0.06, 0.05
 """The part of the pictures that are drawn without the plan, and of those that get no words
 either."""
@@ -57,7 +59,7 @@ def build_base_unet(text_width: int, *, channels: Sequence[int] = (32, 64, 96)) 
     plan = count_channels({fact: len(values) for fact, values in HEADS.items()})
     return UNet2DConditionModel(
         sample_size=SIDE // FOLD,
-        in_channels=2 * 3 * FOLD * FOLD + plan + 2,
+        in_channels=(2 * 3 + 1) * FOLD * FOLD + plan + 2,
         out_channels=3 * FOLD * FOLD,
         block_out_channels=tuple(channels),
         layers_per_block=1,
@@ -153,20 +155,16 @@ def save_means(folder: Path) -> None:
     save_file(tensors, folder / "means.safetensors", {"format": "pt"})
 
 
-def plan_beside(scenes: Sequence[Scene], means: Mapping[str, Any]) -> Any:
-    """Give what the base sees beside the noise and the coordinates: the sketch of the scenes,
-    pixel-unshuffled, and their plan.
-    """
+def plan_beside(scenes: Sequence[Scene], means: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Give what the base sees beside the noise and the coordinates, and its unit, for scenes."""
     import torch
     from torch.nn import functional as F
 
-    places = places_of(scenes)
     facts = {
         fact: F.one_hot(torch.from_numpy(numbers.clip(0)), len(HEADS[fact])).float()
         for fact, numbers in facts_of(scenes).items()
     }
-    sketch = F.pixel_unshuffle(draw_sketch(facts, places, means, SIDE), FOLD)
-    return torch.cat([sketch, lay_out(facts, places, SIDE // FOLD)], 1)
+    return lay_beside(facts, places_of(scenes), means, SIDE // FOLD, FOLD)
 
 
 def with_coordinates(x: Any) -> Any:
@@ -199,12 +197,14 @@ def to_tensor(pictures: np.ndarray) -> Any:
     )
 
 
-def weighted_errors(guess: Any, clean: Any, kept: Any) -> dict[str, Any]:
+def weighted_errors(guess: Any, clean: Any, kept: Any, planned: Any) -> dict[str, Any]:
     """Give the mean absolute error of guesses at clean pictures, and that of their slopes, weighted
     by noise level; ``kept`` (n) is the part of variance that is signal. A soft edge is wrong in its
-    slopes more than in its pixels.
+    slopes more than in its pixels. Pictures without a plan (``planned`` is 0) are wrong everywhere,
+    and count little: else they would drown the outlines of the others.
     """
-    weights = (1 / (1 - kept)).clamp(max=MOST_WEIGHT).sqrt().view(-1, 1, 1, 1)  # SNR + 1
+    weights = (1 / (1 - kept)).clamp(max=MOST_WEIGHT).sqrt()  # SNR + 1
+    weights = (weights * (UNPLANNED_WEIGHT + (1 - UNPLANNED_WEIGHT) * planned)).view(-1, 1, 1, 1)
     error = weights * (guess - clean)
     slopes = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return {"pixels": error.abs().mean(), "slopes": 0.5 * slopes}
@@ -258,24 +258,28 @@ def train_diffusion(
             "" if part < WORDLESS else each.text for each, part in zip(described, draw, strict=True)
         ]
         states, mask = encode(tokenizer, encoder, texts)
-        plan = plan_beside(scenes, means)
-        plan *= torch.from_numpy((draw >= UNPLANNED).astype(np.float32)).view(-1, 1, 1, 1)
+        plan, contrast = plan_beside(scenes, means)
+        planned = torch.from_numpy((draw >= UNPLANNED).astype(np.float32))
+        plan *= planned.view(-1, 1, 1, 1)
+        contrast = torch.where(planned.view(-1, 1, 1, 1) > 0, contrast, 1.0)
         clean = F.pixel_unshuffle(to_tensor(render(scenes, SIDE)), FOLD)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         # most at high noise: there edges come of the plan alone
         times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.35).astype(np.int64))
         noisy = scheduler.add_noise(clean, noise, times)
+        kept = scheduler.alphas_cumprod[times]
         difference = network(
-            with_coordinates(torch.cat([noisy, plan], 1)),
+            with_coordinates(torch.cat([noisy * kept.view(-1, 1, 1, 1), plan], 1)),
             times,
             states,
             encoder_attention_mask=mask,
         ).sample
-        guess = plan[:, : clean.shape[1]] + difference
+        guess = plan[:, : clean.shape[1]] + contrast * difference
         return weighted_errors(
             F.pixel_shuffle(guess, FOLD),
             F.pixel_shuffle(clean, FOLD),
-            scheduler.alphas_cumprod[times],
+            kept,
+            planned,
         )
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))

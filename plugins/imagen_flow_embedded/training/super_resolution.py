@@ -122,7 +122,7 @@ def repair(
         described = draw_descriptions(rng, batch_size)
         some, words = [each.scene for each in described], [each.text for each in described]
         states, mask = encode(tokenizer, encoder, words)
-        plan = plan_beside(some, means)
+        plan, contrast = plan_beside(some, means)
         x = F.pixel_unshuffle(to_tensor(render(some, LOW)), BASE_FOLD)
         starts = (TIMES - 1) * (0.4 + 0.6 * rng.random(batch_size))
         noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))
@@ -132,12 +132,12 @@ def repair(
             noisy = level.sqrt() * x + (1 - level).sqrt() * noise
             with torch.no_grad():
                 difference = network(
-                    with_coordinates(torch.cat([noisy, plan], 1)),
+                    with_coordinates(torch.cat([noisy * level, plan], 1)),
                     time,
                     states,
                     encoder_attention_mask=mask,
                 ).sample
-            x = (plan[:, : x.shape[1]] + difference).clamp(-1, 1)
+            x = (plan[:, : x.shape[1]] + contrast * difference).clamp(-1, 1)
             noise = (noisy - level.sqrt() * x) / (1 - level).sqrt()  # as DDIM derives it
         scenes += some
         texts += words
