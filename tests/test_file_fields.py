@@ -168,6 +168,28 @@ outputs:
     }
 
 
+def test_files_that_are_chosen_keep_their_names(tmp_path: Path, notes: Path, tree: Tree) -> None:
+    """Filtered by what is in them, sorted and cut, each is still named after itself."""
+    text = """
+inputs: {notes: {type: folder}}
+nodes:
+  files: {type: folder.list, folder: "${notes}", pattern: "*.txt"}
+  texts: {type: text.load, each: {file: "${files}"}}
+  names: {type: file.name, each: {file: "${files}"}}
+  alpha: {type: text.contains, each: {text: "${texts}"}, find: alpha}
+  found: {type: list.filter, values: "${files}", by: "${alpha}"}
+  kept:  {type: list.filter, values: "${names.path}", by: "${alpha}"}
+  order: {type: list.sort, values: "${found}", by: "${kept}", descending: true}
+  first: {type: list.slice, values: "${order}", stop: 2}
+  read:  {type: text.load, each: {file: "${first}"}}
+outputs:
+  read: {from: "${read}", path: "{first.folder}/{first.stem}-{index}.md", provenance: none}
+"""
+    for _ in range(2):
+        run(text, tmp_path / "out", tmp_path / "store", notes=notes)
+        assert tree() == {"b-1.md": "alpha", "in/a-0.md": "in alpha"}
+
+
 def test_names_that_collide_are_an_error(tmp_path: Path, notes: Path, tree: Tree) -> None:
     """The first is written; the second says what it would replace, and how to tell them apart."""
     with pytest.raises(flow.OutputError) as failed:

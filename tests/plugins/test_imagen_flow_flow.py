@@ -68,6 +68,46 @@ def test_a_sum_may_flow_into_a_port_for_numbers() -> None:
     )
 
 
+def test_lists_are_filtered_by_scores_or_flags() -> None:
+    """Bounds are included, and the order stays."""
+    assert lists.filter_(["a", "b", "c"], [0.5, 2, 1], at_least=1) == ["b", "c"]
+    assert lists.filter_(["a", "b", "c"], [0.5, 2, 1], at_least=1, at_most=1.5) == ["c"]
+    assert lists.filter_(["a", "b", "c"], [True, False, True]) == ["a", "c"]
+    assert lists.filter_([], []) == []
+    assert refusal(lists.filter_, ["a", "b"], [1], at_least=1) == (
+        "the lists differ in length: 2 elements and 1 element; absent elements are left out of a list"
+    )
+    assert refusal(lists.filter_, ["a"], ["x"], at_least=1) == (
+        "port 'by' takes numbers or booleans, and its element 0 is not"
+    )
+    assert refusal(lists.filter_, ["a"], [1]) == (
+        "port 'by' has scores: give 'at_least' or 'at_most'"
+    )
+    assert "port 'by' has booleans" in refusal(lists.filter_, ["a"], [True], at_least=1)
+
+
+@given(st.lists(st.integers(0, 3)), st.booleans())
+def test_sorting_keeps_the_order_of_equals(scores: list[int], descending: bool) -> None:
+    """In both directions."""
+    indices = list(range(len(scores)))
+    ordered = lists.sort(indices, scores, descending=descending)
+    sign = -1 if descending else 1
+    assert ordered == sorted(indices, key=lambda i: (sign * scores[i], i))
+
+
+def test_lists_are_sorted_flattened_and_paired() -> None:
+    """By texts or by themselves; lists of any depth, also empty ones."""
+    assert lists.sort([3, 1.5, 2]) == [1.5, 2, 3]
+    assert lists.sort(["x", "y"], ["b", "a"]) == ["y", "x"]
+    assert "all numbers or all texts" in refusal(lists.sort, [1, "a"])
+    assert "port 'by' takes all numbers" in refusal(lists.sort, [1], [True])
+    assert lists.flatten([1, [2, [3, []], []], [[[4]]]]) == [1, 2, 3, 4]
+    assert lists.flatten([1, [2, [3, []]], []], depth=1) == [1, 2, [3, []]]
+    assert lists.flatten([]) == []
+    assert lists.zip_([1, 2], ["a", "b"], None, [True, False]) == [[1, "a", True], [2, "b", False]]
+    assert "differ in length" in refusal(lists.zip_, [1], [])
+
+
 def test_a_row_has_the_values_of_its_columns() -> None:
     """In their order; what is absent is null, or leaves no row."""
     assert tables.row(["x", "y"], a=1, b=[2]) == {"x": 1, "y": [2]}
@@ -553,6 +593,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "list.concat": {"a": [1], "b": [2]},
     "list.length": {"values": [1]},
     "list.range": {"count": 2},
+    "list.filter": {"values": ["a", "b"], "by": [1, 2], "at_least": 2},
+    "list.sort": {"values": ["a", "b"], "by": [2, 1]},
+    "list.flatten": {"values": [[1], [2, [3]]]},
+    "list.zip": {"a": [1], "b": ["x"]},
     "math.clamp": {"value": 3, "low": 0, "high": 1},
     "number.to_text": {"value": 3},
     "compare.equal": {"a": {"x": 1}, "b": 1},
