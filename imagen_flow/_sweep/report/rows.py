@@ -19,7 +19,7 @@ from ..items import INDEX
 __all__ = ["INDEX", "MAX_ROWS", "Index", "Output", "Row", "read_index", "text_of"]
 
 #: At most this many items are shown.
-MAX_ROWS = 20_000
+MAX_ROWS = 10_000
 
 #: A longer line is not read: it would be a value, not a description of one.
 _MAX_LINE = 4 << 20
