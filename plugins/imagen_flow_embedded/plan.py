@@ -95,7 +95,10 @@ def decide(
 
     told, decided = read_told(states, heads), {}
     for fact, probable in read_facts(states, heads).items():
-        rows = probable.cpu().double().flatten(0, -2)
+        rows = probable.cpu().double().flatten(0, -2) ** 2  # a small doubt is none
+        if fact == "arrangement":  # how many things there are is always told
+            alone = rows[:, :1].sqrt() >= 0.5
+            rows = torch.where((torch.arange(rows.shape[-1]) == 0) == alone, rows, 0.0)
         drawn = torch.multinomial(rows, 1, generator=generator)[:, 0]
         chosen = torch.where(told[fact].cpu().flatten() >= 0.5, rows.argmax(-1), drawn)
         eye = F.one_hot(chosen, rows.shape[-1]).float()
