@@ -281,3 +281,56 @@ def _printed(count: int) -> str:
         "".join(f"seed={n}  words  out/a fox-{n}.txt\n" for n in range(1, count + 1))
         + f"out/index.jsonl  {count} items\n"
     )
+
+
+def test_a_folder_that_changes_meanwhile_is_reported(call: Call, folder: Path) -> None:
+    """Files that came after the sweep was counted are not in it, and a warning says so."""
+    (folder / "in").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / "in" / name).write_text("fox")
+    (folder / "nodes.py").write_text(
+        NODES
+        + """
+from imagen_flow import File
+
+@node("toy.copy", version=1)
+def copy(file: File) -> Text:
+    '''Read a file, and add another to its folder.'''
+    Path("in/c.txt").write_text("hare")
+    return file.path.read_text()
+"""
+    )
+    (folder / "g.yaml").write_text(
+        "imagen_flow: 1\ninputs: {file: {type: file}}\n"
+        'nodes: {text: {type: toy.copy, file: "${file}"}}\noutputs: {text: "${text}"}\n'
+    )
+    done = call("run", "g.yaml", "--sweep", "file=in/", "--quiet")
+    assert (done.code, done.err) == (
+        0,
+        "warning: the folder 'in/' has changed since the sweep began: 1 added; run it again to"
+        " include what is there now\n",
+    )
+    assert "3 items" in call("run", "g.yaml", "--sweep", "file=in/", "--quiet").out
+
+
+def test_progress_counts_items_and_estimates_the_time_left() -> None:
+    """Items that came from the store before the first step ran do not count for the estimate."""
+    from imagen_flow import events
+    from imagen_flow._cli.display import Progress
+
+    progress = Progress()
+    progress.update(events.RunStarted("g.yaml", 0, 0, "cpu", items=100))
+    for number in range(50):
+        progress.update(events.ItemFinished(f"seed={number}", "done", "", 0.1))
+    assert progress.remaining(1.0) is None
+    progress.update(events.StepStarted("base", "seed=50", "it has not run before", 2.0))
+    progress.update(events.StepFinished("base", "seed=50", 9.0, 11.0))
+    for number in range(50, 60):
+        progress.update(events.ItemFinished(f"seed={number}", "done", "", 12.0))
+    progress.update(events.ItemFinished("seed=60", "failed", "no", 12.0))
+    assert progress.summary(elapsed=24.0)[:4] == [
+        "61 of 100 items",
+        "about 1:18 left",
+        "0:24",
+        "1 failed",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import GraphError, OutputError
+from imagen_flow import GraphError, ImagenFlowError, OutputError
 from imagen_flow._graph import Graph
 
 NODES = '''
@@ -585,3 +586,67 @@ def test_equal_items_give_a_warning(load: Any) -> None:
         "2 of 6 items equal earlier ones: they give the same results"
     ]
     assert (plan.items, plan.steps, plan.runs + plan.waits <= 12) == (6, 12, True)
+
+
+def test_files_of_one_name_in_two_folders_are_two_outputs(load: Any, folder: Path) -> None:
+    """A path that names a file by its stem gets the label where an earlier item has that stem."""
+    for name in ("a/x.txt", "b/x.txt", "b/y.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    graph = load(
+        'imagen_flow: 1\ninputs: {file: {type: file}}\nnodes: {text: {type: toy.read, file: "${file}"}}\n'
+        'outputs: {text: {from: "${text}", path: "{file.folder}/{file.stem}.txt"}}\n'
+    )
+    items = swept(graph, {"file": "a/x.txt,b/x.txt,b/y.txt"}, out="out")
+    paths = [item.row["outputs"]["text"]["path"] for item in items]
+    assert [paths[0], paths[2]] == ["x.txt", "y.txt"]
+    assert len(set(paths)) == 3
+    assert [(folder / "out" / p).read_text().strip() for p in paths] == outputs(items, "text")
+
+
+def test_lists_of_two_items_never_share_a_path(load: Any, folder: Path) -> None:
+    """Element 11 of item 1 and element 1 of item 11 are two files."""
+    nodes = (
+        "imagen_flow: 1\ninputs: {a: 1}\nnodes:\n"
+        '  sums: {type: toy.add, each: {a: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}, b: "${a}"}\n'
+    )
+    for number, path in enumerate(("{a}{index}.json", "{a}/{index}.json")):
+        graph = load(nodes + f'outputs: {{sums: {{from: "${{sums}}", path: "{path}"}}}}\n')
+        items = swept(graph, {"a": "1,11"}, out=f"out{number}")
+        told = [t for item in items for t in item.row["outputs"].values()]
+        assert len({t["path"] for t in told}) == 24
+        read = [json.loads((folder / f"out{number}" / t["path"]).read_text()) for t in told]
+        assert read == [*range(1, 13), *range(11, 23)]
+
+
+def test_a_parquet_index_names_its_extra_when_the_library_is_missing(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without pyarrow nothing is made, and the message says what to install."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImagenFlowError, match=r"pip install 'imagen-flow\[parquet\]'"):
+        swept(load(WORDS), {"prompt": "a"}, out="out", parquet=True)
+    assert not Path("out").exists()
+
+
+def test_a_parquet_index_has_the_rows_of_the_other(load: Any, folder: Path) -> None:
+    """Each value of a row has a column; a file of somebody else is not replaced."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    graph = load(WORDS)
+    for _ in range(2):
+        swept(graph, {"prompt": ["a", "fail"], "seed": "1..2"}, out="out", parquet=True)
+    table = parquet.read_table(folder / "out/index.parquet").to_pylist()
+    assert [
+        (row["index"], row["axes.prompt"], row["axes.seed"], row["status"], row["error"])
+        for row in table
+    ] == [
+        (0, "a", 1, "done", None),
+        (1, "a", 2, "done", None),
+        (2, "fail", 1, "failed", "words: cannot do 'fail'"),
+        (3, "fail", 2, "failed", "words: cannot do 'fail'"),
+    ]
+    assert table[0]["outputs.words.path"] == rows(folder)[0]["outputs"]["words"]["path"]
+    (folder / "out/index.parquet").write_text("mine")
+    with pytest.raises(OutputError, match="another file exists"):
+        swept(graph, {"prompt": ["a"]}, out="out", parquet=True)
+    assert (folder / "out/index.parquet").read_text() == "mine"

@@ -107,15 +107,12 @@ def execute_sweep(
             interrupt.
     """
     from .._sweep import INDEX, run_sweep
-    from ..events import ItemFinished, RunFinished
+    from ..events import ItemFinished, RunFinished, RunStarted
     from .interrupt import INTERRUPTED, interruptible
     from .report import print_report
     from .run import display_for
     from .text import echo, plural, show_problems
 
-    if sweep.warnings and not json_events and not quiet:
-        show_problems(sweep.warnings)
-        echo(err=True)
     cancel = threading.Event()
     display = display_for(json_events=json_events, quiet=quiet, traceback=traceback)
     failed: list[tuple[str, str]] = []
@@ -130,6 +127,10 @@ def execute_sweep(
     with interruptible(stop):
         try:
             for event in run:
+                warnings = (*run.warnings, *sweep.warnings)
+                if warnings and isinstance(event, RunStarted) and not (json_events or quiet):
+                    show_problems(warnings)
+                    echo(err=True)
                 display.show(event)
                 if isinstance(event, ItemFinished):
                     assert run.last is not None

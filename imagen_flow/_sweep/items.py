@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from hashlib import blake2b
 from pathlib import PurePath
 from typing import Any
 
-from .._graph import Graph
+from .._graph import Graph, Output
 from .._outputs.templates import fields_of, fill_template
 from .._plan import derived_seed
 from .axes import Cell, Part
@@ -152,9 +151,7 @@ class PathNames:
         self._templates: dict[str, bool] = {}
         for output in graph.outputs.values():
             if output.path is not None:
-                used = fields_of(output.path)
-                inputs = {field.partition(".")[0] for field in used}
-                self._templates[output.path] = inputs.issuperset(names) and "item" not in used
+                self._templates[output.path] = _tells_apart(output, frozenset(names))
         self._claimed = {_claim(INDEX), _claim(PARQUET)}
 
     def plain(self, item: Item) -> frozenset[str]:
@@ -176,6 +173,23 @@ class PathNames:
         return frozenset(found)
 
 
+def _tells_apart(output: Output, names: frozenset[str]) -> bool:
+    """Tell whether an output's path names every input that varies. In a list, the part of the path
+    that tells elements apart must not tell items apart, too: ``{seed}{index}`` may be 1 and 11, or 11
+    and 1.
+    """
+    assert output.path is not None
+    used = fields_of(output.path)
+    if "item" in used or not names <= {field.partition(".")[0] for field in used}:
+        return False
+    if output.type.kind != "list":
+        return True
+    parts = [
+        {field.partition(".")[0] for field in fields_of(part)} for part in output.path.split("/")
+    ]
+    return not any(part & names and part - names - {"graph", "output"} for part in parts)
+
+
 class _Fields(dict[str, object]):
     """The fields of a path that vary from item to item; others have the same text in all."""
 
@@ -188,7 +202,7 @@ class _Fields(dict[str, object]):
                 self[f"{name}.name"] = path.name
                 self[f"{name}.stem"] = path.stem
                 self[f"{name}.suffix"] = path.suffix
-                self[f"{name}.folder"] = os.path.dirname(value)
+                self[f"{name}.folder"] = ""  # a file that is given has no folder in its name
 
     def __missing__(self, name: str) -> object:
         return "0"

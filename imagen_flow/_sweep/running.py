@@ -22,7 +22,7 @@ from .._store import Store
 from .._types.codec import Codecs
 from .._types.models import Model
 from .._types.values import File, Folder
-from ..errors import OutputError
+from ..errors import OutputError, Problem
 from ..events import Event
 from .index import IndexFile, command_of, plain_inputs
 from .items import Item, PathNames
@@ -65,6 +65,8 @@ class SweepRun:
     ) -> None:
         self.sweep = sweep
         self.last: ItemResult | None = None
+        #: What is wrong with the graph without refusing it, known once the first items are planned.
+        self.warnings: tuple[Problem, ...] = ()
         #: Why the sweep stopped before its last item, if it did.
         self.stopped = ""
         self.done = self.failed = 0
@@ -110,6 +112,7 @@ class SweepRun:
                         index = stack.enter_context(
                             IndexFile(self._out, len(sweep), parquet=self._parquet)
                         )
+                    self.warnings = tuple(p for p in plan.problems if p.severity == "warning")
                     yield self._started(plan.device)
                 yield from self._run_chunk(items, plan, pool, index)
                 if self.stopped or self._cancel.is_set() or (self._fail_fast and self.failed):
