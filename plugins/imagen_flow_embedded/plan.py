@@ -42,6 +42,12 @@ _ARRANGEMENTS: tuple[tuple[tuple[float, float], tuple[float, float], tuple[float
 )
 
 
+#: Golden, silver and bronze ratio and the root of three, without their whole parts, in 2^-32.
+_STEPS = tuple(
+    round(part * 2**32) for part in (0.6180339887, 0.4142135624, 0.3027756377, 0.7320508076)
+)
+
+
 def read_facts(states: torch.Tensor, heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Read the facts' probabilities off the sentinels.
 
@@ -108,15 +114,19 @@ def decide(
 
 
 def draw_places(arrangement: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw the places of an arrangement's things from the world's range, more of them towards its
-    ends than in its middle, so that few seeds suffice to see how far things move.
+    """Draw the places of an arrangement's things from the world's range, by the generator's seed:
+    seeds that follow one another place things far apart, more of them towards the ends of the range
+    than in its middle, so that few seeds suffice to see how far things move.
 
     Outputs: float32 (2, 2): x and y of the first and of the second thing, NaN if there is none.
+    Source: a Kronecker sequence, the seed's multiples of irrational numbers modulo 1.
     """
     import torch
 
     first, second, reach = _ARRANGEMENTS[arrangement]
-    moved = torch.sin((torch.rand(2, 2, generator=generator) - 0.5) * torch.pi)
+    seed = generator.initial_seed()
+    turns = [(seed * step + step // 2) % 2**32 / 2**32 for step in _STEPS]
+    moved = torch.sin((torch.tensor(turns).view(2, 2) - 0.5) * torch.pi)
     places = torch.tensor([first, second]) + moved * torch.tensor(reach)
     if arrangement == 0:
         places[1] = torch.nan
