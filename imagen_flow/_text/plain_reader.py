@@ -100,6 +100,7 @@ class _Open:
 
     indent: int
     items: Any
+    is_list: bool
     start: int
     key: Word | None = None
 
@@ -145,13 +146,15 @@ class _PlainReader:
             token = found.end(1)
             indent = token - found.start(1)
             is_item = found.start(2) >= 0
-            self.close(indent, token, is_item=is_item)
-            if not stack or stack[-1].indent < indent or (is_item and stack[-1].key is not None):
-                if stack and stack[-1].key is None:
-                    raise _NotPlain
-                if not stack and self.root is not None:
-                    raise _NotPlain
-                self.open([] if is_item else {}, indent, token)
+            top = stack[-1] if stack else None
+            if top is None or top.indent != indent or top.key is not None or top.is_list != is_item:
+                self.close(indent, token, is_item=is_item)
+                top = stack[-1] if stack else None
+                if top is None or top.indent < indent or (is_item and top.key is not None):
+                    is_expected = self.root is None if top is None else top.key is not None
+                    if not is_expected:
+                        raise _NotPlain
+                    self.open([] if is_item else {}, indent, token)
             if keys:
                 key = self.key(found, keys)
                 if is_item:
@@ -167,7 +170,7 @@ class _PlainReader:
         if len(self.stack) >= MAX_DEPTH:
             raise _NotPlain
         self.count += 1
-        self.stack.append(_Open(indent, items, start))
+        self.stack.append(_Open(indent, items, type(items) is list, start))
 
     def close(self, indent: int, token: int, *, is_item: bool) -> None:
         """Close what a line that starts at `token` with this indentation does not belong to."""
@@ -176,13 +179,12 @@ class _PlainReader:
             top = stack[-1]
             if top.indent < indent:
                 return
-            is_list = type(top.items) is list
             if top.indent == indent:
                 if is_item:
-                    if is_list or top.key is not None:
+                    if top.is_list or top.key is not None:
                         return
                     raise _NotPlain
-                if not is_list:
+                if not top.is_list:
                     if top.key is not None:
                         self.add_nothing(token)
                     return
@@ -192,7 +194,9 @@ class _PlainReader:
             while self.text[end - 1].isspace():
                 end -= 1
             stack.pop()
-            self.add(Word(tuple(top.items) if is_list else top.items, self.source, top.start, end))
+            self.add(
+                Word(tuple(top.items) if top.is_list else top.items, self.source, top.start, end)
+            )
 
     def add_nothing(self, token: int) -> None:
         """Give a key without a value nothing; that is where the next entry starts."""
