@@ -185,10 +185,11 @@ def test_many_items_at_once_are_a_second_function() -> None:
     @node("x.one", version=1)
     def one(n: int) -> int: ...
 
-    @one.many
-    def several(items: Any) -> Any: ...
+    @one.many(varies=("n",))
+    def several(n: Any) -> Any: ...
 
-    assert one.type.many is several
+    assert one.type.many is not None
+    assert (one.type.many.function, one.type.many.varies) == (several, {"n"})
 
 
 def ok(n: int) -> int: ...

@@ -51,10 +51,12 @@ from .graph import (
     TableAt,
     Values,
 )
+from .nodes import LOADING
 from .resolver import resolve
 from .sweeps import PER_ITEM, parse_span
 
 __all__ = [
+    "LOADING",
     "PER_ITEM",
     "RANDOM",
     "STEPS",

@@ -7,7 +7,9 @@ from typing import Any
 
 from .._settings.devices import (
     ATTENTIONS,
+    BATCHES,
     DTYPES,
+    MAX_BATCH,
     MEMORY_LEVELS,
     OFFLOADS,
     QUANTIZATIONS,
@@ -22,7 +24,7 @@ from .bindings import Binding, FileAt, FromNode, Given, ModelAt, readings
 from .graph import Graph, Node, Repeat
 from .suggestions import only_suggestion, plain, suggest
 
-__all__ = ["DTYPE", "is_device", "read_node"]
+__all__ = ["DTYPE", "LOADING", "is_device", "read_node"]
 
 #: Bindings that read nothing.
 _LITERALS = frozenset({Given, FileAt, ModelAt})
@@ -44,6 +46,10 @@ LOADING = {
     "attention": PortType("text", choices=ATTENTIONS),
     "compile": PortType("bool"),
     "ladder": PortType("text", choices=tuple(MEMORY_LEVELS)),
+    "batch": PortType(
+        "union",
+        members=(PortType("text", choices=BATCHES), PortType("int", range=Range(1, MAX_BATCH))),
+    ),
 }
 
 

@@ -20,7 +20,7 @@ from .hub import Hub
 from .leasing import lend_and_call
 from .locate import STRICT, ModelPolicy, base_reference, is_tiny, resolve
 from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
-from .oom import is_out_of_memory, with_memory_fallback
+from .oom import give_back, is_out_of_memory, with_memory_fallback
 from .placement import place_module
 from .pool import (
     Identity,
@@ -66,6 +66,7 @@ __all__ = [
     "hub_cache",
     "identities_of",
     "identity_of",
+    "give_back",
     "is_out_of_memory",
     "is_tiny",
     "is_unchanged",

@@ -233,6 +233,10 @@ class ModelPool:
         self._ahead: dict[object, dict[Identity, int]] = {}
         self._clock = 0
         self._closed = False
+        #: What runs learned of computing several items together: how many fit in memory, and
+        #: whether that gives what each gives alone; by what computes, models and machine.
+        self.group_sizes: dict[str, int] = {}
+        self.sound_groups: dict[str, bool] = {}
         #: The threads that runs with these models compute in.
         self.run_threads = RunThreads()
 

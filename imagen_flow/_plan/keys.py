@@ -154,7 +154,8 @@ class Keys:
             if type_.uses_setting(name)
         }
         ladder = settings.pop("ladder", "exact")
-        return devices.Policy(device, dtype, Loading(**settings), ladder)
+        batch = settings.pop("batch", "exact")
+        return devices.Policy(device, dtype, Loading(**settings), ladder, batch)
 
     def device_and_dtype(self, node: Node) -> tuple[str, str]:
         """The device and dtype that a node computes on and in."""

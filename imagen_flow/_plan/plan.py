@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import _models as models
-from .._graph import Binding, FromInput, Graph
+from .._graph import LOADING, Binding, FromInput, Graph
 from .._plugins.registry import Registry
 from .._settings import devices
 from .._store import Damaged, Store
 from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
 from .._types.models import Loader, Model
+from .._types.ports import BadValue
 from .._types.values import File, Folder
 from ..errors import GraphError, Problem, as_texts, nearest
 from .edges import edges_of
@@ -254,6 +255,7 @@ def make_plan(
     store: Store | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    batch: str | int | None = None,
     force: Iterable[str] = (),
     base: Path | None = None,
     files: FileDigests | None = None,
@@ -268,6 +270,7 @@ def make_plan(
         items: plan the graph once for each of these, with their values beside or instead of those;
             default: plan it once.
         device, dtype: given ones win over the graph's settings; else ``auto``.
+        batch: as in settings; it wins over the graph's.
         force: names of nodes that run even if the store holds them.
         model_policy: which models may be used, and how; without a lock in it, the one beside the graph or
             above it holds.
@@ -298,6 +301,8 @@ def make_plan(
     settings = {
         name: value for name, value in graph.settings.items() if name not in ("device", "dtype")
     }
+    if batch is not None:
+        settings["batch"] = _read_batch(batch)
     keying = Keying(
         held, Keys(held, device=resolved, dtype=in_dtype, settings=settings), force=force
     )
@@ -381,6 +386,20 @@ def make_plan(
         tuple(sorted((*graph.warnings, *held.problems), key=lambda p: p.position)),
         state,
     )
+
+
+def _read_batch(given: str | int) -> str | int:
+    """Read how many steps may be computed at once.
+
+    Raises:
+        GraphError: it is neither a word for it nor a number.
+    """
+    try:
+        value = int(given) if isinstance(given, str) and given.isdecimal() else given
+        checked: str | int = LOADING["batch"].check(value)
+    except BadValue as error:
+        raise GraphError([Problem("bad-setting", f"'batch' {error}")]) from error
+    return checked
 
 
 def _planned(label: str, taken: Taken | tuple[Problem, ...], state: State) -> PlannedItem:

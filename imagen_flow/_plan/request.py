@@ -47,6 +47,8 @@ class Options:
     Params:
         device, dtype: where to compute and in what; None leaves it to the graph, then to
             ``imagen-flow.toml``, then to the machine.
+        batch: how many steps of a kind may be computed at once: ``exact``, ``auto`` or a number;
+            None leaves it to the graph.
         force: nodes that run even if the store holds what they give.
         store: an open Store, its folder, `USERS_STORE`, or None to look nothing up and keep
             nothing.
@@ -68,6 +70,7 @@ class Options:
     tiny: bool = False
     allow_pickle: tuple[str, ...] = ()
     trust_remote_code: tuple[str, ...] = ()
+    batch: str | int | None = None
 
     @classmethod
     def of(
@@ -82,6 +85,7 @@ class Options:
         tiny: bool = False,
         allow_pickle: Iterable[str | Path] | str | Path = (),
         trust_remote_code: Iterable[str] | str = (),
+        batch: str | int | None = None,
     ) -> Options:
         """Collect what the Python functions take, where one may stand for a list of one."""
         return cls(
@@ -94,6 +98,7 @@ class Options:
             tiny,
             tuple(listed(allow_pickle)),
             tuple(listed(trust_remote_code)),
+            batch,
         )
 
 
@@ -163,6 +168,7 @@ def prepare(request: Request, *, items: Iterable[Item] | None = None) -> Plan:
             **request.settings.device_settings(
                 graph.settings, device=options.device, dtype=options.dtype
             ),
+            batch=options.batch,
             force=options.force,
             base=request.base,
             model_policy=policy,

@@ -13,7 +13,7 @@ The modules, bottom up: `value_cache` holds values in memory; `notes` are a node
 `anonymous_files` hides file names from nodes; `event_queue` holds the events of a run; `lineage`
 finds the steps of an output, and `recorder` writes its provenance; `model_lookahead` predicts which
 models will be needed; `call` calls a node's function; `results` checks and stores what it returned;
-`step_runner` runs one step; `output_delivery` delivers outputs; `scheduler` decides what runs next;
+`step_runner` runs one step, `grouping` several together; `output_delivery` delivers outputs; `scheduler` decides what runs next;
 `execution` combines all of them.
 """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ from .._settings import devices
 from .._store import Store
 from .._types.artifact import Artifact
 from .._types.models import Loader, Model
-from .._types.node import NodeType
-from .._types.ports import BadValue, PortType, Record
+from .._types.node import Many, NodeType
+from .._types.ports import BadValue, PortType, Record, describe
 from .._types.values import Progress
 from ..errors import Cancelled, ImagenFlowError
 from .anonymous_files import AnonymousFiles
@@ -106,7 +106,12 @@ class Caller:
 
         with devices.restored_switches(changed):
             result, memory_levels = self._call_with_models(
-                step, type_, arguments, leased, frame, notes
+                step,
+                type_,
+                arguments,
+                leased,
+                frame,
+                lambda given, lent: self._call_function(step, type_, given, notes, lent),
             )
         return CallResult(
             self.anonymous.restore(result),
@@ -115,6 +120,94 @@ class Caller:
             tuple(notes.notes),
             conditions,
         )
+
+    def call_group(
+        self, members: Sequence[tuple[Frame, Step]], many: Many
+    ) -> list[CallResult] | None:
+        """Call the function of a node type for many items, with steps that differ only in the ports
+        that may vary; None if it cannot compute these together.
+
+        Raises:
+            Cancelled: the run was cancelled, and the node yielded.
+            Exception: whatever the node raises; memory that runs out too.
+        """
+        frame, first = members[0]
+        type_ = first.node.type
+        assert isinstance(type_, NodeType)
+        steps = [step for _, step in members]
+        began = time.monotonic()
+        notes = [Notes() for _ in steps]
+        gathered = [self._arguments(step, type_) for step in steps]
+        arguments, leased = gathered[0]
+        for name in many.varies & arguments.keys():
+            arguments[name] = [own[name] for own, _ in gathered]
+        if type_.uses_torch:
+            self._device(first)
+
+        def changed(settings: list[str], _current: dict[str, Any]) -> None:
+            self.queue.note(
+                first,
+                f"{type_.name} changed torch's {' and '.join(settings)} for the whole process;"
+                " they were restored",
+            )
+
+        with devices.restored_switches(changed):
+            results, _ = self._call_with_models(
+                first,
+                type_,
+                arguments,
+                leased,
+                frame,
+                lambda given, lent: self._call_many(steps, type_, many, given, notes, lent),
+                is_group=True,
+            )
+        if results is NotImplemented:
+            return None
+        if not isinstance(results, list | tuple) or len(results) != len(steps):
+            raise ImagenFlowError(
+                f"its function for many items returned {describe(results)}, not a list of"
+                f" {len(steps)} results"
+            )
+        took_s = (time.monotonic() - began) / len(steps)
+        return [
+            CallResult(
+                self.anonymous.restore(result), (), took_s, tuple(own.notes), self.conditions
+            )
+            for result, own in zip(results, notes, strict=True)
+        ]
+
+    def known_conditions(self, step: Step) -> Mapping[str, Any]:
+        """Give the hardware and library settings that a step runs with."""
+        assert isinstance(step.node.type, NodeType)
+        if step.node.type.uses_torch:
+            self._device(step)
+        return self.conditions
+
+    def _call_many(
+        self,
+        steps: Sequence[Step],
+        type_: NodeType,
+        many: Many,
+        arguments: dict[str, Any],
+        notes: Sequence[Notes],
+        lent: Mapping[str, Any],
+    ) -> Any:
+        try:
+            result = many.function(**_with_models(type_, arguments, lent))
+            if not many.is_generator:
+                return result
+
+            def report(progress: Progress) -> None:
+                for i, (step, own) in enumerate(zip(steps, notes, strict=True)):
+                    if progress.item in (None, i):
+                        self._take_note(step, own, progress)
+                    self.queue.progress(step, progress)
+
+            return self._run_generator(result, report, lambda: None)
+        except SystemExit as error:
+            raise ImagenFlowError(
+                f"it called exit({error.code if error.code is not None else ''})"
+            ) from error
 
     def _arguments(
         self, step: Step, type_: NodeType
@@ -151,10 +244,12 @@ class Caller:
         arguments: dict[str, Any],
         leased: dict[str, tuple[Loader[Any], Any]],
         frame: Frame,
-        notes: Notes,
+        call: Callable[[dict[str, Any], Mapping[str, Any]], Any],
+        *,
+        is_group: bool = False,
     ) -> tuple[Any, tuple[str, ...]]:
         """Call a step's function with the models that it leases; return its result and the memory
-        fallback levels that were needed.
+        fallback levels that were needed. A group has none: it is made smaller instead.
         """
         if type_.uses_torch:
             if leased:
@@ -176,20 +271,18 @@ class Caller:
             return lend_and_call(
                 self.pool,
                 leased,
-                lambda lent, taken: self._call_function(
-                    step, type_, {**arguments, **dict.fromkeys(level_ports, taken)}, notes, lent
-                ),
+                lambda lent, taken: call({**arguments, **dict.fromkeys(level_ports, taken)}, lent),
                 device=policy.device,
                 dtype=policy.dtype,
                 settings=policy.settings,
-                levels=policy.memory_levels,
+                levels=() if is_group else policy.memory_levels,
                 steps_down=type_.steps_down,
                 loading=lambda what: self.queue.loading(step, what),
                 left_changed=lambda what: self.queue.note(
                     step, f"{type_.name} left {what} modified; it is reloaded for other steps"
                 ),
             )
-        return self._call_function(step, type_, arguments, notes), ()
+        return call(arguments, {}), ()
 
     def _device(self, step: Step) -> str:
         """Give a step's device, once torch has confirmed it."""
@@ -238,7 +331,12 @@ class Caller:
         try:
             result = type_.function(**_with_models(type_, arguments, lent))
             if type_.is_generator:
-                result = self._run_generator(step, result, notes, began, limit)
+
+                def report(progress: Progress) -> None:
+                    self._take_note(step, notes, progress)
+                    self.queue.progress(step, progress)
+
+                result = self._run_generator(result, report, lambda: _check_time(began, limit))
         except SystemExit as error:
             raise ImagenFlowError(
                 f"it called exit({error.code if error.code is not None else ''})"
@@ -249,8 +347,12 @@ class Caller:
         _check_time(began, limit)
         return result
 
+    def _take_note(self, step: Step, notes: Notes, progress: Progress) -> None:
+        if progress.note and (note := notes.add(progress.note)) is not None:
+            self.queue.note(step, note)
+
     def _run_generator(
-        self, step: Step, steps: Any, notes: Notes, began: float, limit: float | None
+        self, steps: Any, report: Callable[[Progress], None], check_time: Callable[[], None]
     ) -> Any:
         """Consume what a long-running node yields, and return its result."""
         try:
@@ -263,10 +365,8 @@ class Caller:
                     raise ImagenFlowError(f"it yielded {type(progress).__name__}, not Progress")
                 if self.cancel.is_set():
                     raise Cancelled
-                _check_time(began, limit)
-                if progress.note and (note := notes.add(progress.note)) is not None:
-                    self.queue.note(step, note)
-                self.queue.progress(step, progress)
+                check_time()
+                report(progress)
         finally:
             with suppress(
                 Exception

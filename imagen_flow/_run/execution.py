@@ -15,6 +15,7 @@ from .._types.artifact import Artifact
 from ..errors import Cancelled, GraphError
 from ..events import Event, RunStarted, step_title
 from .event_queue import EventQueue, FailFast, item_label
+from .grouping import Grouping
 from .notes import kept_notes
 from .output_delivery import Out, OutputDelivery
 from .recorder import ProvenanceRecorder
@@ -246,7 +247,8 @@ class _RunThread:
             for item in plan.items:
                 if item.problems:
                     queue.item_refused(item.label, item.problems[0].message)
-            Scheduler(state, runner, self.pool, delivery, queue, cancel=self.cancel).run()
+            grouping = Grouping(state, runner, self.pool, store, queue)
+            Scheduler(state, runner, self.pool, grouping, delivery, queue, cancel=self.cancel).run()
             delivery.wait()
         return "failed" if queue.failed else "done"
 

@@ -49,7 +49,7 @@ REKEYS = 5
 
 @dataclass(eq=False, slots=True)
 class Ready:
-    """Steps of a node that lease models, and are ready to run."""
+    """Steps of a node that lease models, or can be computed with others, and are ready to run."""
 
     walk: ItemWalk
     frame: Frame
@@ -167,7 +167,8 @@ class ItemWalk:
     ) -> Generator[Ready, None, bool]:
         """Run the steps of a node that can run; False if there are none."""
         assert isinstance(node.type, NodeType)
-        if node.type.loaders or node.type.plan_check is not None:
+        type_ = node.type
+        if type_.loaders or type_.plan_check is not None or type_.many is not None:
             return (yield from self._yield_steps(frame, node, state, fresh))
         ran = False
         for i, step in enumerate(state.steps):

@@ -14,10 +14,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from .._models import Identity, ModelPool
-from .._plan import Frame, State
+from .._plan import Frame, State, Step
 from .._store import Damaged
 from ..errors import Cancelled
 from .event_queue import EventQueue
+from .grouping import Grouping, Member
 from .item_walk import ItemWalk, Ready
 from .model_lookahead import leased_weights
 from .output_delivery import OutputDelivery
@@ -52,6 +53,7 @@ class Scheduler:
         state: State,
         runner: StepRunner,
         pool: ModelPool,
+        grouping: Grouping,
         delivery: OutputDelivery,
         queue: EventQueue,
         *,
@@ -60,6 +62,7 @@ class Scheduler:
         self.state = state
         self.runner = runner
         self.pool = pool
+        self.grouping = grouping
         self.delivery = delivery
         self.queue = queue
         self.cancel = cancel
@@ -73,25 +76,50 @@ class Scheduler:
         """
         coming = deque(enumerate(self.state.tops))
         while coming or self._waiting:
-            evicts, chosen = self._choose()
-            if coming and (chosen is None or (evicts and self._has_room())):
+            chosen, is_pressing = self._choose()
+            if coming and (chosen is None or (not is_pressing and self._has_room())):
                 self._start(*coming.popleft())
             else:
                 assert chosen is not None
                 self._run(chosen)
 
-    def _choose(self) -> tuple[bool, _Waiting | None]:
-        """Choose whose steps are run next, and tell whether models are evicted for them."""
-        if len(self._waiting) <= 1:
-            one = self._waiting[0] if self._waiting else None
-            return one is not None and self.pool.would_evict(one.weights), one
+    def _choose(self) -> tuple[_Waiting | None, bool]:
+        """Choose whose step is run next, and tell whether it should be at once: no model is evicted
+        for it, and no further item can be computed with it.
+        """
         evicts: dict[tuple[Identity, ...], bool] = {}
         for one in self._waiting:
             models = tuple(one.weights)
             if models not in evicts:
                 evicts[models] = self.pool.would_evict(one.weights)
-        chosen = min(self._waiting, key=lambda one: (evicts[tuple(one.weights)], one.position))
-        return evicts[tuple(chosen.weights)], chosen
+        chosen = min(
+            self._waiting,
+            key=lambda one: (evicts[tuple(one.weights)], one.position),
+            default=None,
+        )
+        if chosen is None or evicts[tuple(chosen.weights)]:
+            return chosen, False
+        step = chosen.ready.steps[0][1]
+        has_group = self.grouping.group_of(step) is not None
+        return chosen, not has_group or len(self._members(chosen)) >= self.grouping.largest(step)
+
+    def _members(self, chosen: _Waiting) -> list[tuple[_Waiting, int, Step]]:
+        """Give the first step that an item waits for, and those that can be computed with it."""
+        index, first = chosen.ready.steps[0]
+        found = [(chosen, index, first)]
+        group = self.grouping.group_of(first)
+        if group is None:
+            return found
+        keys = {first.key}
+        largest = self.grouping.largest(first)
+        for one in sorted(self._waiting, key=lambda one: one.position):
+            for index, step in one.ready.steps:
+                if len(found) >= largest:
+                    return found
+                if step.key not in keys and self.grouping.group_of(step) == group:
+                    keys.add(step.key)
+                    found.append((one, index, step))
+        return found
 
     def _has_room(self) -> bool:
         """Whether one more item may start, and wait with its values in memory."""
@@ -103,29 +131,39 @@ class Scheduler:
         steps = walk.evaluate()
         self._wait(position, top, steps, next(steps, None))
 
-    def _run(self, one: _Waiting) -> None:
-        """Run the steps that an item waits for, and let it go on."""
-        self._waiting.remove(one)
+    def _run(self, chosen: _Waiting) -> None:
+        """Run a step, together with those that can be, and let the items go on that waited for it."""
+        members = self._members(chosen)
         restarts = self.runner.restarts
+        current = chosen
         try:
-            self._run_steps(one.ready)
+            results: list[Step | None] = [None]
+            if len(members) > 1:
+                results = self.grouping.run(
+                    [Member(one.ready.frame, step, one.ready.fresh) for one, _, step in members]
+                )
+            for (current, index, step), result in zip(members, results, strict=True):
+                if self.cancel.is_set():
+                    raise Cancelled
+                ready = current.ready
+                done = result or self.runner.run(ready.frame, step, fresh=ready.fresh)
+                ready.steps = deque(entry for entry in ready.steps if entry[0] != index)
+                ready.walk.finish_step(ready, index, done)
         except (Rekey, Damaged) as error:
-            self._go_on(one, error)
-        else:
-            self._go_on(one)
+            self._waiting.remove(current)
+            self._go_on(current, error)
         if restarts != self.runner.restarts:
             # What the others wait for is outdated: they settle it again.
             outdated, self._waiting = self._waiting, []
             for other in outdated:
                 self._go_on(other)
-
-    def _run_steps(self, ready: Ready) -> None:
-        while ready.steps:
-            if self.cancel.is_set():
-                raise Cancelled
-            index, step = ready.steps.popleft()
-            done = self.runner.run(ready.frame, step, fresh=ready.fresh)
-            ready.walk.finish_step(ready, index, done)
+            return
+        for one in dict.fromkeys(one for one, _, _ in members):
+            if one in self._waiting and not one.ready.steps:
+                self._waiting.remove(one)
+                self._go_on(one)
+            elif one in self._waiting:
+                one.weights = self._weights(one.ready)
 
     def _go_on(self, one: _Waiting, error: Exception | None = None) -> None:
         try:
@@ -143,8 +181,10 @@ class Scheduler:
     ) -> None:
         """Have an item wait for steps; one without any is finished."""
         if ready is not None:
-            weights = leased_weights(self.state, ready.node, ready.steps[0][1].slots or {})
-            self._waiting.append(_Waiting(position, top, walk, ready, weights))
+            self._waiting.append(_Waiting(position, top, walk, ready, self._weights(ready)))
         elif top.item:
             self.delivery.finish(top)
             self.runner.release(top)
+
+    def _weights(self, ready: Ready) -> dict[Identity, int]:
+        return leased_weights(self.state, ready.node, ready.steps[0][1].slots or {})

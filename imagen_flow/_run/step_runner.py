@@ -18,7 +18,7 @@ from .._types.node import NodeType
 from .._types.values import FileChanged
 from ..errors import Cancelled
 from ..events import StepRetried, step_title
-from .call import Caller
+from .call import Caller, CallResult
 from .event_queue import EventQueue, describe_error
 from .model_lookahead import ModelLookahead
 from .results import Results
@@ -217,8 +217,48 @@ class StepRunner:
             outputs,
         )
 
+    def claim(self, step: Step, *, fresh: bool) -> Step | None:
+        """Claim the key of a step that is cached, to run it with others; return it if its outcome is
+        known, or with its reason to run. None if another process is computing it.
+        """
+        key = step.key
+        assert key is not None and step.node.cache
+        if (known := self._known_without_claim(step, key)) is not None:
+            return known
+        if not self.store.lease(key, wait_s=0.0, cancel=self.cancel):
+            return None
+        assert isinstance(step.node.type, NodeType)
+        if step.reason != FORCED and not fresh:
+            found = self.state.keying.look_up(key, step.node.type)
+            if found is not None:
+                self.store.release(key)
+                return self._reuse(step, found)
+        if step.reason == FORCED:
+            self.state.keying.forced.add(key)
+        return step._replace(reason=why(self.state, step))
+
+    def complete(self, step: Step, call: CallResult) -> Step:
+        """Keep the result of a step that was claimed and run with others."""
+        assert step.key is not None
+        outputs = self._results.keep(step, call)
+        self._outputs[step.key] = outputs
+        self._failures.pop(step.key, None)
+        self.queue.finished(step, call.took_s)
+        return step._replace(status="ran", outputs=outputs)
+
     def _known_outcome(self, step: Step, run_key: str, *, fresh: bool) -> Step | None:
         """Return a step whose outcome is known without running it; else claim its key."""
+        if (known := self._known_without_claim(step, run_key)) is not None:
+            return known
+        if step.node.cache:
+            assert step.key is not None
+            look_up = step.reason not in (_DAMAGED_REASON, FORCED)
+            stored = self._claim(step, step.key, look_up=look_up, fresh=fresh)
+            if stored is not None:
+                return self._reuse(step, stored)
+        return None
+
+    def _known_without_claim(self, step: Step, run_key: str) -> Step | None:
         is_remake = step.reason == _DAMAGED_REASON
         if not is_remake:
             outputs = self._outputs.get(run_key)
@@ -229,12 +269,6 @@ class StepRunner:
                 if not self.queue.has_outcome(step):
                     self.queue.fail(step, failure.cause)
                 return _as_failed(step, failure.cause)
-        if step.node.cache:
-            assert step.key is not None
-            look_up = not is_remake and step.reason != FORCED
-            stored = self._claim(step, step.key, look_up=look_up, fresh=fresh)
-            if stored is not None:
-                return self._reuse(step, stored)
         return None
 
     def _reuse(self, step: Step, outputs: dict[str, Artifact]) -> Step:

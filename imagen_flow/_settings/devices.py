@@ -27,7 +27,9 @@ from ..errors import ModelError, nearest
 
 __all__ = [
     "ATTENTIONS",
+    "BATCHES",
     "DTYPES",
+    "MAX_BATCH",
     "MEMORY_LEVELS",
     "OFFLOADS",
     "PIXEL_EXACT",
@@ -66,6 +68,10 @@ QUANTIZERS = {"int8": "torchao", "int4": "torchao", "nf4": "bitsandbytes", "floa
 # The choices of `Loading`.
 QUANTIZATIONS = ("none", *QUANTIZERS)
 OFFLOADS = ("none", "model", "layers")
+#: What may be said of groups besides their largest size.
+BATCHES = ("exact", "auto")
+MAX_BATCH = 1024
+
 ATTENTIONS = ("auto", "math", "flash", "efficient", "cudnn")
 
 #: Names of devices in other programs.
@@ -273,14 +279,16 @@ def resolve_dtype(requested: str, device: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings of a step that uses torch: device, dtype, how its models are loaded, and the
-    memory fallback levels that it may use (a name of `MEMORY_LEVELS`).
+    """The settings of a step that uses torch: device, dtype, how its models are loaded, the memory
+    fallback levels that it may use (a name of `MEMORY_LEVELS`), and whether it may be computed
+    together with others: ``exact`` only where that changes no bit, ``auto`` or at most so many.
     """
 
     device: str
     dtype: str
     settings: Loading = PLAIN
     memory: str = "exact"
+    batch: str | int = "exact"
 
     @property
     def memory_levels(self) -> tuple[str, ...]:
@@ -290,7 +298,11 @@ class Policy:
     def determinism(self) -> dict[str, Any]:
         """Give the policy as it enters keys."""
         return determinism_class(
-            self.device, self.dtype, settings=self.settings, memory_levels=self.memory_levels
+            self.device,
+            self.dtype,
+            settings=self.settings,
+            memory_levels=self.memory_levels,
+            batch="exact" if self.batch in ("exact", 1) else "grouped",
         )
 
 
@@ -311,7 +323,8 @@ def determinism_class(
             left out.
         memory_levels: the allowed memory fallback levels; only those that change pixels count. The
             level that was used is recorded with the result.
-        batch: ``exact``, or the user's permission to group items.
+        batch: ``exact``, or ``grouped`` by the user's permission; how many are computed together is
+            left out.
     """
     return {
         "attention": settings.attention,

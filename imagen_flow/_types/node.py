@@ -59,6 +59,23 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
 _TORCH = frozenset({"torch", "diffusers", "transformers"})
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Many:
+    """How a node type computes several items at once.
+
+    Params:
+        function: takes the ports of the node, those in `varies` as lists with a value for each item;
+            gives the results in their order, or NotImplemented.
+        varies: the ports that may differ between the items of a group.
+        exact: each result is, to the bit, that of the item alone.
+    """
+
+    function: Callable[..., Any]
+    varies: frozenset[str]
+    exact: bool
+    is_generator: bool
+
+
 @dataclass(frozen=True, eq=False)
 class NodeType:
     """What a plugin offers under a name, all of it read off one function."""
@@ -79,7 +96,7 @@ class NodeType:
     left_out: frozenset[str] = frozenset()
     #: How what were ports once is written now, by the names of these.
     renamed: Mapping[str, str] = field(default_factory=dict)
-    many: Callable[..., Any] | None = None
+    many: Many | None = None
     plan_check: Callable[..., None] | None = None
     #: Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
     # digest of the plugin's source.
@@ -128,6 +145,8 @@ class NodeType:
         """Whether a setting of how models are loaded, or of the memory fallback, changes anything for
         this node.
         """
+        if setting == "batch":
+            return self.many is not None and not self.many.exact
         if setting == "ladder":
             return bool(self.loaders) or self.steps_down
         return any(setting in loader.settings for loader in self.loaders.values())
@@ -171,11 +190,46 @@ class NodeFunction:
         return function
 
     def many(
-        self, function: Callable[[Sequence[Any]], Sequence[Any]]
-    ) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """Register the function that does several items at once, bit-equal to one by one."""
-        object.__setattr__(self.type, "many", function)
-        return function
+        self, *, varies: Sequence[str], exact: bool = False
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the function that computes several items at once.
+
+        It takes the parameters of the node. Those named in `varies` are lists, with a value for each
+        item; all others are equal for the whole group, as are the sizes of pictures and the shapes
+        of tensors. It returns the results in the order of the items, or NotImplemented if it cannot
+        compute these together. If it raises, the items are computed one by one.
+
+        Params:
+            varies: the ports that may differ within a group; none of models, and no records.
+            exact: each result is that of the item alone, to the bit. Only such groups are formed
+                unless the user allows more by the setting ``batch``.
+
+        A generator may yield Progress; its notes hold for all items, or for the one that its
+        ``item`` names. Whether a group gives what its items give alone is tested with the first
+        group on each machine and for each model: if not, none is formed.
+        """
+        type_ = self.type
+        if isinstance(varies, str) or not varies:
+            raise TypeError(f"{type_.name}: varies is a list of ports, like ('prompt', 'seed')")
+        for name in varies:
+            if name not in type_.inputs:
+                raise TypeError(f"{type_.name}: it has no port '{name}' that could vary")
+            if name in type_.records or name in type_.loaders:
+                raise TypeError(
+                    f"{type_.name}: '{name}' takes a model or records, and cannot vary in a group"
+                )
+        if "scratch" in type_.injected.values():
+            raise TypeError(
+                f"{type_.name}: a node with a scratch folder computes one item at a time"
+            )
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            generates = inspect.isgeneratorfunction(function)
+            many = Many(function, frozenset(varies), exact, generates)
+            object.__setattr__(type_, "many", many)
+            return function
+
+        return register
 
 
 def node(

@@ -98,13 +98,15 @@ class Progress:
     is an Image or None.
 
     `note` is a warning about the result (a word that the model does not know): it is kept with the
-    result, and shown again when that comes from the store.
+    result, and shown again when that comes from the store. In a function for many items, `item` is
+    the position of the one that it concerns; None means all.
     """
 
     done: int
     total: int
     note: str = ""
     preview: Any = None
+    item: int | None = None
 
 
 #: What a long node returns: it yields Progress and returns its outputs. ``def f(…) ->
