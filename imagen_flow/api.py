@@ -104,6 +104,7 @@ def plan(
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
+    batch: str | int | None = None,
     force: Iterable[str] | str = (),
     plugins: Iterable[str | Path] | str | Path = (),
     locked: bool = False,
@@ -119,6 +120,8 @@ def plan(
             has to be in `inputs`.
         store: an open Store, its folder, or None to keep nothing (files and models in outputs are
             then in a temporary folder until the program ends).
+        batch: how many steps of a kind may be computed at once, where that changes pixels by at most
+            one level of 8 bits: ``auto`` or a number.
         force: nodes (or one) that run even if their results are in the store.
         locked: use only hub models that are pinned in ``imagen-flow.lock``.
         tiny: replace all but the embedded models with small random ones, to try a graph offline in
@@ -132,6 +135,7 @@ def plan(
     options = Options.of(
         device=device,
         dtype=dtype,
+        batch=batch,
         force=force,
         store=store,
         plugins=plugins,
@@ -164,6 +168,7 @@ def run(
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
+    batch: str | int | None = None,
     force: Iterable[str] | str = (),
     plugins: Iterable[str | Path] | str | Path = (),
     locked: bool = False,
@@ -192,6 +197,7 @@ def run(
     options = Options.of(
         device=device,
         dtype=dtype,
+        batch=batch,
         force=force,
         store=store,
         plugins=plugins,
@@ -309,6 +315,7 @@ def sweep(
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
+    batch: str | int | None = None,
     force: Iterable[str] | str = (),
     plugins: Iterable[str | Path] | str | Path = (),
     locked: bool = False,
@@ -345,6 +352,7 @@ def sweep(
     options = Options.of(
         device=device,
         dtype=dtype,
+        batch=batch,
         force=force,
         store=store,
         plugins=plugins,

@@ -78,6 +78,7 @@ class Effect(NamedTuple):
 EFFECTS: dict[str, list[Effect]] = {
     "device": [Effect("cuda:99", "cuda:99")],
     "dtype": [Effect("float17", "float17")],
+    "batch": [Effect("all", "'batch' takes")],
     "force": [Effect(("nobody",), "there is no node 'nobody' to force")],
     "store": [
         Effect(Path("kept"), "files: kept", "files: home store"),

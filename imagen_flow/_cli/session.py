@@ -135,6 +135,14 @@ _OPTIONS = (
     ),
     click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps."),
     click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16."),
+    click.option(
+        "--batch",
+        metavar="SIZE",
+        help=(
+            "Compute up to this many steps of a kind at once (auto, or a number), where that"
+            " changes pixels by at most one level of 8 bits; exact: only where it changes none."
+        ),
+    ),
     store_option,
     click.option("--no-store", is_flag=True, help="Don't read from or write to the store."),
     plugin_option,

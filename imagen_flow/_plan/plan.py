@@ -43,6 +43,8 @@ class Plan:
     base: Path
     device: str
     dtype: str
+    #: How many steps may be computed together, if an option says so.
+    batch: str | int | None
     store: Store | None
     #: What it is for: the values of the graph's inputs, of each item if there are several. The only
     #: one of a plan without items has no label.
@@ -302,7 +304,7 @@ def make_plan(
         name: value for name, value in graph.settings.items() if name not in ("device", "dtype")
     }
     if batch is not None:
-        settings["batch"] = _read_batch(batch)
+        batch = settings["batch"] = _read_batch(batch)
     keying = Keying(
         held, Keys(held, device=resolved, dtype=in_dtype, settings=settings), force=force
     )
@@ -379,6 +381,7 @@ def make_plan(
         base,
         resolved,
         in_dtype,
+        batch,
         store,
         tuple(_planned(label, one, state) for label, one in taken.items()),
         held.drawn,

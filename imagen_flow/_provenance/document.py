@@ -133,6 +133,8 @@ class Settings(_Part):
 
     device: str
     dtype: str
+    #: Whether steps might be computed together by an option: ``auto`` or a number.
+    batch: str = ""
 
 
 class Provenance(_Part):

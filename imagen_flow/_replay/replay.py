@@ -189,7 +189,8 @@ def prepare(
     files = cast(FileDigests, rebuilder.files)
     if tiny and not options.tiny:
         notes.append("it was made with --tiny, so small models with random weights are used again")
-    options = replace(options, device=device, dtype=dtype, tiny=tiny)
+    batch = options.batch or provenance.settings.batch or None
+    options = replace(options, device=device, dtype=dtype, tiny=tiny, batch=batch)
     plan = plan_request(
         Request(
             graph,

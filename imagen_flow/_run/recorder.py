@@ -98,7 +98,11 @@ class ProvenanceRecorder:
                 "index": index,
                 **({"options": dict(output.options)} if output.options else {}),
             },
-            "settings": {"device": self.plan.device, "dtype": self.plan.dtype},
+            "settings": {
+                "device": self.plan.device,
+                "dtype": self.plan.dtype,
+                **({"batch": str(self.plan.batch)} if self.plan.batch is not None else {}),
+            },
             **self._describe_steps(steps, level),
         }
         if level == "keys":

@@ -272,8 +272,12 @@ def command_of(request: Request, item: Item) -> str | None:
     for name, text in values.items():
         words += ["--set", f"{name}={text}"]
     options = request.options
-    for option, given in (("--device", options.device), ("--dtype", options.dtype)):
-        words += [option, given] if given else []
+    for option, given in (
+        ("--device", options.device),
+        ("--dtype", options.dtype),
+        ("--batch", options.batch),
+    ):
+        words += [option, str(given)] if given else []
     if options.store is None:
         words.append("--no-store")
     elif options.store != USERS_STORE and isinstance(options.store, str | Path):

@@ -57,6 +57,7 @@ def watch(
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
+    batch: str | int | None = None,
     force: Iterable[str] | str = (),
     plugins: Iterable[str | Path] | str | Path = (),
     locked: bool = False,
@@ -88,6 +89,7 @@ def watch(
         replace: where a graph says ``exists: replace``, also overwrite files, folders and models
             that no run wrote.
         store: an open Store, its folder, or None for a temporary store.
+        batch: as for `plan`.
         force: nodes that run the first time even if their results are in the store.
         locked, tiny, allow_pickle, trust_remote_code: as for `plan`.
         on_change: what to do with a run when what it depends on changes: ``restart`` or ``queue``.
@@ -103,6 +105,7 @@ def watch(
     options = Options.of(
         device=device,
         dtype=dtype,
+        batch=batch,
         force=force,
         store=store,
         plugins=plugins,

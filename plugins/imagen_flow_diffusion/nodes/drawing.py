@@ -77,6 +77,55 @@ def text_to_image(
     )
 
 
+@text_to_image.many(varies=("prompt", "negative_prompt", "seed"))
+def _text_to_image_many(
+    model: Checkpoint,
+    prompt: Sequence[str],
+    prior: Checkpoint | None = None,
+    *,
+    seed: Sequence[int],
+    negative_prompt: Sequence[str | None],
+    memory_levels: Sequence[str] = (),
+    **ports: Any,
+) -> Generator[Progress, None, Any]:
+    if prior is not None or any(ports.get(name) for name in _OF_ONE):
+        return NotImplemented
+    given = {name: ports.get(name) for name in _SHARED}
+    given |= {"prompt": list(prompt)}
+    given["negative_prompt"] = None if None in negative_prompt else list(negative_prompt)
+    attached = AttachedAdapters(ports.get("loras", ()))
+    by = "diffusion.text_to_image"
+    refuse_size(model.model, given)
+    cls = pipeline_for(model.model, model.kind, "text_to_image", by=by, help=pipeline_word([]))
+    refuse_other_denoiser(model, "text_to_image", by)
+    _refuse_refiner(model, "text_to_image", by)
+    made = model.pipeline(cls)
+    lost = set_sampler(made, ports.get("sampler"), ports.get("sampler_settings"))
+    with (
+        model.alone(),
+        attach_adapters(made, model, attached) as more,
+        skip_clip_layers(model, given.get("clip_skip")),
+        sparing(getattr(made, "vae", None), memory_levels),
+    ):
+        for i, (text, negative) in enumerate(zip(prompt, negative_prompt, strict=True)):
+            of_one = {**given, "prompt": text, "negative_prompt": negative}
+            note = unread_by(cls, model.parts, text, negative)
+            notes = (note, unguided_by(cls, of_one), lost, *attached.notes)
+            yield Progress(0, 1, "; ".join(filter(None, notes)), item=i)
+        output, _ = yield from followed(
+            call(made, {**given, **more, "output_type": "np"}, seed=seed)
+        )
+    with explaining_nan(model.parts):
+        drawn = pictures(output)
+    for one in drawn:
+        refuse_other_size(model.model, one, given)
+    return drawn
+
+
+#: Ports whose values are for one picture, or change what the prompts are.
+_OF_ONE = ("arguments", "controls", "embeddings", "ip_adapters", "ip_encoder")
+
+
 @flow.node("diffusion.image_to_image", version=2, uses=ADAPTING, renamed=RENAMED)
 def image_to_image(
     model: Annotated[Checkpoint, Leased(Drawing)],

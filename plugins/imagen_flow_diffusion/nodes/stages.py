@@ -17,7 +17,16 @@ from ..pipelines.families import check_text
 from ..pipelines.reading import foreign
 from ..stages.instruction_editing import Instructed
 from ..stages.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
-from ..stages.roles import BaseStage, EnlargingStage, PictureEditor, PromptEncoder, Stage
+from ..stages.roles import (
+    BaseStage,
+    EnlargingStage,
+    ManyBaseStage,
+    ManyEnlargingStage,
+    ManyPromptEncoder,
+    PictureEditor,
+    PromptEncoder,
+    Stage,
+)
 from ..stages.text_encoding import Encoder
 from .shared_ports import RENAMED_LORAS, LoRAs, Prompting, ReplacedParts, Sampler
 
@@ -102,6 +111,34 @@ def encode(
     return encoded(tensors, {"family": model.family, "encoder": model.fingerprint})
 
 
+@encode.many(varies=("prompt", "negative_prompt"))
+def _encode_many(
+    model: Encoder | PromptEncoder,
+    prompt: Sequence[str],
+    *,
+    weighting: str = "none",
+    negative_prompt: Sequence[str | None],
+    **ports: Any,
+) -> Steps[List[List[Tensor]]]:
+    if weighting != "none" or any(value for value in ports.values()):
+        return NotImplemented
+    if isinstance(model, Encoder):
+        found = model.encode_many(prompt, negative_prompt)
+    elif isinstance(model, ManyPromptEncoder):
+        found = list(model.encode_many(prompt, negative_prompt))
+    else:
+        return NotImplemented
+    if found is None:
+        return NotImplemented
+    for i, (text, negative) in enumerate(zip(prompt, negative_prompt, strict=True)):
+        with explaining_nan(model.networks):
+            for tensor in found[i].values():
+                refuse_nan(tensor, "the text encoder gave")
+        yield Progress(1, 1, model.unread(text, negative or ""), item=i)
+    tags = {"family": model.family, "encoder": model.fingerprint}
+    return [encoded(tensors, tags) for tensors in found]
+
+
 @flow.node("diffusion.base", version=3, uses=_LIBRARIES)
 def base(
     model: Annotated[BaseStage, Leased(BaseDenoiser)],
@@ -131,6 +168,27 @@ def base(
     )
     with explaining_nan({"unet": model.unet}):
         return Image((yield from _progress(steps)))
+
+
+@base.many(varies=("text", "seed"))
+def _base_many(
+    model: BaseStage,
+    text: Sequence[Sequence[Tensor]],
+    *,
+    guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
+    seed: Sequence[int],
+) -> Steps[List[Image]]:
+    if not isinstance(model, ManyBaseStage):
+        return NotImplemented
+    steps = model.draw_many(
+        _states_of_many(text, model, "diffusion.base"),
+        seeds=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+    )
+    with explaining_nan({"unet": model.unet}):
+        return [Image(one) for one in (yield from _progress_of_many(steps))]
 
 
 @flow.node("diffusion.super_resolution", version=3, uses=_LIBRARIES)
@@ -174,6 +232,31 @@ def super_resolution(
     )
     with explaining_nan({"unet": model.unet}):
         return Image((yield from _progress(steps)))
+
+
+@super_resolution.many(varies=("image", "text", "seed"))
+def _super_resolution_many(
+    model: EnlargingStage,
+    image: Sequence[Image],
+    text: Sequence[Sequence[Tensor]],
+    *,
+    guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
+    noise_level: int | None = None,
+    seed: Sequence[int],
+) -> Steps[List[Image]]:
+    if not isinstance(model, ManyEnlargingStage):
+        return NotImplemented
+    steps = model.draw_many(
+        [one.rgb().as_float().pixels for one in image],
+        _states_of_many(text, model, "diffusion.super_resolution"),
+        seeds=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        noise_level=noise_level,
+    )
+    with explaining_nan({"unet": model.unet}):
+        return [Image(one) for one in (yield from _progress_of_many(steps))]
 
 
 class EditingPorts(Sampler, LoRAs, ReplacedParts, total=False):
@@ -300,6 +383,28 @@ def _states(text: Sequence[Tensor], model: Stage, by: str) -> torch.Tensor:
             f" {model.text_width}): encode the text with the same model"
         )
     return torch.cat([states for states in pair if states is not None])
+
+
+def _states_of_many(text: Sequence[Sequence[Tensor]], model: Stage, by: str) -> torch.Tensor:
+    """Bring the states of several prompts to where a denoiser is: (2, prompts, tokens, width)."""
+    import torch
+
+    return torch.stack([_states(one, model, by) for one in text], 1)
+
+
+def _progress_of_many(
+    steps: Generator[tuple[Any, ...], None, np.ndarray],
+) -> Generator[Progress, None, np.ndarray]:
+    """Yield a sampler's steps as Progress of all pictures; return these."""
+    with closing(steps):
+        while True:
+            try:
+                done, total, *shown = next(steps)
+            except StopIteration as end:
+                return end.value
+            if shown and done == total:
+                refuse_nan(shown[0], "the model gave")
+            yield Progress(done, total)
 
 
 def _progress(

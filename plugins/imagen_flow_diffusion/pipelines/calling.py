@@ -23,7 +23,7 @@ def call(
     pipeline: Any,
     arguments: Mapping[str, Any],
     *,
-    seed: int | None,
+    seed: int | Sequence[int] | None,
     note: str = "",
     before: Sequence[int] | None = None,
     without: Sequence[str] = (),
@@ -40,7 +40,7 @@ def counted(
     pipeline: Any,
     arguments: Mapping[str, Any],
     *,
-    seed: int | None,
+    seed: int | Sequence[int] | None,
     before: Sequence[int] | None = None,
     without: Sequence[str] = (),
 ) -> Generator[tuple[int, int], None, Any]:
@@ -48,8 +48,8 @@ def counted(
 
     Params:
         arguments: those that are None keep the pipeline's defaults.
-        seed: of the noise, which is drawn on the CPU by a new generator; with None the pipeline
-            gets no generator.
+        seed: of the noise, which is drawn on the CPU by a new generator; of several, by one for each
+            picture; with None the pipeline gets no generator.
         before: the shape of noise that was already drawn with this seed; the pipeline gets what
             follows it.
         without: arguments to pass as None although the pipeline has another default.
@@ -67,9 +67,14 @@ def counted(
         # By default it depends on what else is installed, and two machines would draw two pictures.
         given.setdefault("clean_caption", False)
     if seed is not None and "generator" in takes:
-        given["generator"] = torch.Generator("cpu").manual_seed(seed)
+        generators = [
+            torch.Generator("cpu").manual_seed(one)
+            for one in ([seed] if isinstance(seed, int) else seed)
+        ]
         if before is not None:
-            torch.randn(before, generator=given["generator"])
+            for generator in generators:
+                torch.randn(before, generator=generator)
+        given["generator"] = generators[0] if isinstance(seed, int) else generators
     given |= {name: None for name in without if name in takes}
     steps = given.get("num_inference_steps") or (
         takes["num_inference_steps"].default if "num_inference_steps" in takes else 1
@@ -87,7 +92,8 @@ def counted(
             watched["callback_on_step_end"] = after_step
         elif "callback" in takes:
             watched["callback"] = lambda step, _time, _latents: report((step + 1, steps))
-        with _drawing_by(seed, pipeline._execution_device):
+        first = seed if seed is None or isinstance(seed, int) else seed[0]
+        with _drawing_by(first, pipeline._execution_device):
             try:
                 return given_by(pipeline, watched)
             except RuntimeError as error:

@@ -8,7 +8,7 @@ stamped between the stages.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,24 @@ class Base:
         """Draw a picture. Yields (steps done, steps, the noisy picture so far); returns float32
         (height, width, 3), 0 to 1.
         """
+        return _only(
+            self.draw_many(
+                text[:, None],
+                seeds=[seed],
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+            )
+        )
+
+    def draw_many(
+        self,
+        text: torch.Tensor,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+    ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+        """Draw a picture for each seed, of states (2, pictures, tokens, width)."""
         from diffusers import IFPipeline
 
         pipeline = _pipeline(
@@ -67,7 +85,7 @@ class Base:
         return _run(
             pipeline,
             text,
-            seed,
+            seeds,
             num_inference_steps or 100,
             guidance_scale=7.0 if guidance_scale is None else guidance_scale,
         )
@@ -104,6 +122,29 @@ class Enlarger:
         noise_level: int | None,
     ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
         """Enlarge float32 (height, width, 3), 0 to 1. Yields and returns as `Base.draw`."""
+        return _only(
+            self.draw_many(
+                [picture],
+                text[:, None],
+                seeds=[seed],
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                noise_level=noise_level,
+            )
+        )
+
+    def draw_many(
+        self,
+        pictures: Sequence[np.ndarray],
+        text: torch.Tensor,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        noise_level: int | None,
+    ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+        """Enlarge pictures of one size, with states (2, pictures, tokens, width)."""
+        import numpy as np
         import torch
         from diffusers import IFSuperResolutionPipeline
 
@@ -119,10 +160,10 @@ class Enlarger:
         return _run(
             pipeline,
             text,
-            seed,
+            seeds,
             num_inference_steps or 50,
             guidance_scale=4.0 if guidance_scale is None else guidance_scale,
-            image=torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] * 2 - 1,
+            image=torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) * 2 - 1,
             noise_level=250 if noise_level is None else noise_level,
         )
 
@@ -138,18 +179,18 @@ def _pipeline(cls: Any, **parts: Any) -> Any:
 
 
 def _run(
-    pipeline: Any, text: torch.Tensor, seed: int, steps: int, **given: Any
+    pipeline: Any, text: torch.Tensor, seeds: Sequence[int], steps: int, **given: Any
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     import torch
 
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
     def call(report: Any) -> Any:
         return pipeline(
-            prompt_embeds=text[:1],
-            negative_prompt_embeds=text[1:],
+            prompt_embeds=text[0],
+            negative_prompt_embeds=text[1],
             num_inference_steps=steps,
-            generator=generator,
+            generator=generators[0] if len(seeds) == 1 else generators,
             output_type="np",
             return_dict=False,
             callback=lambda step, _time, x: report((step + 1, steps, x)),
@@ -164,4 +205,12 @@ def _run(
                 f"the checkpoint's safety checker found the picture {what} and blackened it; try"
                 " another seed or prompt"
             )
-    return pictures[0]
+    return pictures
+
+
+def _only(
+    steps: Generator[tuple[int, int, torch.Tensor], None, np.ndarray],
+) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+    """Give the only picture of those that are drawn."""
+    picture: np.ndarray = (yield from steps)[0]
+    return picture

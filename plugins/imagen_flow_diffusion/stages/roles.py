@@ -7,14 +7,23 @@ attributes and methods of that class here; nothing needs to be imported from thi
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["BaseStage", "EnlargingStage", "PictureEditor", "PromptEncoder", "Stage"]
+__all__ = [
+    "BaseStage",
+    "EnlargingStage",
+    "ManyBaseStage",
+    "ManyEnlargingStage",
+    "ManyPromptEncoder",
+    "PictureEditor",
+    "PromptEncoder",
+    "Stage",
+]
 
 
 class PromptEncoder(Protocol):
@@ -37,6 +46,16 @@ class PromptEncoder(Protocol):
 
     def encode(self, prompt: str, negative_prompt: str | None) -> dict[str, torch.Tensor]:
         """Return ``prompt_embeds`` and ``negative_prompt_embeds``, each (1, tokens, width)."""
+
+
+@runtime_checkable
+class ManyPromptEncoder(Protocol):
+    """What an encoder has that encodes several prompts at once."""
+
+    def encode_many(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str | None]
+    ) -> Sequence[dict[str, torch.Tensor]]:
+        """Return for each prompt what `PromptEncoder.encode` returns."""
 
 
 class Stage(Protocol):
@@ -87,6 +106,42 @@ class EnlargingStage(Stage, Protocol):
         noise_level: int | None,
     ) -> Generator[tuple[Any, ...], None, np.ndarray]:
         """Enlarge float32 (height, width, 3), 0 to 1. Otherwise as `BaseStage.draw`."""
+
+
+@runtime_checkable
+class ManyBaseStage(Protocol):
+    """What a stage has that draws several pictures at once, each with a generator of its own."""
+
+    def draw_many(
+        self,
+        text: torch.Tensor,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Draw a picture for each seed from states (2, pictures, tokens, width).
+
+        Outputs: yields (steps done, steps, the pictures in the making); returns (pictures, height,
+            width, 3), otherwise as `BaseStage.draw`.
+        """
+
+
+@runtime_checkable
+class ManyEnlargingStage(Protocol):
+    """What a stage has that enlarges several pictures at once, each with a generator of its own."""
+
+    def draw_many(
+        self,
+        pictures: Sequence[np.ndarray],
+        text: torch.Tensor,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        noise_level: int | None,
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Enlarge pictures of one size. Otherwise as `ManyBaseStage.draw_many`."""
 
 
 class PictureEditor(Protocol):

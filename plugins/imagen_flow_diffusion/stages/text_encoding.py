@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +110,42 @@ class Encoder:
                 }
             return found
 
+    def encode_many(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str | None]
+    ) -> list[dict[str, Any]] | None:
+        """Encode several prompts at once; None if the pipeline gives no row for each."""
+        import diffusers
+        import torch
+
+        cls = getattr(diffusers, self.checkpoint.kind)
+        takes = inspect.signature(cls.__call__).parameters
+        if (
+            "negative_prompt" not in inspect.signature(cls.encode_prompt).parameters
+            or "negative_prompt" not in takes
+        ):
+            return None
+        default = takes["negative_prompt"].default
+        negatives = [default if text is None else text for text in negative_prompts]
+        with self.checkpoint.alone(), torch.no_grad():
+            found = self._call(
+                self.checkpoint.pipeline(cls),
+                list(prompts),
+                None,
+                negative_prompt=None if None in negatives else negatives,
+                do_classifier_free_guidance=True,
+            )
+        if any(
+            not isinstance(tensor, torch.Tensor) or tensor.shape[:1] != (len(prompts),)
+            for tensor in found.values()
+        ):
+            return None
+        return [
+            {name: tensor[i : i + 1].clone() for name, tensor in found.items()}
+            for i in range(len(prompts))
+        ]
+
     def _call(
-        self, pipeline: Any, prompt: str, clip_skip: int | None, **given: Any
+        self, pipeline: Any, prompt: str | list[str], clip_skip: int | None, **given: Any
     ) -> dict[str, Any]:
         import torch
 

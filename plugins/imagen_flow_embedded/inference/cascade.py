@@ -119,20 +119,8 @@ def super_resolution(
     Source: Imagen (arXiv:2205.11487): noise-conditioning augmentation, its level told to the
         network as a class label.
     """
-    import numpy as np
-    from PIL import Image
-
-    side = unet.config.sample_size * math.isqrt(unet.config.out_channels // 3) // LARGER
-    if picture.shape[:2] != (side, side):
-        channels = [
-            Image.fromarray(np.ascontiguousarray(picture[:, :, channel])).resize(
-                (side, side), Image.Resampling.LANCZOS
-            )
-            for channel in range(3)
-        ]
-        picture = np.clip(np.stack([np.asarray(channel) for channel in channels], 2), 0, 1)
     pictures = yield from enlarge(
-        picture[None],
+        fit(picture, unet)[None],
         text[:, None],
         unet=unet,
         scheduler=scheduler,
@@ -145,6 +133,23 @@ def super_resolution(
     return enlarged
 
 
+def fit(picture: np.ndarray, unet: Any) -> np.ndarray:
+    """Resize a small picture, float32 (height, width, 3), to what an enlarger takes (Lanczos)."""
+    import numpy as np
+    from PIL import Image
+
+    side = unet.config.sample_size * math.isqrt(unet.config.out_channels // 3) // LARGER
+    if picture.shape[:2] != (side, side):
+        channels = [
+            Image.fromarray(np.ascontiguousarray(picture[:, :, channel])).resize(
+                (side, side), Image.Resampling.LANCZOS
+            )
+            for channel in range(3)
+        ]
+        picture = np.clip(np.stack([np.asarray(channel) for channel in channels], 2), 0, 1)
+    return picture
+
+
 def draw(
     text: torch.Tensor,
     *,
@@ -153,8 +158,8 @@ def draw(
     heads: Mapping[str, torch.Tensor] | None,
     means: Mapping[str, torch.Tensor] | None,
     seeds: Sequence[int],
-    num_inference_steps: int,
-    guidance_scale: float,
+    num_inference_steps: int = 8,
+    guidance_scale: float = 1.5,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     """Draw small pictures, one for each seed, each with a generator of its own.
 
@@ -222,9 +227,9 @@ def enlarge(
     unet: Any,
     scheduler: Any,
     seeds: Sequence[int],
-    num_inference_steps: int,
-    guidance_scale: float,
-    noise_level: int,
+    num_inference_steps: int = 4,
+    guidance_scale: float = 1.0,
+    noise_level: int = 20,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     """Enlarge small pictures, each with a generator of its own.
 

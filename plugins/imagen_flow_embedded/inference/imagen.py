@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,24 @@ class Text:
         )
         return {"prompt_embeds": states[:1], "negative_prompt_embeds": states[1:]}
 
+    def encode_many(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str | None]
+    ) -> list[dict[str, torch.Tensor]]:
+        """Encode several prompts at once, equal texts once."""
+        from . import cascade
+
+        pairs = [
+            (prompt, negative or "")
+            for prompt, negative in zip(prompts, negative_prompts, strict=True)
+        ]
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        states = cascade.encode(texts, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
+        rows = {text: states[i : i + 1].clone() for i, text in enumerate(texts)}
+        return [
+            {"prompt_embeds": rows[prompt], "negative_prompt_embeds": rows[negative]}
+            for prompt, negative in pairs
+        ]
+
 
 @dataclass(frozen=True)
 class Base:
@@ -131,6 +149,31 @@ class Base:
             heads=self.heads,
             means=self.means,
             seed=seed,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+    def draw_many(
+        self,
+        text: torch.Tensor,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Draw a picture for each seed, of states (2, pictures, tokens, width)."""
+        from . import cascade
+
+        given: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+        }
+        return cascade.draw(
+            text,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            heads=self.heads,
+            means=self.means,
+            seeds=seeds,
             **{name: value for name, value in given.items() if value is not None},
         )
 
@@ -207,5 +250,34 @@ class Enlarger:
             unet=self.unet,
             scheduler=self.scheduler,
             seed=seed,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+    def draw_many(
+        self,
+        pictures: Sequence[np.ndarray],
+        text: torch.Tensor,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        noise_level: int | None,
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Enlarge several pictures, with states (2, pictures, tokens, width)."""
+        import numpy as np
+
+        from . import cascade
+
+        given: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "noise_level": noise_level,
+        }
+        return cascade.enlarge(
+            np.stack([cascade.fit(picture, self.unet) for picture in pictures]),
+            text,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            seeds=seeds,
             **{name: value for name, value in given.items() if value is not None},
         )
