@@ -1,4 +1,4 @@
-# make demo   draw, enlarge, edit and describe a picture with the models that ship with the project
+# make demo   draw, enlarge, edit and describe pictures with the models that ship with the project
 # make test   the tests (a few minutes on two cores); make test-slow for the long ones
 # make lint   ruff and mypy, which are also part of the tests
 # make bench  the measurements

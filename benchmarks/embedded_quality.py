@@ -28,6 +28,7 @@ from imagen_flow.models import ModelPool
 from imagen_flow_embedded import WEIGHTS, checker, plan, world
 
 sys.path.insert(0, str(Path(__file__).parent))
+from _foreign import foreign_pictures
 from _phrasings import PHRASINGS
 from _results import record
 
@@ -345,7 +346,8 @@ def no_edits(bench: Bench) -> list[str]:
         absent = next(s for s in world.SHAPES if s not in {t.shape for t in edit.before.things})
         cases["empty, shapes"].append((picture, ""))
         cases["absent, shapes"].append((picture, f"make the {absent} pink"))
-    photographs = foreign(bench)["photographs and textures"]
+    found = foreign(bench)
+    photographs = [*found.get("photographs", []), *found["textures"][:8]]
     cases["empty, photographs"] = [(picture, "") for picture in photographs]
     cases["absent, photographs"] = [(picture, "make the circle pink") for picture in photographs]
     rows = []
@@ -451,7 +453,7 @@ def _roundness(picture: np.ndarray) -> tuple[float, float]:
     y, x = rows.mean(), columns.mean()
     radii = []
     for angle in np.linspace(0, 2 * np.pi, 90, endpoint=False):
-        ray = np.arange(2, 45, 0.1)
+        ray = np.arange(2, 0.35 * len(picture), 0.1)
         at = _bilinear(cover, y + ray * np.sin(angle), x + ray * np.cos(angle))
         below = np.flatnonzero(at < 0.5)
         radii.append(ray[below[0]] if len(below) else ray[-1])
@@ -471,71 +473,13 @@ def _bilinear(values: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def foreign(bench: Bench) -> dict[str, list[np.ndarray]]:
     """Draw pictures that are none of the world, and load the photographs."""
-    rng = np.random.default_rng((bench.seed, 10))
-    textures = [_texture(rng) for _ in range(8)]
+    found = foreign_pictures(bench.seed, max(8, bench.count // 2))
     photographs = []
     for path in sorted(bench.photographs.iterdir()) if bench.photographs else []:
         if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
             with Picture.open(path) as opened:
                 photographs.append(np.asarray(opened.convert("RGB").resize((SIDE, SIDE))))
-    noise = [rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(4)]
-    noise += [
-        np.asarray(Picture.fromarray(each[:16, :16]).resize((SIDE, SIDE))) for each in noise[:4]
-    ]
-    return {
-        "photographs and textures": photographs + textures,
-        "noise": noise,
-        "three shapes": [_three(rng) for _ in range(8)],
-        "rings": [_ring(rng) for _ in range(8)],
-    }
-
-
-def _texture(rng: np.random.Generator) -> np.ndarray:
-    """Draw a picture with the spectrum of photographs, 1 / frequency, in a few hues."""
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIDE), np.fft.fftfreq(SIDE)))
-    frequency[0, 0] = 1
-    power = rng.uniform(1.0, 1.8)
-    layers = []
-    for _ in range(3):
-        spectrum = np.fft.fft2(rng.standard_normal((SIDE, SIDE))) / frequency**power
-        layer = np.fft.ifft2(spectrum).real
-        layers.append((layer - layer.mean()) / layer.std())
-    mix = rng.normal(0, 1, (3, 3)) * 25 + np.array([45.0, 0, 0])[:, None]
-    picture = np.stack(layers, 2) @ mix + rng.uniform(80, 180, 3)
-    return np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def _three(rng: np.random.Generator) -> np.ndarray:
-    """Render three shapes in a row or in a triangle."""
-    ground = list(world.BACKGROUNDS)[int(rng.integers(4))]
-    places = [(0.2, 0.25), (0.5, 0.75), (0.8, 0.25)]
-    scene = world.Scene(
-        ground,
-        tuple(
-            world.Thing(
-                "small",
-                list(world.COLOURS)[int(rng.integers(8))],
-                world.SHAPES[number * 2 + int(rng.integers(2))],
-                x,
-                y,
-            )
-            for number, (x, y) in enumerate(places)
-        ),
-    )
-    return world.render([scene], SIDE)[0]
-
-
-def _ring(rng: np.random.Generator) -> np.ndarray:
-    """Render a ring: a disc with a hole of the background's colour."""
-    scene = world.Scene(
-        list(world.BACKGROUNDS)[int(rng.integers(4))],
-        (world.Thing("large", list(world.COLOURS)[int(rng.integers(8))], "circle", 0.5, 0.5),),
-    )
-    picture = world.render([scene], SIDE)[0].copy()
-    axis = np.arange(SIDE) + 0.5 - SIDE / 2
-    hole = np.hypot(axis[None], axis[:, None]) < rng.uniform(11, 17)
-    picture[hole] = world.BACKGROUNDS[scene.background]
-    return picture
+    return {"photographs": photographs} | found if photographs else found
 
 
 ROWS: dict[str, Callable[[Bench], list[str]]] = {

@@ -161,6 +161,7 @@ def test_sdist_is_whole(tmp_path: Path) -> None:
         "Makefile",
         "README.md",
         "LICENSE",
+        "graphs/demo.yaml",
         "graphs/imagen.yaml",
         "imagen_flow/_cli/run.py",
         "tests/conftest.py",
@@ -222,11 +223,11 @@ def test_installed_demo(installed: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert "Draw, enlarge, edit and describe" in said.stdout
-    code = "import imagen_flow as flow; from imagen_flow._cli.demo import _graphs_folder; print(*flow.load(_graphs_folder() / 'imagen.yaml').outputs)"
+    code = "import imagen_flow as flow; from imagen_flow._cli.demo import _graphs_folder; print(*flow.load(_graphs_folder() / 'demo.yaml').outputs)"
     said = subprocess.run(
         [installed, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    assert said.stdout == "drawn picture caption\n"
+    assert said.stdout == "drawn picture sheet caption\n"
 
 
 @pytest.mark.slow

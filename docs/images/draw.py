@@ -1,6 +1,7 @@
 """Draw the pictures of the documents: python docs/images/draw.py [sheet] [graph] [session].
 
-All of them are made by imagen-flow itself: two by graphs, one of a plan, one of a terminal session.
+All of them are made by imagen-flow itself: the sheet by the demo's graph, the others of a plan and of
+a terminal session.
 """
 
 from __future__ import annotations
@@ -23,64 +24,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 GRAPH = "graphs/imagen.yaml"
 
-PROMPTS = [
-    "a large green star on a white background",
-    "a small pink circle right of a large cyan square on a gray background",
-    "a large orange triangle on a black background",
-    "a large purple cross above a small yellow square on a white background",
-    "a large red square left of a small green diamond on a black background",
-    "a large blue circle on a gray background",
-    "a small orange star below a large blue triangle on a white background",
-    "a large yellow diamond on a brown background",
-]
-
-SHEET = {
-    "imagen_flow": 1,
-    "inputs": {"prompts": PROMPTS, "seed": {"type": "seed", "default": 5}},
-    "nodes": {
-        "drawn": {
-            "type": str(ROOT / "graphs/text_to_image.yaml"),
-            "each": {"prompt": "${prompts}"},
-            "seed": "${seed}",
-        },
-        "words": {
-            "type": "image.caption",
-            "model": "embedded/caption",
-            "each": {"image": "${drawn}"},
-        },
-        # What all captions have in common goes, so that the rest fits below its picture.
-        "few": {"type": "text.replace", "each": {"text": "${words}"}, "find": "a large "},
-        "fewer": {"type": "text.replace", "each": {"text": "${few}"}, "find": "a small "},
-        "fewest": {
-            "type": "text.replace",
-            "each": {"text": "${fewer}"},
-            "find": " on a ",
-            "replacement": ", ",
-        },
-        "short": {
-            "type": "text.replace",
-            "each": {"text": "${fewest}"},
-            "find": " background",
-        },
-        "sheet": {
-            "type": "image.grid",
-            "images": "${drawn}",
-            "labels": "${short}",
-            "columns": 4,
-            "thumbnail": 200,
-            "label_size": 10,
-        },
-    },
-    "outputs": {
-        "sheet": {
-            "from": "${sheet}",
-            "path": "sheet.jpg",
-            "exists": "replace",
-            "provenance": "none",
-        }
-    },
-}
-
 #: What is typed in the session. The output of each command is shown as the terminal shows it.
 SESSION = [
     ["run", GRAPH],
@@ -96,7 +39,8 @@ def main(wanted: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         store = Path(place, "store")
         if "sheet" in wanted:
-            flow.run(SHEET, out=HERE, store=store)
+            drawn = flow.run(ROOT / "graphs/demo.yaml", store=store)["sheet"]
+            drawn.to_pil().save(HERE / "sheet.jpg", quality=88)
         if "graph" in wanted:
             given = {"instruction": "make the circle green"}
             outputs = flow.run(ROOT / GRAPH, given, store=store)

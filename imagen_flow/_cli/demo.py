@@ -28,13 +28,14 @@ __all__ = ["demo"]
 def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | None) -> int:
     """Draw, enlarge, edit and describe a picture with the bundled models.
 
-    Needs no download and no GPU. Try --set prompt="a large green star on a white background".
+    One more prompt is drawn from eight seeds, for a contact sheet. Needs no download and no GPU. Try
+    --set prompt="a large green star on a white background".
     """
     from .._settings.config import outputs_folder
     from .run import execute_plan
     from .text import echo
 
-    graph = _graphs_folder() / "imagen.yaml"
+    graph = _graphs_folder() / "demo.yaml"
     echo(f"imagen-flow run {graph}", err=True)
     with open_plan(graph, options, values) as (plan, _):
         return execute_plan(plan, out=outputs_folder(out), traceback=traceback)

@@ -80,8 +80,8 @@ def imagen_flow_loaders() -> Mapping[str, Mapping[str, Loader[Any]]]:
     A role is declared by the loader of a port (`Loader.role`); what the loaded object must be able
     to do is documented by the plugin that has the port. The roles of `text.encode` (``text
     encoder``), `diffusion.base` (``base denoiser``), `diffusion.super_resolution` (``enlarger``)
-    and `image.edit` (``editor``) are in `imagen_flow_diffusion.stages.roles`. An offered loader is
-    used instead of the port's own. The source of the plugin that offers it is part of the keys of
+    and `image.edit` (``editor``) are in `imagen_flow_diffusion.stages.roles`, that of
+    `image.caption` (``captioner``) in `imagen_flow_caption.nodes`. An offered loader is used instead of the port's own. The source of the plugin that offers it is part of the keys of
     steps that use it.
     """
     raise NotImplementedError

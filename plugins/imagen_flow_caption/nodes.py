@@ -1,14 +1,21 @@
-"""The node type that captions pictures, and the loader of its models."""
+"""The node type that captions pictures, and the loader of its models.
+
+Other plugins offer loaders for captioners of their own under the role ``captioner``; what they load
+has the method of `PictureCaptioner`.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import imagen_flow as flow
 from imagen_flow import Image, Model, Progress, Range, Steps
 from imagen_flow.loaders import Leased, Loader, Loading, quiet_libraries
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CLASSES = {
     "blip": "BlipForConditionalGeneration",
@@ -20,6 +27,15 @@ class of transformers for each.
 """
 
 
+class PictureCaptioner(Protocol):
+    """Role ``captioner``: describes pictures for `image.caption`."""
+
+    def caption(self, picture: np.ndarray, *, max_length: int) -> tuple[str, float]:
+        """Describe uint8 (height, width, 3): the words, empty if it recognises nothing, and how
+        likely they are, 0 to 1.
+        """
+
+
 @dataclass(frozen=True)
 class Captioner:
     """A captioner with its image processor and tokenizer."""
@@ -28,9 +44,23 @@ class Captioner:
     image_processor: Any
     tokenizer: Any
 
+    def caption(self, picture: np.ndarray, *, max_length: int) -> tuple[str, float]:
+        """Describe a picture with greedy decoding: the words, and their probability."""
+        from . import captioning
+
+        return captioning.caption(
+            picture,
+            model=self.model,
+            image_processor=self.image_processor,
+            tokenizer=self.tokenizer,
+            max_length=max_length,
+        )
+
 
 class CaptionerLoader(Loader[Captioner]):
     """Loads a captioner from a folder as transformers saves it."""
+
+    role = "captioner"
 
     def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Captioner:
         kind = _kind(model)
@@ -104,7 +134,7 @@ class Caption(NamedTuple):
 
 @flow.node("image.caption", version=2, uses=("torch", "transformers"))
 def caption(
-    model: Annotated[Captioner, Leased(CaptionerLoader)],
+    model: Annotated[Captioner | PictureCaptioner, Leased(CaptionerLoader)],
     image: Image,
     *,
     max_length: Annotated[int, Range(4, 512)] = 32,
@@ -121,20 +151,14 @@ def caption(
 
     Outputs:
         words: empty, with a note, if the model recognises nothing in the picture; embedded/caption
-            was trained for that.
-        confidence: the probability that the model assigns to these words, 0 to 1.
+            describes only pictures of its own world.
+        confidence: the probability that the model assigns to these words, 0 to 1. With
+            embedded/caption: how likely a caption of the picture is to be right, by a calibration
+            on pictures of its world and others; it is low where the words are empty.
 
     Source:
         ``transformers.GenerationMixin.generate``, greedy.
     """
-    from . import captioning
-
-    words, confidence = captioning.caption(
-        image.rgb().as_uint8().pixels,
-        model=model.model,
-        image_processor=model.image_processor,
-        tokenizer=model.tokenizer,
-        max_length=max_length,
-    )
+    words, confidence = model.caption(image.rgb().as_uint8().pixels, max_length=max_length)
     yield Progress(1, 1, "" if words else "the captioner recognises nothing in the picture")
     return Caption(words, confidence)

@@ -2,7 +2,8 @@
 and judge them.
 
 Embedded models: ``embedded/imagen`` (text encoder, base and super-resolution diffusion),
-    ``embedded/edit`` and ``embedded/caption``.
+    ``embedded/imagen-256`` (a second stage of super-resolution), ``embedded/edit`` and
+    ``embedded/caption``.
 """
 
 from __future__ import annotations
@@ -32,4 +33,6 @@ def imagen_flow_loaders() -> Mapping[str, Mapping[str, Loader[Any]]]:
 
 @flow.hookimpl
 def imagen_flow_models() -> Mapping[str, Path]:
-    return {f"embedded/{name}": WEIGHTS / name for name in ("imagen", "edit", "caption")}
+    return {
+        f"embedded/{name}": WEIGHTS / name for name in ("imagen", "imagen-256", "edit", "caption")
+    }

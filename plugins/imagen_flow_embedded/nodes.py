@@ -245,7 +245,7 @@ def train_edit(
     )
 
 
-@node("train.captioner", version=2, uses=("diffusers", "torch", "transformers"))
+@node("train.captioner", version=3, uses=("diffusers", "torch", "transformers"))
 def train_captioner(
     scratch: Scratch,
     *,
@@ -285,6 +285,39 @@ def train_captioner(
                 seed=seed,
             )
         )
+    )
+
+
+@node("calibrate.captioner", version=1, uses=("torch", "transformers"))
+def calibrate_captioner(
+    captioner: Model,
+    scratch: Scratch,
+    *,
+    pictures: List[Image] | None = None,
+    scenes: List[Json] | None = None,
+    count: Count = 250,
+    seed: Seed,
+) -> Steps[Model]:
+    """Calibrate how sure a captioner has to be of a caption, on pictures of its world and others.
+
+    Inputs:
+        captioner: as `train.captioner` gives it.
+        pictures, scenes: pictures that other models made and what each was to show; those that do
+            not show it are left out.
+    Params:
+        count: of the pictures of the world, and of those that are none of it, that are drawn.
+    Outputs: the captioner, with the calibration.
+    """
+    from .training.captioner import shown_rightly
+    from .training.refusal import calibrate_captioner as calibrate
+
+    _same_length(pictures or [], scenes or [], "pictures", "scenes")
+    made = shown_rightly(
+        [picture.rgb().as_uint8().pixels for picture in pictures or []],
+        [_scene(scene) for scene in scenes or []],
+    )
+    return (
+        yield from _train(calibrate(scratch, captioner.path, made=made, count=count, seed=seed))
     )
 
 
@@ -497,6 +530,7 @@ ALL = (
     train_second_super_resolution,
     train_edit,
     train_captioner,
+    calibrate_captioner,
     join,
     evaluate_pictures,
     evaluate_edits,

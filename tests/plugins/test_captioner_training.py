@@ -192,7 +192,7 @@ def test_foreign_pictures_depend_on_the_generator_alone_and_are_read_as_no_scene
     drawn = [draw_foreign(np.random.default_rng(seed), 64) for seed in range(60)]
     assert {(picture.shape, str(picture.dtype)) for picture in drawn} == {((64, 64, 3), "uint8")}
     np.testing.assert_array_equal(drawn[7], draw_foreign(np.random.default_rng(7), 64))
-    assert sum(describe(picture).as_scene() is not None for picture in drawn) < 12
+    assert sum(describe(picture).as_scene() is not None for picture in drawn) < 30
 
 
 def test_a_training_may_go_on_from_a_captioner(trained, tmp_path):

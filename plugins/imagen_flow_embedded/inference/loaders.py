@@ -1,8 +1,8 @@
 """Load the embedded models for the node types that run such models: `text.encode`,
-`diffusion.base`, `diffusion.super_resolution` and `image.edit`.
+`diffusion.base`, `diffusion.super_resolution`, `image.edit` and `image.caption`.
 
 What is loaded has the methods that these nodes ask of the roles ``text encoder``, ``base
-denoiser``, ``enlarger`` and ``editor``. Nothing here imports torch before a model is loaded.
+denoiser``, ``enlarger``, ``editor`` and ``captioner``. Nothing here imports torch before a model is loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from imagen_flow.loaders import Loader, Loading, size_of
 if TYPE_CHECKING:
     from imagen_flow import Model
 
+    from .describing import ShapesCaptioner
     from .editor import PixelEditor
     from .imagen import Base, Enlarger, Text
 
@@ -68,10 +69,20 @@ class EditorLoader(Loader["PixelEditor"]):
         return size_of(model, "unet", "text_encoder")
 
 
+class CaptionerLoader(Loader["ShapesCaptioner"]):
+    """Loads the captioner."""
+
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> ShapesCaptioner:
+        from .describing import ShapesCaptioner
+
+        return ShapesCaptioner.load(model, device=device, dtype=dtype)
+
+
 #: By role, and by the class that a checkpoint names in its ``model_index.json``.
 LOADERS: dict[str, dict[str, Loader[Any]]] = {
     "text encoder": {"ImagenCascade": TextLoader()},
     "base denoiser": {"ImagenCascade": BaseLoader()},
     "enlarger": {"ImagenCascade": EnlargerLoader()},
     "editor": {"InstructPix2Pix": EditorLoader()},
+    "captioner": {"ShapesCaptioner": CaptionerLoader()},
 }

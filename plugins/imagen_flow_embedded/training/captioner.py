@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 SIDE, PATCH = 64, 8
 FOREIGN = 0.2
 """The part of each batch that shows none of the world's scenes; its caption is empty."""
-SURE = 0.7
-"""How likely it has to be that a picture is foreign for its caption to be empty."""
 RENDERED = 128
 """The side of the cascade's last picture, reduced to ``SIDE`` as at inference."""
 
@@ -82,8 +80,6 @@ def train_captioner(
             tokenizer, width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers
         )
     )
-    if start:
-        calibrate(model, tokenizer, sure=1 - SURE)
     width = model.config.encoder.hidden_size
     heads = torch.nn.ModuleDict({fact: torch.nn.Linear(width, CLASSES[fact]) for fact in FACTS})
     learner = torch.nn.ModuleDict({"model": model, "heads": heads})
@@ -124,19 +120,7 @@ def train_captioner(
         return {"words": spoken.loss, "patches": 0.5 * dense}
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
-    calibrate(model, tokenizer, sure=SURE)
     return write(model.eval(), tokenizer, scratch / "captioner")
-
-
-def calibrate(model: Any, tokenizer: PreTrainedTokenizerFast, *, sure: float) -> None:
-    """Let a picture be foreign only where that is more than ``sure`` likely, not merely likelier
-    than a word; 1 - ``sure`` undoes it.
-    """
-    import torch
-
-    with torch.no_grad():
-        bias = model.decoder.lm_head.decoder.bias
-        bias[tokenizer.eos_token_id] -= float(np.log(sure / (1 - sure)))
 
 
 def _batch(
@@ -320,6 +304,13 @@ def load_model(folder: Path) -> Any:
     from transformers import VisionEncoderDecoderModel
 
     return VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer that was saved with a captioner."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def write(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:

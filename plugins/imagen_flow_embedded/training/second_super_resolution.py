@@ -5,8 +5,7 @@ been decided, and what is left to draw are its edges. So it does not read the pr
 need not be trained again with the text encoder. The network sees the noisy picture and the
 enlarged small one, both pixel-unshuffled by two, and predicts how the clean picture differs from
 the enlarged one. The small pictures are true ones, reduced, with the faults of drawn ones: soft
-edges, a smooth warp of a fraction of a pixel, another tone, and noise of a level that is told to
-the network. What surrounds an edge decides where it runs, so a network that has seen both soft and
+edges, a smooth warp of a fraction of a pixel, and noise of a level that is told to the network. What surrounds an edge decides where it runs, so a network that has seen both soft and
 sharp edges draws either as a sharp one.
 
 Source: Imagen (arXiv:2205.11487), section 2.4 and noise-conditioning augmentation.
@@ -23,13 +22,14 @@ import numpy as np
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.diffusion import TIMES, build_scheduler, to_tensor
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
+from imagen_flow_embedded.training.muon import Muon
 from imagen_flow_embedded.training.pictures import bend
 from imagen_flow_embedded.world import Scene, draw_scene, render
 
 LOW, SIDE, FOLD = 128, 256, 2
 TEXT_WIDTH = 128
 """The width of the states that come with a picture; no layer reads them."""
-MOST_NOISE = 0.06
+MOST_NOISE = 0.04
 """The highest level of noise given to the small picture, as a part of the schedule."""
 SOFTEST = 1.6
 """The strongest blur of a small picture: its standard deviation in pixels."""
@@ -56,9 +56,21 @@ def build_unet(*, channels: Sequence[int] = (24, 32, 48)) -> Any:
     )
 
 
+def build_optimizer(network: Any, learning_rate: float) -> Muon:
+    """Give Muon for the inner convolutions, and AdamW within it for the first and the last one, the
+    embeddings and the vectors.
+    """
+    matrices: list[Any] = []
+    others: list[Any] = []
+    for name, parameter in network.named_parameters():
+        inner = parameter.ndim == 4 and not name.startswith(("conv_in", "conv_out"))
+        (matrices if inner else others).append(parameter)
+    return Muon(matrices, others, learning_rate=learning_rate)
+
+
 def soften(rng: np.random.Generator, low: Any) -> Any:
-    """Give small pictures the faults of drawn ones: a smooth warp of up to half a pixel, blur from
-    none to `SOFTEST`, a little of another tone.
+    """Give small pictures the faults of drawn ones: a smooth warp of a fraction of a pixel, and blur
+    from none to `SOFTEST`.
     """
     import torch
     from torch.nn import functional as F
@@ -74,8 +86,7 @@ def soften(rng: np.random.Generator, low: Any) -> Any:
     flat = F.pad(warped.reshape(1, -1, *low.shape[2:]), (reach,) * 4, mode="replicate")
     flat = F.conv2d(flat, kernels[:, :, None], groups=len(kernels))
     flat = F.conv2d(flat, kernels[:, :, :, None], groups=len(kernels))
-    tone = 1 + 0.03 * torch.from_numpy(rng.standard_normal((count, 3, 1, 1), np.float32))
-    return (flat.reshape(low.shape) * tone).clamp(-1, 1)
+    return flat.reshape(low.shape)
 
 
 def train_second_super_resolution(
@@ -94,7 +105,7 @@ def train_second_super_resolution(
 
     Params:
         crop: side of the pieces trained on, two of each picture, around an edge of a thing, a
-            multiple of 8; every fourth step takes an eighth as many whole pictures instead.
+            multiple of 8; every eighth step takes an eighth as many whole pictures instead.
     Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
     """
     import torch
@@ -105,9 +116,7 @@ def train_second_super_resolution(
     with torch.no_grad():
         network.conv_out.weight.mul_(0.1)
     scheduler = build_scheduler()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01
-    )
+    optimizer = build_optimizer(network, learning_rate)
     settings = {
         "what": "second_super_resolution",
         "steps": steps,
@@ -121,11 +130,12 @@ def train_second_super_resolution(
 
     def losses(step: int) -> dict[str, Any]:
         rng = np.random.default_rng((seed, step, 4))
-        whole = step % 4 == 3  # statistics of whole pictures differ from those of pieces
+        whole = step % 8 == 7  # statistics of whole pictures differ from those of pieces
         drawn, pieces = (max(1, batch_size // 8), 1) if whole else (max(1, batch_size // 2), 2)
         count, side = drawn * pieces, SIDE if whole else crop
         scenes = [draw_scene(rng, held_out=False) for _ in range(drawn)]
-        high = to_tensor(render(scenes, SIDE))
+        tone = 1 + 0.03 * torch.from_numpy(rng.standard_normal((drawn, 3, 1, 1), np.float32))
+        high = (to_tensor(render(scenes, SIDE)) * tone).clamp(-1, 1)
         low = soften(rng, F.avg_pool2d(high, SIDE // LOW))
         levels = torch.from_numpy((TIMES * MOST_NOISE * rng.random(drawn)).astype(np.int64))
         low = scheduler.add_noise(
@@ -143,8 +153,8 @@ def train_second_super_resolution(
         )
         levels = levels.repeat(pieces)
         clean, seen = F.pixel_unshuffle(both[:, :3], FOLD), F.pixel_unshuffle(both[:, 3:], FOLD)
-        # the few steps of sampling are all at high noise
-        times = torch.from_numpy((TIMES * rng.random(count) ** 0.5).astype(np.int64))
+        # what is drawn is decided at the first steps, where the noisy picture does not help
+        times = torch.from_numpy((TIMES * rng.random(count) ** 0.15).astype(np.int64))
         noisy = scheduler.add_noise(
             clean, torch.from_numpy(rng.standard_normal(clean.shape, np.float32)), times
         )
