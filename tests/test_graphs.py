@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,45 @@ def run(path: Path, out: Path, store: Store, **inputs: Any) -> tuple[dict[str, A
     outputs = flow.run(path, inputs, out=out, store=store, on_event=said.append)
     assert isinstance(said[-1], RunFinished)
     return outputs, said[-1]
+
+
+COUNT = """
+import collections, json, os, sys, time
+now = time.time
+time.time = lambda: now() + 10  # ten seconds after the files were written
+opened = collections.Counter()
+def count(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+        opened[os.path.realpath(arguments[0])] += 1
+sys.addaudithook(count)
+import imagen_flow as flow
+for graph in sys.argv[2:]:
+    flow.plan(graph, store=None, device="cpu")
+print(json.dumps({name: times for name, times in opened.items() if name.startswith(sys.argv[1])}))
+"""
+
+
+def test_plans_of_all_graphs_read_nothing_twice() -> None:
+    """One process that plans every graph here opens a file once; but a graph also for another that
+    includes it, a module to import and to digest it, weights to digest them and for their header.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-B", "-c", COUNT, f"{GRAPHS.parent}/", *(str(GRAPHS / n) for n in NAMES)],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    counts = {
+        name: times
+        for name, times in json.loads(ran.stdout).items()
+        if "/.venv/" not in name and "/__pycache__/" not in name
+    }
+    assert {
+        name: times
+        for name, times in counts.items()
+        if times > 1 + name.endswith((".yaml", ".py", ".safetensors"))
+    } == {}
+    assert len([name for name in counts if name.endswith(".yaml")]) == len(NAMES)
 
 
 def test_there_are_graphs() -> None:

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from .._store.file_digests import FileDigests
+from .._system.file_signs import RememberedBySign
 from .._system.regular_files import open_regular
 from .._types.digest import digest_bytes, digest_stream, tagged
 
@@ -170,6 +171,15 @@ def _walk(
 # ---- a plugin's files
 
 
+def _read(file: Path) -> bytes:
+    with open_regular(file) as stream:
+        return stream.read()
+
+
+#: Gives the content of a source file, which every discovery asks for.
+_read_source = RememberedBySign(_read, weigh=len, max_weight=32 << 20)
+
+
 @dataclass
 class SourceDigests:
     """The digests of source files, each computed once; those of large files are cached by `memo`."""
@@ -185,8 +195,7 @@ class SourceDigests:
             digest = self.memo.digest_file(file)
             self.digests[os.path.realpath(file)] = digest
             return f"large {digest}".encode()
-        with open_regular(file) as stream:
-            content = stream.read()
+        content = _read_source(file)
         self.digests[os.path.realpath(file)] = digest_bytes(content)
         return content
 
@@ -490,8 +499,7 @@ _CUSTOM_IMPORTS = frozenset(
 def read_text(file: Path) -> ModuleText | None:
     """Read the text of a module; None if it cannot be parsed."""
     try:
-        with open_regular(file) as stream:
-            return _parse_text(stream.read())
+        return _parse_text(_read_source(file))
     except OSError:
         return None
 
@@ -585,7 +593,7 @@ def installed_digest(
         texts = (
             read_text(file)
             for file in _modules(location, skipped)
-            if signs.search(file.read_bytes())
+            if signs.search(_read_source(file))
         )
         for name in sorted({name for text in texts if text is not None for name in text.names}):
             helper = own(name, names[0], home)
