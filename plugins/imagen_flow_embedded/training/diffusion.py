@@ -214,7 +214,7 @@ def train_diffusion(
     scratch: Path,
     text: Path,
     *,
-    steps: int = 2900,
+    steps: int = 4825,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     seed: int = 0,

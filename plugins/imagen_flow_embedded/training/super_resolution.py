@@ -150,7 +150,7 @@ def train_super_resolution(
     text: Path,
     base: Path,
     *,
-    steps: int = 2400,
+    steps: int = 2782,
     batch_size: int = 16,
     crop: int = 64,
     learning_rate: float = 2e-3,
