@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -48,14 +51,32 @@ def open_streams() -> None:
             setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115  # it lasts as long as the process
 
 
+def leave_threads(exit_codes: list[int]) -> None:
+    """Exit at once if a thread is still in a call that nobody can interrupt. When such a call
+    returns while the interpreter is being finalised, Python ends the thread, at which libraries in
+    C++ abort the process.
+    """
+    if exit_codes and any(thread.daemon for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(exit_codes[0])
+
+
 def main() -> NoReturn:
     """Call the command line. An interrupt while it is still being imported is one like any other."""
     open_streams()
     quiet_libraries()
+    exit_codes: list[int] = []
+    # Registered first, it is called last: after what removes temporary files.
+    atexit.register(leave_threads, exit_codes)
     try:
         from ._cli import main
 
         main(prog_name="imagen-flow")
+    except SystemExit as leaving:
+        exit_codes.append(leaving.code if isinstance(leaving.code, int) else 1)
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.stderr.flush()

@@ -601,6 +601,47 @@ def test_second_interrupt(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_signal_that_comes_twice_at_once_is_one() -> None:
+    """`timeout` signals a process and its group, so the process gets the signal twice: it ends
+    cleanly all the same.
+    """
+    code = """
+import signal
+from imagen_flow._cli.interrupt import interruptible
+with interruptible(lambda: print("stopping", flush=True)) as received:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+print(received == [signal.SIGTERM])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopping\nTrue\n", "")
+
+
+def test_a_thread_in_a_call_does_not_see_the_end_of_the_interpreter() -> None:
+    """If a step is still in a call that nobody can interrupt, the process ends with the command's
+    exit code, its output and its temporary files removed, but without finalising the interpreter:
+    libraries in C++ would abort.
+    """
+    code = """
+import atexit, sys, threading
+import imagen_flow._cli
+def main(**_):
+    atexit.register(print, "temporary files are removed")
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    sys.exit(3)
+class Finalised:
+    def __del__(self):
+        print("finalised")
+witness = Finalised()
+imagen_flow._cli.main = main
+from imagen_flow.__main__ import main as start
+start()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "temporary files are removed\n", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("module", ["imagen_flow._cli", "click"])
 def test_interrupt_while_starting(module: str) -> None:
     """An interrupt during start-up behaves like a later one: no traceback, exit code 130."""

@@ -12,12 +12,17 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 __all__ = ["interruptible"]
 
 INTERRUPTED = 130
+
+#: A signal that comes again within this time is the same one: `timeout` signals the process and then
+#: its group, to which the process belongs.
+_SAME_SIGNAL_S = 0.1
 
 
 @contextmanager
@@ -38,13 +43,15 @@ def interruptible(stop: Callable[[], None]) -> Iterator[list[int]]:
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def listen() -> None:
+        stopped_s = 0.0
         while data := reader.recv(1):
             if data[0] not in signals:
                 continue
-            received.append(data[0])
-            if len(received) == 1:
+            if not received:
+                received.append(data[0])
                 stop()
-            else:
+                stopped_s = time.monotonic()
+            elif data[0] != received[0] or time.monotonic() > stopped_s + _SAME_SIGNAL_S:
                 if sys.stderr.isatty():
                     os.write(2, b"\x1b[?25h\n")  # a live display may have hidden the cursor
                 os._exit(INTERRUPTED)
