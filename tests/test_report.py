@@ -554,13 +554,13 @@ def test_report_command(tmp_path: Path, call: Callable[..., tuple[int, str, str]
     rows[1]["outputs"] = {"picture": {"path": "gone\x1b[2J.png"}}
     write_index(tmp_path, rows)
     with (tmp_path / "index.jsonl").open("a") as file:
-        file.write("{\n")
+        file.write("{\n" + " " * (4 << 20) + "{}\n")
     assert call("report", ".") == (
         0,
         "report.html\ncontact_sheet.png\n",
         "1 picture of 3 items missing:\n"
         "  gone�[2J.png: the file is missing\n"
-        "1 line of the index skipped: line 4: it is not JSON\n",
+        "2 lines of the index skipped: line 4: it is not JSON; line 5: it is longer than 4 MiB\n",
     )
 
 

@@ -389,7 +389,24 @@ def test_a_killed_sweep_goes_on_and_its_index_ends_complete(load: Any, folder: P
     assert sorted(p.name for p in (folder / "out").iterdir() if p.name.startswith(".")) == []
 
 
-@pytest.mark.parametrize("content", ["my notes\n", '{"index": 1}\n', "[1]\n"])
+def test_the_first_line_of_an_index_may_be_long_or_torn(load: Any, folder: Path) -> None:
+    """A sweep goes on if its first row is longer than what is read to recognise an index, and if a
+    kill left only a part of it.
+    """
+    graph = load(WORDS)
+    swept(graph, {"prompt": ["x" * 2_000_000, "b"]}, out="out")
+    index = folder / "out/index.jsonl"
+    whole = index.read_bytes()
+    assert len(whole) > 2_000_000
+    for kept in (whole, whole[:100]):
+        index.write_bytes(kept)
+        swept(graph, {"prompt": ["x" * 2_000_000, "b"]}, out="out")
+        assert index.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content", ["my notes\n", '{"index": 1}\n', "[1]\n", '{"index": 1', "[" * 200_000 + "\n"]
+)
 def test_a_file_that_is_no_index_is_not_touched(load: Any, folder: Path, content: str) -> None:
     """Somebody's own index.jsonl stays, and nothing runs."""
     (folder / "out").mkdir()
@@ -406,9 +423,16 @@ def test_an_index_that_is_a_link_is_not_followed(load: Any, folder: Path) -> Non
     (folder / "out").mkdir()
     (folder / "other.jsonl").write_text("")
     (folder / "out/index.jsonl").symlink_to(folder / "other.jsonl")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="another file exists\n  = why: it is a link"):
         swept(load(WORDS), {"prompt": "a,b"}, out="out")
     assert (folder / "other.jsonl").read_text() == ""
+
+
+def test_an_index_that_is_a_folder_stays(load: Any, folder: Path) -> None:
+    """A folder in the place of the index is said to be one."""
+    (folder / "out/index.jsonl").mkdir(parents=True)
+    with pytest.raises(OutputError, match="another file exists\n  = why: it is a folder"):
+        swept(load(WORDS), {"prompt": "a,b"}, out="out")
 
 
 def test_two_sweeps_do_not_write_one_index(load: Any) -> None:
@@ -520,13 +544,14 @@ def test_axes_that_are_refused(load: Any, folder: Path, axes: Any, wanted: str) 
         ("t.jsonl", '{"prompt": "a", "seed": 1}\n{"prompt": "b"}\n', "t.jsonl:2:1: error[bad-sweep]: the row lacks 'seed', which the first row has"),
         ("t.jsonl", '{"prompt": "a"}\n{"prompt": "b", "seed": 1}\n', "the row has 'seed', which the first row lacks"),
         ("t.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "t.jsonl:2:1: error[bad-sweep]: 'prompt' takes text, not 3"),
-        ("t.jsonl", '{"prompt": "a"\n', "t.jsonl:1:1: error[bad-sweep]: the line is not JSON"),
+        ("t.jsonl", '{"prompt": "a"\n', "t.jsonl:1:1: error[bad-sweep]: the line cannot be read as JSON"),
         ("t.jsonl", '["a"]\n', "a line of the table is an object with a value for each input"),
         ("t.jsonl", '{"seed": NaN}\n', "'NaN' is not JSON"),
         ("t.jsonl", "[" * 100_000 + "\n", "it is nested too deeply"),
+        ("t.jsonl", '{"seed": ' + "9" * 5_000 + "}\n", "= why: it has a number with too many digits"),
         ("t.txt", "a\n", "'t.txt' is not a table"),
     ],
-    ids=range(16),
+    ids=range(17),
 )  # fmt: skip
 def test_tables_that_are_refused(
     load: Any, folder: Path, name: str, text: str, wanted: str
@@ -549,6 +574,22 @@ def test_all_bad_rows_are_shown_at_once(load: Any, folder: Path) -> None:
     (folder / "t.csv").write_text("seed\n" + "x\n" * 100_000)
     with pytest.raises(GraphError) as wrong:
         swept(load(WORDS), table="t.csv")
+    assert len(wrong.value.problems) == 100
+
+
+@pytest.mark.parametrize("name", ["", "seed", "c{}"])
+def test_a_table_of_very_many_columns_is_refused_at_once(
+    load: Any, folder: Path, name: str
+) -> None:
+    """The problems of a header are gathered up to the same limit, in a time that is proportional to
+    its length.
+    """
+    (folder / "t.csv").write_text(
+        ",".join(map(name.format, range(200_000))) + "\n" + "," * 199_999 + "\n"
+    )
+    with pytest.raises(GraphError) as wrong:
+        swept(load(WORDS), table="t.csv")
+    # Comparing each name with all before it would take minutes.
     assert len(wrong.value.problems) == 100
 
 

@@ -408,10 +408,10 @@ def _table_part(graph: Graph, at: TableAt, fixed: frozenset[str]) -> Part | None
     """Read a table; None if all its columns are fixed."""
     path = at.folder / Path(at.path).expanduser()
     table = read_table(path, at.path, at.mark)
+    unknown = (name for name in table.columns if name not in graph.inputs)
     problems = [
         _unknown(graph, name, table.head, f"the table '{at.path}' has the column")
-        for name in table.columns
-        if name not in graph.inputs
+        for name in itertools.islice(unknown, MAX_PROBLEMS)
     ]
     if problems:
         raise GraphError(problems)

@@ -7,9 +7,11 @@ once, in order. So a sweep that is killed loses no line, and a reader never sees
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import shlex
 import stat
 from array import array
@@ -41,6 +43,9 @@ ROW_KEYS = (
     "outputs",
     "command",
 )
+
+#: What each row begins with.
+_BEGINNING = re.compile(rb'\{"index": \d+, "item": "')
 
 
 class IndexFile:
@@ -130,7 +135,14 @@ class IndexFile:
     def _open(self) -> BinaryIO:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        handle = os.open(self.path, flags, 0o666)
+        try:
+            handle = os.open(self.path, flags, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise self._foreign("it is a link") from error
+            if error.errno == errno.EISDIR:
+                raise self._foreign("it is a folder") from error
+            raise
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise self._foreign("it is not a regular file")
@@ -140,7 +152,8 @@ class IndexFile:
             raise
         try:
             self._lock(file)
-            if first := file.readline(1 << 20).strip():
+            first = file.readline(1 << 20)
+            if first.strip():
                 self._check_ours(first)
             self._drop_torn_line(file)
         except BaseException:
@@ -166,7 +179,10 @@ class IndexFile:
     def _check_ours(self, first: bytes) -> None:
         try:
             row = json.loads(first)
-        except ValueError:
+        except (ValueError, RecursionError):
+            # A line that was not written to its end, or that is too long to be read whole.
+            if not first.endswith(b"\n") and _BEGINNING.match(first):
+                return
             row = None
         if not isinstance(row, dict) or not {"index", "item", "status"} <= row.keys():
             raise self._foreign("it is not the index of a sweep")
@@ -231,7 +247,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         start = 0
         for line in file:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict) and "item" in row:
                     last[str(row["item"])] = start

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _read_csv(source: Source, delimiter: str) -> Table:
             break
         if header is None:
             header = tuple(cell.strip() for cell in cells)
-            problems += _bad_header(source, header, line)
+            problems += islice(_bad_header(source, header, line), MAX_PROBLEMS)
         elif len(cells) != len(header):
             mark = Mark(source, line, 1, max(1, len(source.line(line))))
             wanted = f"{len(header)} column{'s' if len(header) != 1 else ''}"
@@ -185,11 +186,13 @@ def _csv_rows(reader: Any, source: Source) -> Iterator[tuple[int, list[str]]]:
 
 def _bad_header(source: Source, header: tuple[str, ...], line: int) -> Iterator[Problem]:
     mark = Mark(source, line, 1, max(1, len(source.line(line))))
-    for index, name in enumerate(header):
+    seen: set[str] = set()
+    for number, name in enumerate(header, 1):
         if not name:
-            yield Problem("bad-sweep", f"column {index + 1} of the table has no name", mark)
-        elif name in header[:index]:
+            yield Problem("bad-sweep", f"column {number} of the table has no name", mark)
+        elif name in seen:
             yield Problem("bad-sweep", f"the table has two columns named '{name}'", mark)
+        seen.add(name)
 
 
 def _read_jsonl(source: Source) -> Table:
@@ -206,9 +209,8 @@ def _read_jsonl(source: Source) -> Table:
         try:
             row = json.loads(line, object_pairs_hook=_unique, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
             problems.append(
-                Problem("bad-sweep", "the line is not JSON", mark, why[:1].lower() + why[1:])
+                Problem("bad-sweep", "the line cannot be read as JSON", mark, _why_not_json(error))
             )
             continue
         if not isinstance(row, dict):
@@ -241,6 +243,15 @@ def _read_jsonl(source: Source) -> Table:
     if problems:
         raise GraphError(problems)
     return Table(source, columns or (), rows, lines, False)
+
+
+def _why_not_json(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    text = str(error)
+    if "set_int_max_str_digits" in text:
+        return "it has a number with too many digits"
+    return text[:1].lower() + text[1:]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

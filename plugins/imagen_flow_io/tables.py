@@ -81,6 +81,8 @@ def _json_lines(text: str) -> Iterator[Any]:
         except RecursionError as error:
             raise ValueError(f"line {number} is nested too deeply") from error
         except ValueError as error:
+            if "set_int_max_str_digits" in str(error):
+                raise ValueError(f"line {number} has a number with too many digits") from error
             raise ValueError(f"line {number}: {error}") from error
 
 
@@ -112,11 +114,13 @@ def _csv(text: str, delimiter: str, cells: str) -> Iterator[dict[str, Any]]:
 
 def _columns(row: list[str], line: int) -> list[str]:
     columns = [cell.strip() for cell in row]
-    for index, column in enumerate(columns):
+    seen: set[str] = set()
+    for number, column in enumerate(columns, 1):
         if not column:
-            raise ValueError(f"column {index + 1} has no name in line {line}")
-        if column in columns[:index]:
+            raise ValueError(f"column {number} has no name in line {line}")
+        if column in seen:
             raise ValueError(f"two columns are named '{column}' in line {line}")
+        seen.add(column)
     return columns
 
 

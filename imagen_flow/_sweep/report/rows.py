@@ -23,6 +23,7 @@ MAX_ROWS = 10_000
 
 #: A longer line is not read: it would be a value, not a description of one.
 _MAX_LINE = 4 << 20
+_TOO_LONG = b"too long"
 
 #: At most this much of the index is read.
 _MAX_BYTES = 256 << 20
@@ -95,6 +96,8 @@ def read_index(path: Path) -> Index:
         if not line.strip():
             continue
         try:
+            if line is _TOO_LONG:
+                raise ValueError(f"it is longer than {_MAX_LINE >> 20} MiB")
             row = _row(json.loads(line), default=len(seen))
         except (ValueError, RecursionError) as error:
             bad_count += 1
@@ -109,8 +112,8 @@ def read_index(path: Path) -> Index:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Yield the lines by number; a line that is too long as one that is not JSON, and None where
-    reading stops.
+    """Yield the lines by number; `_TOO_LONG` for one that is too long, and None where reading
+    stops.
     """
     read = 0
     with open_regular(path) as stream:
@@ -121,7 +124,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
             if len(line) > _MAX_LINE:
                 while (rest := stream.readline(_MAX_LINE)) and not rest.endswith(b"\n"):
                     read += len(rest)
-                line = b"too long"
+                line = _TOO_LONG
             if read > _MAX_BYTES:
                 yield number, None
                 return
