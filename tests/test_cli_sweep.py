@@ -226,6 +226,13 @@ def test_the_command_of_a_row_makes_the_item_again(call: Call, folder: Path) -> 
     assert "0 steps ran, 1 from the store" in done.stderr
 
 
+def test_the_command_of_a_row_names_the_output_folder(call: Call, folder: Path) -> None:
+    """What was written elsewhere than to 'out' is written there again."""
+    call("run", "g.yaml", "--sweep", "seed=3", "--out", "my pictures")
+    row = json.loads((folder / "my pictures/index.jsonl").read_text())
+    assert " --out 'my pictures' " in f"{row['command']} "
+
+
 def wait_for_two_items(folder: Path, running: subprocess.Popen[Any]) -> None:
     """Wait until two items are in the index and the third is running."""
     index = folder / "out/index.jsonl"

@@ -103,6 +103,11 @@ def test_a_reference_says_what_it_is(text, reference):
             "write 'hf:org/name' for the hub, or './org/name' for a folder beside the graph",
         ),
         (
+            "embeded/imagen",
+            "'embeded/imagen' is not a model reference",
+            "did you mean 'embedded/imagen'?",
+        ),
+        (
             "imagen",
             "'imagen' is not a model reference",
             "write 'embedded/imagen' for a model that comes with a plugin, 'hf:org/imagen' for the hub, or './imagen' for a file or folder beside the graph",

@@ -15,6 +15,7 @@ one. In the name of a branch before a file, ``/`` is written ``%2F``; ``refs/pr/
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 
@@ -143,6 +144,11 @@ def parse_reference(text: str) -> Reference:
         )
     if text and _REPOSITORY.match(text.partition("@")[0]):
         if "/" in text:
+            owner, _, name = text.partition("/")
+            if difflib.get_close_matches(owner.lower(), ["embedded"], cutoff=0.75):
+                raise BadReference(
+                    f"'{shown}' is not a model reference", fix=f"did you mean 'embedded/{name}'?"
+                )
             raise BadReference(
                 f"'{shown}' may be a repository of the hub or a folder",
                 fix=f"write 'hf:{text}' for the hub, or './{text}' for a folder beside the graph",

@@ -274,8 +274,12 @@ def _plain(value: Any, folder: Path | None) -> Any:
     return [_plain(item, folder) for item in value] if isinstance(value, list) else value
 
 
-def command_of(request: Request, item: Item) -> str | None:
-    """Write the command line that makes an item again; None for a graph that is in no file."""
+def command_of(request: Request, item: Item, out: Path | None) -> str | None:
+    """Write the command line that makes an item again; None for a graph that is in no file.
+
+    Params:
+        out: the output folder, or None if nothing is written.
+    """
     if request.graph.spec.path is None:
         return None
     values: dict[str, str] = {}
@@ -288,7 +292,9 @@ def command_of(request: Request, item: Item) -> str | None:
     for name, text in values.items():
         words += ["--set", f"{name}={text}"]
     options = request.options
+    folder = _near(str(out)) if out is not None else "out"
     for option, given in (
+        ("--out", folder if folder != "out" else None),
         ("--device", options.device),
         ("--dtype", options.dtype),
         ("--batch", options.batch),

@@ -251,7 +251,9 @@ class SweepRun:
             "error": result.error,
             "notes": result.notes,
             "outputs": one.outputs,
-            "command": command_of(self.sweep.request, item),
+            "command": command_of(
+                self.sweep.request, item, self._out.path if self._out is not None else None
+            ),
         }
         self.last = result
         self.failed += result.status == "failed"
