@@ -288,7 +288,7 @@ def train_captioner(
     )
 
 
-@node("calibrate.captioner", version=1, uses=("torch", "transformers"))
+@node("calibrate.captioner", version=2, uses=("torch", "transformers"))
 def calibrate_captioner(
     captioner: Model,
     scratch: Scratch,
@@ -305,7 +305,8 @@ def calibrate_captioner(
         pictures, scenes: pictures that other models made and what each was to show; those that do
             not show it are left out.
     Params:
-        count: of the pictures of the world, and of those that are none of it, that are drawn.
+        count: of the pictures of the world that are drawn, of those that are none of it, and of
+            those that nearly are of it.
     Outputs: the captioner, with the calibration.
     """
     from .training.captioner import shown_rightly

@@ -12,7 +12,7 @@ import pytest
 from imagen_flow_caption import captioning
 from imagen_flow_embedded.checker import describe
 from imagen_flow_embedded.training import captioner
-from imagen_flow_embedded.training.foreign import draw_foreign
+from imagen_flow_embedded.training.foreign import draw_foreign, draw_near_miss
 from imagen_flow_embedded.training.pictures import cells, ordered, wear, wear_alike
 from imagen_flow_embedded.world import (
     SHAPES,
@@ -193,6 +193,12 @@ def test_foreign_pictures_depend_on_the_generator_alone_and_are_read_as_no_scene
     assert {(picture.shape, str(picture.dtype)) for picture in drawn} == {((64, 64, 3), "uint8")}
     np.testing.assert_array_equal(drawn[7], draw_foreign(np.random.default_rng(7), 64))
     assert sum(describe(picture).as_scene() is not None for picture in drawn) < 30
+
+
+def test_near_misses_depend_on_the_generator_alone():
+    drawn = [draw_near_miss(np.random.default_rng(seed), 64) for seed in range(20)]
+    assert {(picture.shape, str(picture.dtype)) for picture in drawn} == {((64, 64, 3), "uint8")}
+    np.testing.assert_array_equal(drawn[7], draw_near_miss(np.random.default_rng(7), 64))
 
 
 def test_a_training_may_go_on_from_a_captioner(trained, tmp_path):

@@ -24,6 +24,14 @@ def draw_foreign(rng: np.random.Generator, side: int) -> np.ndarray:
     return np.clip(np.rint(kind(rng, side)), 0, 255).astype(np.uint8)
 
 
+def draw_near_miss(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Draw a scene of which one thing is nearly one of the world's, a regular polygon or a thing
+    with spots: uint8 (side, side, 3).
+    """
+    kind = _polygons if rng.random() < 0.6 else _spotted
+    return np.clip(np.rint(kind(rng, side)), 0, 255).astype(np.uint8)
+
+
 def _noise(rng: np.random.Generator, side: int) -> np.ndarray:
     """White noise in grains of one to sixteen pixels, coloured or not."""
     grain = 2 ** int(rng.integers(0, 5))
@@ -284,6 +292,35 @@ def _figures(rng: np.random.Generator, side: int) -> np.ndarray:
             picture += alpha * (np.array(colour) - picture)
         else:
             _paint(picture, thing.shape, place, radius, colour)
+    return picture
+
+
+def _polygons(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A scene in which at least one thing is a regular polygon."""
+    scene = draw_scene(rng)
+    picture = _ground(rng, side, scene.background)
+    strange = int(rng.integers(len(scene.things)))
+    for number, thing in enumerate(scene.things):
+        place, radius, colour = (thing.x, thing.y), RADII[thing.size], COLOURS[thing.colour]
+        if number == strange or rng.random() < 0.4:
+            outline = _polygon(rng) * radius * rng.uniform(0.95, 1.15)
+            alpha = _inside(outline + np.array(place), side)[..., None]
+            picture += alpha * (np.array(colour) - picture)
+        else:
+            _paint(picture, thing.shape, place, radius, colour)
+    return picture
+
+
+def _spotted(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A scene in which a thing has two to four small spots of one colour."""
+    scene = draw_scene(rng)
+    picture = render([scene], side)[0].astype(np.float64)
+    thing = scene.things[int(rng.integers(len(scene.things)))]
+    radius = RADII[thing.size]
+    colour = _pick(rng, [value for name, value in COLOURS.items() if name != thing.colour])
+    for _ in range(int(rng.integers(2, 5))):
+        spot = np.array([thing.x, thing.y]) + rng.uniform(-0.5, 0.5, 2) * radius
+        _paint(picture, "circle", spot, radius * rng.uniform(0.12, 0.2), colour)
     return picture
 
 

@@ -1,5 +1,5 @@
 """Calibrate how likely a caption is right, on pictures of the world and on pictures that are none
-of it.
+of it, some of them nearly.
 """
 
 from __future__ import annotations
@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from shutil import copytree, rmtree
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from imagen_flow_embedded.inference.describing import SIGNALS, Calibration, choose
-from imagen_flow_embedded.training.foreign import draw_foreign
+from imagen_flow_embedded.training.foreign import draw_foreign, draw_near_miss
 from imagen_flow_embedded.training.pictures import bend, wear
 from imagen_flow_embedded.world import (
     Scene,
@@ -21,9 +21,6 @@ from imagen_flow_embedded.world import (
     read_caption,
     render,
 )
-
-if TYPE_CHECKING:
-    pass
 
 INDEX = '{\n  "_class_name": "ShapesCaptioner"\n}\n'
 KEPT = 0.995
@@ -51,7 +48,8 @@ def calibrate_captioner(
         captioner: a folder as `train_captioner` writes it.
         made: pictures that other models made, uint8 of any size, with what they show.
     Params:
-        count: of the pictures drawn of either kind.
+        count: of the pictures of the world that are drawn, of those that are none of it, and of
+            those that nearly are of it.
     Outputs: yields (pictures read, pictures in all, a note); returns the folder.
     """
     from imagen_flow_embedded.training.captioner import (
@@ -66,7 +64,8 @@ def calibrate_captioner(
     scenes = [draw_scene(rng) for _ in range(count)]
     known = list(zip(softened(render(scenes, side), rng), scenes, strict=True)) + list(made)
     shown: list[tuple[np.ndarray, Scene | None]] = [*known]
-    shown += [(draw_foreign(rng, side), None) for _ in range(count)]
+    for draw in (draw_foreign, draw_near_miss):
+        shown += [(draw(rng, side), None) for _ in range(count)]
     calibration = START
     for round_ in (1, 2):  # which caption is chosen depends on the calibration, if only a little
         vectors: list[np.ndarray] = []
