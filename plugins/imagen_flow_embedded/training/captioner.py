@@ -169,7 +169,7 @@ def shown_rightly(
         if seen is not None and all(agree(scene, found).values()):
             picked.append(
                 (
-                    np.asarray(
+                    np.array(  # a copy: Pillow's own is read-only, which torch warns of
                         Image.fromarray(picture).resize(
                             (RENDERED, RENDERED), Image.Resampling.LANCZOS
                         )
