@@ -127,6 +127,7 @@ def test_a_picture_carries_its_graph_inputs_and_steps(tmp_path: Path, ran: Run) 
         "kind": "file",
         "digest": digest_bytes(b"one two"),
         "name": "words.txt",
+        "significant_name": "",
         "size": 7,
         "files": {},
     }
@@ -134,6 +135,7 @@ def test_a_picture_carries_its_graph_inputs_and_steps(tmp_path: Path, ran: Run) 
         "kind": "file",
         "digest": digest_bytes(b"three"),
         "name": "more.txt",
+        "significant_name": "",
         "size": 5,
         "files": {},
     }
