@@ -197,9 +197,12 @@ def test_a_file_gives_the_bytes_that_were_digested_or_says_so(tmp_path: Path) ->
 
 
 def test_a_folder_is_gone_through_file_by_file() -> None:
-    """Iterating over a folder gives its files in order."""
+    """Iterating over a folder gives its files in order; the folder's digest has their names."""
     files = (File(Path("a"), "", 0, "a"), File(Path("b"), "", 0, "b"))
-    assert list(Folder(Path(), "", files)) == list(files)
+    assert list(Folder(Path(), "", files)) == [
+        File(Path("a"), "", 0, "a", significant_name="a"),
+        File(Path("b"), "", 0, "b", significant_name="b"),
+    ]
 
 
 def test_absent_is_false_and_says_its_name() -> None:
