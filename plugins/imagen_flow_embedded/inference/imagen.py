@@ -138,10 +138,6 @@ class Base:
         """
         from . import cascade
 
-        given: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-        }
         return cascade.base(
             text,
             unet=self.unet,
@@ -149,7 +145,10 @@ class Base:
             heads=self.heads,
             means=self.means,
             seed=seed,
-            **{name: value for name, value in given.items() if value is not None},
+            **_chosen(
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+            ),
         )
 
     def draw_many(
@@ -163,10 +162,6 @@ class Base:
         """Draw a picture for each seed, of states (2, pictures, tokens, width)."""
         from . import cascade
 
-        given: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-        }
         return cascade.draw(
             text,
             unet=self.unet,
@@ -174,7 +169,10 @@ class Base:
             heads=self.heads,
             means=self.means,
             seeds=seeds,
-            **{name: value for name, value in given.items() if value is not None},
+            **_chosen(
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+            ),
         )
 
 
@@ -239,18 +237,17 @@ class Enlarger:
         """Enlarge float32 (height, width, 3), 0 to 1. Yields and returns as `Base.draw`."""
         from . import cascade
 
-        given: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "noise_level": noise_level,
-        }
         return cascade.super_resolution(
             picture,
             text,
             unet=self.unet,
             scheduler=self.scheduler,
             seed=seed,
-            **{name: value for name, value in given.items() if value is not None},
+            **_chosen(
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                noise_level=noise_level,
+            ),
         )
 
     def draw_many(
@@ -268,16 +265,20 @@ class Enlarger:
 
         from . import cascade
 
-        given: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "noise_level": noise_level,
-        }
         return cascade.enlarge(
             np.stack([cascade.fit(picture, self.unet) for picture in pictures]),
             text,
             unet=self.unet,
             scheduler=self.scheduler,
             seeds=seeds,
-            **{name: value for name, value in given.items() if value is not None},
+            **_chosen(
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                noise_level=noise_level,
+            ),
         )
+
+
+def _chosen(**options: Any) -> dict[str, Any]:
+    """Leave out the options that were left to the model's own defaults."""
+    return {name: value for name, value in options.items() if value is not None}
