@@ -299,6 +299,8 @@ def calibrate_captioner(
     seed: Seed,
 ) -> Steps[Model]:
     """Calibrate how sure a captioner has to be of a caption, on pictures of its world and others.
+    One that describes no picture correctly, such as one trained for a few steps, is calibrated to
+    refuse all, with a note.
 
     Inputs:
         captioner: as `train.captioner` gives it.

@@ -121,12 +121,16 @@ def test_a_signal_only_ever_speaks_against_a_caption():
     assert low > 0.8 and high < 0.2
 
 
-def test_a_captioner_that_says_no_whole_sentence_cannot_be_calibrated(tmp_path):
+def test_an_untrained_captioner_is_calibrated_to_describe_nothing_with_a_note(tmp_path):
     trained = captioner.train_captioner(
         tmp_path / "trained", steps=1, batch_size=4, width=32, encoder_layers=1, decoder_layers=1
     )
-    with pytest.raises(ValueError, match="train it further"):
-        _end(refusal.calibrate_captioner(tmp_path / "calibrated", _end(trained), count=3))
+    calibrating = refusal.calibrate_captioner(tmp_path, _end(trained), count=3)
+    assert [note for *_, note in calibrating if note] == [refusal.UNTRAINED]
+    model = type("M", (), {"path": tmp_path / "caption", "reference": "./mine"})()
+    calibration = Calibration.read(model)
+    surest = signals(**dict.fromkeys(SIGNALS, -99.0))
+    assert calibration.probability(surest) < calibration.least
 
 
 def test_calibrating_keeps_the_captioner_and_writes_a_calibration(tmp_path):

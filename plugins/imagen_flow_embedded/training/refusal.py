@@ -5,6 +5,7 @@ of it, some of them nearly.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree, rmtree
 from typing import Any
@@ -29,6 +30,11 @@ START = Calibration(
     dict.fromkeys(SIGNALS, 0.0) | {"doubt": -1.0, "worst": -8.0, "away": -8.0}, 4.0, 0.5
 )
 """What captions are chosen by before there is a calibration."""
+UNTRAINED = (
+    "the captioner describes no picture correctly, so it is calibrated to refuse all: "
+    "train it further"
+)
+"""What a calibration warns of that has nothing to go by."""
 _STRENGTH = 0.3
 """How strongly the regression is held towards weights of zero, in pictures."""
 
@@ -42,7 +48,8 @@ def calibrate_captioner(
     seed: int = 0,
     side: int = 128,
 ) -> Generator[tuple[int, int, str], None, Path]:
-    """Calibrate a captioner and write it, with its calibration, into ``scratch/caption``.
+    """Calibrate a captioner and write it, with its calibration, into ``scratch/caption``. One that
+    describes no picture correctly is calibrated to refuse all, with a note.
 
     Inputs:
         captioner: a folder as `train_captioner` writes it.
@@ -82,10 +89,10 @@ def calibrate_captioner(
                 vectors.append(found[1].vector())
                 right.append(scene is not None and _is_right(found[0], scene))
             yield number + (round_ - 1) * len(shown), 2 * len(shown), ""
-        if not vectors:
-            raise ValueError(
-                "the captioner says no whole sentence of any picture: train it further"
-            )
+        if not any(right):
+            calibration = replace(START, least=1.0)  # no probability reaches it
+            yield 2 * len(shown), 2 * len(shown), UNTRAINED
+            break
         calibration = fit(np.array(vectors), np.array(right))
     folder = scratch / "caption"
     rmtree(folder, ignore_errors=True)
@@ -121,7 +128,7 @@ def fit(vectors: np.ndarray, right: np.ndarray) -> Calibration:
     """Fit the logistic regression by Newton's method, no weight above zero: a signal only ever
     speaks against a caption.
 
-    Inputs: the signals (N, signals) and whether each caption is right (N).
+    Inputs: the signals (N, signals) and whether each caption is right (N); one at least is.
     """
     rows = np.concatenate([vectors, np.ones((len(vectors), 1))], 1)
     target = right.astype(float)
@@ -149,5 +156,5 @@ def fit(vectors: np.ndarray, right: np.ndarray) -> Calibration:
     named = dict(zip(SIGNALS, (round(float(w), 4) for w in weights), strict=False))
     calibration = Calibration(named, round(float(weights[-1]), 4), 0.5)
     odds = 1 / (1 + np.exp(-np.clip(rows @ weights, -30, 30)))
-    least = float(np.quantile(odds[right], 1 - KEPT)) if right.any() else 0.5
+    least = float(np.quantile(odds[right], 1 - KEPT))
     return Calibration(calibration.weights, calibration.bias, round(min(0.5, least), 4))
