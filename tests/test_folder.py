@@ -21,7 +21,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
@@ -66,6 +66,7 @@ import shlex
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from imagen_flow import File, List, Steps, Progress, Text, node
 
@@ -89,6 +90,22 @@ def shout(file: File, *, times: int = 1, word: Text = "") -> Text:
 def letters(text: Text) -> List[Text]:
     """Split a text into letters."""
     return list(text)
+
+@node("toy.together", version=1)
+def together(text: Text) -> Text:
+    """Say how many texts came at once."""
+    return said_of([text])[0]
+
+@together.many(varies=("text",), exact=True)
+def together_many(text: Sequence[str]) -> Sequence[str]:
+    return said_of(text)
+
+def said_of(texts):
+    with open(os.environ["CALLS"], "a") as calls:
+        calls.write(f"{len(texts)} together\\n")
+    if any("ODD" in text for text in texts):
+        raise ValueError("it is odd")
+    return [text.lower() for text in texts]
 
 @node("toy.wait", version=1)
 def wait(file: File, *, gate: Text) -> Steps[Text]:
@@ -290,6 +307,7 @@ done: /tmp/somewhere/../done
 failed: ./failed
 retry: {times: 2, backoff_s: 5}
 concurrency: 3
+group: 9
 priority: newest
 duplicates: link
 kills: 5
@@ -327,9 +345,10 @@ notify: {command: [cat], url: "https://example.org/x", on: failed, timeout_s: 3}
         line.retries,
         line.backoff_s,
         line.concurrency,
+        line.group,
         line.priority,
         line.duplicates,
-    ) == (0.5, 2, 5.0, 3, "newest", "link")
+    ) == (0.5, 2, 5.0, 3, 9, "newest", "link")
     assert (line.ignore, line.empty_s) == (("drafts/", "!@tmp/"), 60.0)
     assert (line.kills, line.stop_s, line.lease_s, line.poll, line.poll_s) == (
         5,
@@ -1788,6 +1807,164 @@ def test_many_at_once(yard: Yard) -> None:
     running.close()
     assert len(yard.found("out")) == len(yard.found("done")) == 60
     assert yard.found("in", "failed") == {}
+
+
+TOGETHER = GRAPH.replace(
+    "outputs:", '  quiet: {type: toy.together, text: "${loud}"}\noutputs:'
+).replace('from: "${loud}"', 'from: "${quiet}"')
+
+
+def test_waiting_items_run_together(yard: Yard) -> None:
+    """What waits is processed together, at most as many items as `group` says: node types that take
+    many items at once get them. The log of each item is that of the item alone.
+    """
+    for number in range(5):
+        yard.drop(**{f"f{number}": f"One{number}"})
+    yard.work("group: 3\npriority: name\n", graph=TOGETHER)
+    # The first group is also computed one by one, to see that they agree.
+    assert [call for call in yard.calls if call[1:] == " together" and call[0] != "1"] == [
+        "3 together",
+        "2 together",
+    ]
+    assert yard.found("out") == {f"out/f{number}.txt": f"one{number}\n" for number in range(5)}
+    ends = [event for event in yard.log if event["event"] == "done"]
+    assert [(end["item"], end["ran"], end["cached"], end["outputs"]) for end in ends] == [
+        (f"f{number}.txt", 2, 0, [f"f{number}.txt"]) for number in range(5)
+    ]
+    yard.drop(g="One0", h="One0")
+    yard.work("group: 1\n", graph=TOGETHER)
+    ends = [event for event in yard.log if event["event"] == "done"]
+    assert [(end["ran"], end["cached"]) for end in ends[5:]] == [(0, 2), (0, 2)]
+
+
+def test_a_group_with_a_bad_item(yard: Yard) -> None:
+    """What fails in a group fails alone, with a reason that names no other item: a node, a ticket,
+    a value that does not fit.
+    """
+    yard.drop(a="one", b="fail", c="odd", d="four", e="five", f="six")
+    yard.put("d.yaml", "times: 99")
+    yard.put("e.yaml", "times: 2")
+    yard.work("ticket: sidecar\npriority: name\n", graph=TOGETHER)
+    assert {
+        name: text for name, text in yard.found("out", "failed").items() if "failed.txt" not in name
+    } == {
+        "out/a.txt": "one\n",
+        "out/e.txt": "fivefive\n",
+        "out/f.txt": "six\n",
+        "failed/b.txt": "fail",
+        "failed/c.txt": "odd",
+        "failed/d.txt": "four",
+        "failed/d.yaml": "times: 99",
+    }
+    reasons = {
+        name: (yard.root / f"failed/{name}.txt.failed.txt").read_text().splitlines()[2]
+        for name in "bcd"
+    }
+    assert reasons["b"].endswith(": loud: RuntimeError: it cannot be done")
+    assert reasons["c"].endswith(": quiet: it is odd")
+    assert "'times'" in reasons["d"]
+
+
+@pytest.mark.parametrize(
+    ("exists", "out", "failed"),
+    [("error", {"out/x.txt": "A\n"}, 1), ("number", {"out/x.txt": "A\n", "out/x-2.txt": "B\n"}, 0)],
+)
+def test_a_group_with_equal_names(
+    yard: Yard, exists: str, out: dict[str, str], failed: int
+) -> None:
+    """Two files of a group whose outputs have one name do not replace each other: the second fails,
+    or gets a number, as it does after the first.
+    """
+    yard.put("a/x.txt", "a")
+    yard.put("b/x.txt", "b")
+    yard.work("folders: flattened\npriority: name\n", graph=GRAPH.replace("replace", exists))
+    assert yard.found("out") == out
+    reasons = [text for name, text in yard.found("failed").items() if name.endswith("failed.txt")]
+    assert len(reasons) == failed
+    assert all("output 'loud' is not written" in text for text in reasons)
+
+
+def test_stopping_in_a_group(yard: Yard) -> None:
+    """A line that is asked to stop finishes the item that it is working on, and returns the others
+    of the group to the queue, as if they had not been claimed.
+    """
+    gate = yard.root / "gate"
+    yard.drop(a="one", b="two", c="three")
+    line = yard.line("priority: name\n", graph=gated(gate))
+    running = yard.start(line)
+    until(lambda: Path(f"{gate}.reached").exists())
+    assert status(line)["counts"] == {"running": 3}
+    running.stop()
+    gate.touch()
+    running.close()
+    assert yard.found() == {
+        "out/a.txt": "one\n",
+        "done/a.txt": "one",
+        "in/b.txt": "two",
+        "in/c.txt": "three",
+    }
+    assert status(line)["counts"] == {"done": 1, "settled": 2}
+    with contextlib.closing(sqlite3.connect(line.journal / "journal.sqlite")) as db:
+        assert db.execute("SELECT DISTINCT tries, kills, owner FROM item").fetchall() == [
+            (0, 0, None)
+        ]
+
+
+def test_files_that_change_in_a_group(yard: Yard) -> None:
+    """A file that is replaced or removed while its group runs is processed in its last version, or
+    gone; the others are not affected.
+    """
+    gate = yard.root / "gate"
+    yard.drop(a="one", b="two", c="three", d="four")
+    running = yard.start(yard.line("priority: name\n", graph=gated(gate)))
+    until(lambda: Path(f"{gate}.reached").exists())
+    os.replace(yard.put(".new", "other"), yard.root / "in/b.txt")
+    (yard.root / "in/c.txt").unlink()
+    gate.touch()
+    until(lambda: len(yard.events("done", "gone")) == 4)
+    running.close()
+    assert sorted(yard.events()) == [
+        ("done", "a.txt"),
+        ("done", "b.txt"),
+        ("done", "d.txt"),
+        ("gone", "c.txt"),
+    ]
+    assert yard.found("out", "failed") == {
+        "out/a.txt": "one\n",
+        "out/b.txt": "other\n",
+        "out/d.txt": "four\n",
+    }
+
+
+def test_what_is_claimed_together(yard: Yard) -> None:
+    """A worker claims its share of what waits, never an item that has killed a process, nor one
+    behind it, and one at a time if the first crash quarantines.
+    """
+    running = RunningLine(
+        make_recipe(yard.line("group: 4\npriority: name\n"), yard.registry), Resources()
+    )
+    journal = running.journal
+    names = [f"{number}.txt" for number in range(10)]
+    journal.record([FoundFile(name, "[1,1,1]", 0) for name in names], settled=True)
+    with journal.transaction() as db:
+        db.execute("UPDATE item SET kills=1 WHERE path=?", (b"6.txt",))
+
+    def claim() -> list[str]:
+        return [item.path.removesuffix(".txt") for item in running._claim()]
+
+    assert claim() == ["0", "1", "2", "3"]
+    journal.register()
+    other = Journal(running.line.journal)
+    other.register()
+    assert claim() == ["4", "5"]
+    assert claim() == ["6"]
+    assert running._exclusive
+    other.close()
+    running.line = replace(running.line, kills=1)
+    assert claim() == ["7"]
+    assert {item.state for item in journal.items(["running"])} == {"running"}
+    assert len(journal.items(["running"])) == 8
+    running.close()
 
 
 @pytest.mark.parametrize("poll", [False, True])

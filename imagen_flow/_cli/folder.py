@@ -68,9 +68,22 @@ def folder() -> None:
         " this."
     ),
 )
+@click.option(
+    "--group",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Process at most N waiting files together, whatever the lines say.",
+)
 @planning_options
 @json_events_option
-def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_json: bool) -> int:
+def run(
+    files: tuple[Path, ...],
+    once: bool,
+    poll: bool,
+    group: int | None,
+    options: Options,
+    as_json: bool,
+) -> int:
     """Run lines until stopped.
 
     Ctrl-C or SIGTERM lets running items finish for a while and returns the others to the queue; a
@@ -87,6 +100,8 @@ def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_js
         check_together(lines)
         if poll:
             lines = [replace(line, poll=True) for line in lines]
+        if group is not None:
+            lines = [replace(line, group=group) for line in lines]
         return _run_lines(lines, options, once=once, as_json=as_json)
     return exit_code()
 

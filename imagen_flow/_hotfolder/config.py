@@ -56,6 +56,7 @@ KEYS: dict[str, str] = {
     "failed": "the folder that failed originals are moved to, each with a text file that says why",
     "retry": "how often to retry a failed item, and after how long: {times: 2, backoff_s: 5}",
     "concurrency": "how many items each process handles at the same time",
+    "group": "how many waiting items are processed together, at most; 1 for one after the other",
     "priority": "the order of items: oldest, newest or name",
     "duplicates": "what to do with content that was processed before: both, link or skip",
     "kills": "after how many crashes of the process an item is quarantined",
@@ -141,6 +142,7 @@ class Line:
     retries: int = 0
     backoff_s: float = 5.0
     concurrency: int = 1
+    group: int = 32
     priority: str = "oldest"
     duplicates: str = "both"
     kills: int = 3
@@ -330,6 +332,7 @@ class _LineReader:
             "empty_s": fields.number("empty_s", 600.0, low=0, high=31_536_000),
             "sentinel": fields.text("sentinel", ""),
             "concurrency": fields.integer("concurrency", 1, low=1, high=64),
+            "group": fields.integer("group", 32, low=1, high=1000),
             "kills": fields.integer("kills", 3, low=1, high=1_000_000),
             "stop_s": fields.number("stop_s", 10.0, low=0, high=86_400),
             "lease_s": fields.number("lease_s", 30.0, low=1, high=86_400),

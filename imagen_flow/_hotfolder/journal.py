@@ -25,6 +25,7 @@ monotonic clock, which all processes of a host share until it restarts; then the
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -33,7 +34,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -528,6 +529,32 @@ class Journal:
                 if claimed
                 else None
             )
+
+    def claim_more(self, order: str, *, most: int) -> list[Item]:
+        """Claim items that are settled, too, to be processed with one that was claimed: at most so
+        many, and none that has killed a process before, nor any after it.
+        """
+        now = self.clock()
+        with self.transaction() as db:
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM item WHERE state='settled' AND owner IS NULL AND due<=?"
+                f" ORDER BY {_ORDERS[order]} LIMIT ?",
+                (now, most),
+            ).fetchall()
+            found = list(itertools.takewhile(lambda item: item.kills == 0, map(_item, rows)))
+            db.executemany(
+                "UPDATE item SET owner=?, lease=?, state='running' WHERE id=?",
+                ((self.token, now + self.lease_s, item.id) for item in found),
+            )
+        return [replace(item, state="running", owner=self.token) for item in found]
+
+    def count_waiting(self) -> int:
+        """Count the settled items that can be claimed now."""
+        return int(
+            self._rows(
+                "SELECT count(*) FROM item WHERE state='settled' AND due<=?", (self.clock(),)
+            )[0][0]
+        )
 
     def _first(self, where: str, values: Sequence[Any], order: str) -> Any:
         rows = self._rows(

@@ -90,6 +90,8 @@ class StagedOutputs:
         self._journal = journal
         self._source = source
         self._twin = twin
+        #: Whose each name was that was free to be written, by the name in the journal.
+        self._owners: dict[str, str | None] = {}
         self._lock = threading.Lock()
 
     def name(self, path: Path) -> str:
@@ -107,9 +109,20 @@ class StagedOutputs:
             return "another output of this item has this path"
         with self._record_journal_error():
             owner = self._journal.output_owner(name)
+        self._owners[name] = owner and owner[0]
         if owner is None or owner[0] == self._source or not (owner[1] or os.path.lexists(path)):
             return ""
         return f"it is an output of another file: {owner[0]}"
+
+    def names_were_taken(self) -> bool:
+        """Tell whether another item took one of the names since they were chosen. Call it in the
+        transaction that records them.
+        """
+        return any(
+            (owner := self._journal.output_owner(name)) is not None
+            and owner[0] not in (before, self._source)
+            for name, before in self._owners.items()
+        )
 
     def make_folder(self, path: Path) -> None:
         try:

@@ -27,7 +27,7 @@ from .companions import ListingCache
 from .config import Line
 from .disk import Disk, LocalDisk, MountGuard
 from .intake import Intake
-from .journal import TROUBLE, Journal, JournalError, OwnershipLost
+from .journal import TROUBLE, Item, Journal, JournalError, OwnershipLost
 from .log import Log
 from .notify import Notifier
 from .publish import sweep
@@ -277,21 +277,14 @@ class RunningLine:
                 )
 
     def _work(self) -> None:
-        line, journal = self.line, self.journal
+        journal = self.journal
         while not self._stopping.is_set():
             wait_s = self._blocked_until - self.clock()
             with self._wake:
-                # An item that has killed a process before is processed alone, so that no other is
-                # blamed.
-                item = (
-                    None
-                    if wait_s > 0 or self._exclusive
-                    else journal.claim(line.priority, kills=line.kills, busy=self._busy_workers > 0)
-                )
-                if item is not None:
+                items = [] if wait_s > 0 or self._exclusive else self._claim()
+                if items:
                     self._busy_workers += 1
-                    self._exclusive = item.kills > 0 and item.state == "running"
-            if item is None:
+            if not items:
                 if (
                     wait_s <= 0
                     and (self.once or self.drain)
@@ -323,10 +316,12 @@ class RunningLine:
                     )
                 continue
             try:
-                result = self.processor.process(item, self._cancel)
+                for result in self.processor.process_group(
+                    items, self._cancel, self._stopping.is_set
+                ):
+                    if result in ("failed", "quarantined"):
+                        self.failures += 1
                 self._end_back_off()
-                if result in ("failed", "quarantined"):
-                    self.failures += 1
             except LineBlocked as blocked:
                 self._back_off(str(blocked))
             except (OwnershipLost, JournalError):
@@ -336,6 +331,25 @@ class RunningLine:
                     self._busy_workers -= 1
                     self._exclusive = False
                     self._wake.notify_all()
+
+    def _claim(self) -> list[Item]:
+        """Claim the next item, and others that wait with it: a fair share of them, because another
+        worker may come for the rest. Nothing waits until there are more.
+        """
+        line, journal = self.line, self.journal
+        # An item that has killed a process before is processed alone, so that no other is blamed.
+        item = journal.claim(line.priority, kills=line.kills, busy=self._busy_workers > 0)
+        if item is None:
+            return []
+        if item.state != "running":
+            return [item]
+        self._exclusive = item.kills > 0
+        # The first crash may not quarantine those that were only near.
+        most = 1 if self._exclusive or line.kills == 1 else line.group
+        if most > 1 and (waiting := journal.count_waiting()):
+            workers = line.concurrency * max(1, len(journal.workers()))
+            most = min(most, -(-(waiting + 1) // workers))
+        return [item, *(journal.claim_more(line.priority, most=most - 1) if most > 1 else ())]
 
     def _back_off(self, reason: str) -> None:
         """Wait before the next item is tried, longer after each failure."""

@@ -15,22 +15,26 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._outputs.templates import fill_template
 from .._outputs.writer import OutputWriter
+from .._plan import Item as PlanItem
+from .._plan import PlannedItem
 from .._plan.request import Options, Request, prepare
 from .._provenance.embedding import try_read_embedded
-from .._run import execute
+from .._run import execute, item_label
 from .._settings.config import Settings
 from .._types.digest import canonical, tagged
 from .._types.values import File
 from ..errors import GraphError, ImagenFlowError, StoreError
-from ..events import Event, OutputFailed, OutputWritten, RunFinished, StepFailed, StepNote
+from ..events import ItemFinished
 from .archive import RETRY_DELAY_S, Archiver, LineBlocked
 from .disk import Disk, MountGuard, affects_one_item, describe_error, find_disk_error
 from .intake import Intake, digest_file
@@ -38,14 +42,16 @@ from .journal import FoundFile, Item, Journal, JournalError, OwnershipLost
 from .log import Log
 from .publish import StagedOutputs
 from .recipe import Recipe
+from .results import RunResult
 from .ticket import read_ticket
 
 if TYPE_CHECKING:
     from .._models import ModelPool
-    from .._plan import Plan
     from .._store import Store
 
 __all__ = ["ItemProcessor", "check_plan"]
+
+T = TypeVar("T")
 
 #: How long an item waits while another with its content is being processed.
 _DUPLICATE_DELAY_S = 0.1
@@ -97,61 +103,34 @@ class ReadHistory:
             return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A node or an output of a run that failed."""
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A running item: what was read of it, where its outputs wait, and how its run went."""
 
-    message: str
-    retryable: bool
-    error: BaseException | None = None
+    item: Item
+    seen: FoundFile
+    digest: str
+    recipe: str
+    file: File
+    #: What its ticket sets.
+    values: dict[str, Any]
+    twin: Item | None
+    result: RunResult = field(init=False)
+    staged: StagedOutputs | None = field(init=False, default=None)
+    planned: PlannedItem | None = field(init=False, default=None)
 
+    def __post_init__(self) -> None:
+        self.result = RunResult(self.label)
 
-@dataclass(slots=True)
-class _RunResult:
-    """The result of a run of an item's graph."""
+    @property
+    def label(self) -> str:
+        """The plan's name of the item."""
+        return str(self.item.id)
 
-    #: done, failed or cancelled; empty if the run did not finish.
-    status: str = ""
-    ran: int = 0
-    cached: int = 0
-    failures: list[_Failure] = field(default_factory=list)
-    #: The paths of written outputs.
-    outputs: list[str] = field(default_factory=list)
-    #: Plain values of outputs without a file.
-    values: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def collect(cls, events: Iterable[Event]) -> _RunResult:
-        """Collect the result of a run from its events."""
-        result = cls()
-        for event in events:
-            if isinstance(event, RunFinished):
-                result.status, result.ran, result.cached = event.status, event.ran, event.cached
-            elif isinstance(event, StepNote):
-                result.notes.append(str(event))
-            elif isinstance(event, StepFailed):
-                retryable = not _is_deterministic(event.error)
-                result.failures.append(_Failure(str(event.error), retryable, event.error))
-            elif isinstance(event, OutputFailed):
-                result.failures.append(_Failure(event.message, retryable=False))
-            elif isinstance(event, OutputWritten) and event.path is not None:
-                result.outputs.append(event.path)
-            elif isinstance(event, OutputWritten) and isinstance(
-                event.value, str | int | float | bool
-            ):
-                value = event.value[:1000] if isinstance(event.value, str) else event.value
-                result.values[event.output + event.item] = value
-        return result
-
-    def details(self) -> dict[str, Any]:
-        """Return what the log says about the run."""
-        return {
-            "ran": self.ran,
-            "cached": self.cached,
-            **({"values": self.values} if self.values else {}),
-            **({"notes": self.notes} if self.notes else {}),
-        }
+    def discard(self) -> None:
+        """Remove what was written of its outputs."""
+        if self.staged is not None:
+            self.staged.discard()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,12 +170,58 @@ class ItemProcessor:
             LineBlocked: the line has to wait. The item may be claimed again.
             JournalError: the journal cannot be used any more.
         """
+        (state,) = self.process_group([item], cancel)
+        return state
+
+    def process_group(
+        self,
+        items: Sequence[Item],
+        cancel: threading.Event,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> Iterator[str]:
+        """Process items as far as possible now, those that run in one run of the graph. Yields
+        their new states, as each ends.
+
+        Params:
+            is_stopping: whether items that have not begun go back to the queue.
+
+        Raises:
+            LineBlocked: the line has to wait. No more items were begun, and those that have not
+                ended may be claimed again.
+            JournalError: the journal cannot be used any more.
+        """
+        blocked: list[LineBlocked] = []
+
+        def must_stop() -> bool:
+            return bool(blocked) or is_stopping()
+
+        jobs: list[_Job] = []
+        for item in items:
+            if must_stop():
+                yield from self._outcomes(item, partial(self._return, item), blocked)
+                continue
+            for outcome in self._outcomes(item, partial(self._begin, item), blocked):
+                if isinstance(outcome, _Job):
+                    jobs.append(outcome)
+                else:
+                    yield outcome
+        yield from self._compute(jobs, cancel, must_stop, blocked)
+        if blocked:
+            raise blocked[0]
+
+    def _outcomes(
+        self, item: Item, action: Callable[[], T], blocked: list[LineBlocked]
+    ) -> Iterator[T | str]:
+        """Do something for an item, and yield what came of it; nothing if the line is blocked."""
         try:
-            if item.state == "running":
-                return self._run(item, cancel)
-            if item.state == "placing":
-                return self.archiver.publish(item, item.steps)
-            return self.archiver.archive_original(item, time.monotonic())
+            yield self._attempt(item, action)
+        except LineBlocked as error:
+            blocked.append(error)
+
+    def _attempt(self, item: Item, action: Callable[[], T]) -> T | str:
+        """Do something for an item. Whatever goes wrong leaves it in a state to continue from."""
+        try:
+            return action()
         except OwnershipLost:
             self.log.write("lost", item=item.path, reason="another worker has taken it over")
             return "lost"
@@ -217,9 +242,26 @@ class ItemProcessor:
                 item, _ItemFailed(_format_traceback(error), retryable=True), None, time.monotonic()
             )
 
+    def _begin(self, item: Item) -> _Job | str:
+        """Begin an item: one that is to run becomes a job, the others are finished."""
+        if item.state == "running":
+            return self._read(item)
+        if item.state == "placing":
+            return self.archiver.publish(item, item.steps)
+        return self.archiver.archive_original(item, time.monotonic())
+
+    def _return(self, item: Item) -> str:
+        """Return an item to the queue that was not run."""
+        if item.state == "running":
+            self.journal.requeue(item)
+        else:
+            self.journal.postpone(item, 0.0)
+        return "returned"
+
     # -- running
 
-    def _run(self, item: Item, cancel: threading.Event) -> str:
+    def _read(self, item: Item) -> _Job | str:
+        """Read a file and its ticket."""
         started_at = time.monotonic()
         seen = self.intake.inspect(item.path)
         if seen is None or seen.fingerprint != item.fingerprint:
@@ -239,34 +281,32 @@ class ItemProcessor:
                 ) from error
             except GraphError as error:
                 raise _ItemFailed(str(error), retryable=False) from error
-            self.reads.add_success()
-            # Outputs of tiny models and of the real ones cannot stand for each other.
-            recipe = tagged(
-                "recipe",
-                self.recipe.digest.encode(),
-                canonical(sorted((n, str(v)) for n, v in values.items())),
-                *([b"tiny"] if self.options.tiny else []),
-            )
-            twin = None
-            if self.recipe.line.duplicates != "both":
-                if not self.journal.set_content(item, digest, recipe):
-                    self.journal.requeue(item, wait_s=_DUPLICATE_DELAY_S)
-                    return "waits"
-                twin = self.journal.find_done(digest, recipe)
-            if twin is not None and self.recipe.line.duplicates == "skip":
-                with self.journal.transaction():
-                    kept = self.archiver.choose_name(item, self.recipe.line.done)
-                    self.journal.mark_placed(item, verdict="skipped", kept=kept)
-                return self.archiver.archive_original(
-                    replace(item, state="placed", verdict="skipped", kept=kept, digest=digest),
-                    started_at,
-                )
-            return self._compute(item, seen, digest, recipe, values, twin, cancel, started_at)
         except _ItemFailed as error:
-            current = self.intake.inspect(item.path)
-            if current != seen:
-                return self._handle_change(item, current)
-            return self._fail(item, error, digest, started_at)
+            return self._fail_unless_changed(item, error, seen, digest, started_at)
+        self.reads.add_success()
+        # Outputs of tiny models and of the real ones cannot stand for each other.
+        recipe = tagged(
+            "recipe",
+            self.recipe.digest.encode(),
+            canonical(sorted((n, str(v)) for n, v in values.items())),
+            *([b"tiny"] if self.options.tiny else []),
+        )
+        twin = None
+        if self.recipe.line.duplicates != "both":
+            if not self.journal.set_content(item, digest, recipe):
+                self.journal.requeue(item, wait_s=_DUPLICATE_DELAY_S)
+                return "waits"
+            twin = self.journal.find_done(digest, recipe)
+        if twin is not None and self.recipe.line.duplicates == "skip":
+            with self.journal.transaction():
+                kept = self.archiver.choose_name(item, self.recipe.line.done)
+                self.journal.mark_placed(item, verdict="skipped", kept=kept)
+            return self.archiver.archive_original(
+                replace(item, state="placed", verdict="skipped", kept=kept, digest=digest),
+                started_at,
+            )
+        file = File(path, digest, json.loads(item.fingerprint)[0], path.name)
+        return _Job(item, seen, digest, recipe, file, values, twin)
 
     def _handle_change(self, item: Item, seen: FoundFile | None) -> str:
         if seen is not None:
@@ -327,63 +367,154 @@ class ItemProcessor:
 
     def _compute(
         self,
-        item: Item,
-        seen: FoundFile,
-        digest: str,
-        recipe: str,
-        values: dict[str, Any],
-        twin: Item | None,
+        jobs: Sequence[_Job],
         cancel: threading.Event,
-        started_at: float,
-    ) -> str:
+        must_stop: Callable[[], bool],
+        blocked: list[LineBlocked],
+    ) -> Iterator[str]:
+        """Run the graph for some items, and publish their outputs as each ends. Yields their new
+        states.
+        """
+        if not jobs:
+            return
+        left = dict.fromkeys(jobs)
+        error: BaseException | None = None
+        try:
+            with closing(self._run_graph(jobs, cancel, must_stop)) as run:
+                ended_at = time.monotonic()
+                while True:
+                    try:
+                        job = next(run, None)
+                    except BaseException as raised:
+                        # A broken plugin may raise anything. KeyboardInterrupt and the like are not
+                        # raised in this thread.
+                        error = raised
+                        break
+                    if job is None:
+                        break
+                    started_at = job.result.started_at or ended_at
+                    del left[job]
+                    yield from self._outcomes(
+                        job.item, partial(self._conclude, job, started_at), blocked
+                    )
+                    ended_at = time.monotonic()
+        finally:
+            for job in left:
+                job.discard()
+        for job in left:
+            if error is None or (len(jobs) > 1 and must_stop()):
+                yield from self._outcomes(job.item, partial(self._return, job.item), blocked)
+            elif len(jobs) == 1 or isinstance(error, StoreError):
+                yield from self._outcomes(
+                    job.item, partial(self._end_badly, job, error, ended_at), blocked
+                )
+            else:
+                # Find out whose fault it is.
+                yield from self._compute([replace(job)], cancel, must_stop, blocked)
+
+    def _run_graph(
+        self, jobs: Sequence[_Job], cancel: threading.Event, must_stop: Callable[[], bool]
+    ) -> Generator[_Job, None, None]:
+        """Plan the graph for some items and run it; yields each job when its item has ended."""
         line = self.recipe.line
-        path = self.intake.absolute(item.path)
-        staged = StagedOutputs(
-            line.out,
-            self.mounted,
-            self.disk,
-            self.journal,
-            item.path,
-            twin=self._link_finder(twin)
-            if twin is not None and line.duplicates == "link"
-            else None,
+        plan = prepare(
+            Request(
+                self.recipe.graph,
+                self.options,
+                self.recipe.values,
+                settings=self.settings,
+                store=self.store,
+                base=line.path.parent,
+            ),
+            items=[
+                PlanItem(job.label, {**job.values, self.recipe.input: job.file}) for job in jobs
+            ],
         )
-        file = File(path, digest, json.loads(item.fingerprint)[0], path.name)
+        by_label = {job.label: job for job in jobs}
+        for planned in plan.items:
+            by_label[planned.label].planned = planned
+        writers: dict[str, OutputWriter] = {}
+        for job in jobs:
+            job.staged = StagedOutputs(
+                line.out,
+                self.mounted,
+                self.disk,
+                self.journal,
+                job.item.path,
+                twin=self._link_finder(job.twin)
+                if job.twin is not None and line.duplicates == "link"
+                else None,
+            )
+            writers[job.label] = OutputWriter(
+                line.out,
+                codecs=self.recipe.registry.codecs,
+                item=_output_name(job.item.path),
+                label=job.label,
+                ending=os.path.splitext(job.item.path)[1].removeprefix("."),
+                below=_output_subfolder(job.item.path) if line.folders == "kept" else "",
+                changes=job.staged,
+            )
+        with closing(
+            execute(plan, out=writers.get, cancel=cancel, stop=must_stop, pool=self.pool)
+        ) as run:
+            for event in run:
+                if (done := by_label.get(item_label(getattr(event, "item", "")))) is not None:
+                    done.result.take(event)
+                    if isinstance(event, ItemFinished):
+                        yield done
+
+    def _end_badly(self, job: _Job, error: BaseException, started_at: float) -> str:
+        """End an item whose run was not possible, or did not come to its end."""
+        item = job.item
+        try:
+            if isinstance(error, GraphError):
+                self._refuse(item, error)
+            if isinstance(error, StoreError):
+                self._requeue_later(item)
+                raise LineBlocked(str(error)) from error
+            if isinstance(error, ImagenFlowError):
+                self._wait_for_disk(item, error)
+                raise _ItemFailed(str(error), retryable=True) from error
+            if isinstance(error, OSError) and not affects_one_item(error):
+                self._requeue_later(item)
+                raise LineBlocked(describe_error(error)) from error
+            raise _ItemFailed(_format_traceback(error), retryable=True) from error
+        except _ItemFailed as failure:
+            return self._fail_unless_changed(item, failure, job.seen, job.digest, started_at)
+
+    def _conclude(self, job: _Job, started_at: float) -> str:
+        """Publish the outputs of an item whose run has ended, or fail it."""
+        item, digest, recipe, result = job.item, job.digest, job.recipe, job.result
+        staged, planned = job.staged, job.planned
+        assert staged is not None and planned is not None
         sealed = False
         try:
-            plan, result = self._run_graph(
-                item, staged, {**values, self.recipe.input: file}, cancel
-            )
             if staged.fault is not None:
                 raise staged.fault
-            if result.status in ("", "cancelled"):
-                self.journal.requeue(item)
-                return "returned"
+            if planned.problems:
+                self._refuse(item, GraphError(list(planned.problems)))
             if result.failures:
                 self._raise_failures(item, staged, result)
-            input_file = plan.inputs[self.recipe.input]
+            input_file = planned.inputs[self.recipe.input]
             current = self.intake.inspect(item.path)
-            if current != seen or not isinstance(input_file, File) or input_file.digest != digest:
+            if (
+                current != job.seen
+                or not isinstance(input_file, File)
+                or input_file.digest != digest
+            ):
                 return self._handle_change(item, current)
             names = [staged.name(Path(output)) for output in result.outputs]
             steps = self._seal(staged, item)
             with self.journal.transaction():  # no other worker may choose the same name
-                kept = self.archiver.choose_name(item, line.done)
-                sealed = self.journal.stage(item, steps, names, kept, digest=digest, recipe=recipe)
+                kept = self.archiver.choose_name(item, self.recipe.line.done)
+                sealed = not staged.names_were_taken() and self.journal.stage(
+                    item, steps, names, kept, digest=digest, recipe=recipe
+                )
             if not sealed:
                 self.journal.requeue(item, wait_s=_DUPLICATE_DELAY_S)
                 return "waits"
-        except (_ItemFailed, LineBlocked, OwnershipLost, ImagenFlowError):
-            raise
-        except OSError as error:
-            if affects_one_item(error):
-                raise _ItemFailed(_format_traceback(error), retryable=True) from error
-            self._requeue_later(item)
-            raise LineBlocked(describe_error(error)) from error
-        except BaseException as error:
-            # A broken plugin may raise anything. KeyboardInterrupt and the like are not raised in
-            # this thread.
-            raise _ItemFailed(_format_traceback(error), retryable=True) from error
+        except _ItemFailed as failure:
+            return self._fail_unless_changed(item, failure, job.seen, digest, started_at)
         finally:
             if not sealed:
                 staged.discard()
@@ -399,45 +530,14 @@ class ItemProcessor:
         )
         return self.archiver.publish(item, steps, started_at=started_at, **result.details())
 
-    def _run_graph(
-        self, item: Item, staged: StagedOutputs, values: dict[str, Any], cancel: threading.Event
-    ) -> tuple[Plan, _RunResult]:
-        """Plan and run the graph for an item."""
-        line = self.recipe.line
-        writer = OutputWriter(
-            line.out,
-            codecs=self.recipe.registry.codecs,
-            item=_output_name(item.path),
-            ending=os.path.splitext(item.path)[1].removeprefix("."),
-            below=_output_subfolder(item.path) if line.folders == "kept" else "",
-            changes=staged,
-        )
-        try:
-            plan = prepare(
-                Request(
-                    self.recipe.graph,
-                    self.options,
-                    {**self.recipe.values, **values},
-                    settings=self.settings,
-                    store=self.store,
-                    base=line.path.parent,
-                )
-            )
-            run = execute(plan, out=writer, cancel=cancel, pool=self.pool)
-            return plan, _RunResult.collect(run)
-        except GraphError as error:
-            if missing := self._missing_input():
-                self._requeue_later(item)
-                raise LineBlocked(describe_error(missing)) from error
-            raise _ItemFailed(str(error), retryable=False) from error
-        except StoreError as error:
+    def _refuse(self, item: Item, error: GraphError) -> NoReturn:
+        """Raise what it means that the graph cannot be planned for an item."""
+        if missing := self._missing_input():
             self._requeue_later(item)
-            raise LineBlocked(str(error)) from error
-        except ImagenFlowError as error:
-            self._wait_for_disk(item, error)
-            raise _ItemFailed(str(error), retryable=True) from error
+            raise LineBlocked(describe_error(missing)) from error
+        raise _ItemFailed(str(error), retryable=False) from error
 
-    def _raise_failures(self, item: Item, staged: StagedOutputs, result: _RunResult) -> NoReturn:
+    def _raise_failures(self, item: Item, staged: StagedOutputs, result: RunResult) -> NoReturn:
         """Raise what a failed run means: a problem of the line, or a failure of the item."""
         if staged.trouble is not None and not affects_one_item(staged.trouble):
             self._requeue_later(item)
@@ -527,6 +627,19 @@ class ItemProcessor:
                     return error
         return None
 
+    def _fail_unless_changed(
+        self,
+        item: Item,
+        failure: _ItemFailed,
+        seen: FoundFile,
+        digest: str | None,
+        started_at: float,
+    ) -> str:
+        current = self.intake.inspect(item.path)
+        if current != seen:
+            return self._handle_change(item, current)
+        return self._fail(item, failure, digest, started_at)
+
     def _fail(self, item: Item, failure: _ItemFailed, digest: str | None, started_at: float) -> str:
         line = self.recipe.line
         if failure.retryable and item.tries < line.retries:
@@ -605,14 +718,6 @@ def _output_subfolder(path: str) -> str:
 
 def _format_traceback(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}\n\n{''.join(traceback.format_exception(error))}"
-
-
-def _is_deterministic(error: BaseException) -> bool:
-    """Return whether a node would fail again in the same way: it was given a wrong value. Errors of
-    the system, of libraries (memory) and of services may pass.
-    """
-    cause = error.__cause__ or error
-    return isinstance(cause, ValueError | TypeError) and not isinstance(cause, OSError)
 
 
 def _encodable(text: str) -> str:

@@ -92,6 +92,7 @@ class OutputWriter:
             file, or of a row of values.
             ``{item}`` in a path stands for it; a path without that field gets it in front of its
             name.
+        label: the run's name of that item, which messages leave out.
         unlabelled: the paths of the graph that tell the items apart as they are.
         ending: the suffix of that file, without the dot. ``{ending}`` stands for it, unless an
             input has that name.
@@ -105,6 +106,7 @@ class OutputWriter:
         *,
         codecs: Codecs | None = None,
         item: str = "",
+        label: str = "",
         ending: str = "",
         below: str = "",
         changes: DiskChanges | None = None,
@@ -119,6 +121,7 @@ class OutputWriter:
         self._codecs = codecs or Codecs()
         self._claimed: dict[str, tuple[str, str]] = {}
         self._item = item
+        self._label = label
         self._unlabelled = unlabelled
         self._ending = ending
         self._below = below
@@ -183,6 +186,7 @@ class OutputWriter:
             OutputError: it cannot be written there. Nothing has changed on the disk then, except
                 for folders that were created on the way.
         """
+        item = item.removeprefix(self._label)
         subject = f"output '{output}'{f' ({item})' if item else ''}"
         names = self._names(relative, subject)
         self._claim_path(names, output, item, subject, relative)

@@ -17,7 +17,8 @@ models will be needed; `call` calls a node's function; `results` checks and stor
 `execution` combines all of them.
 """
 
+from .event_queue import item_label
 from .execution import Run, execute
 from .output_delivery import PlannedWrite, planned_writes
 
-__all__ = ["Run", "PlannedWrite", "execute", "planned_writes"]
+__all__ = ["Run", "PlannedWrite", "execute", "item_label", "planned_writes"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from functools import partial
 
@@ -37,6 +37,7 @@ def execute(
     *,
     out: Out = None,
     cancel: threading.Event | None = None,
+    stop: Callable[[], bool] = lambda: False,
     fail_fast: bool = False,
     pool: ModelPool | None = None,
 ) -> Run:
@@ -47,6 +48,7 @@ def execute(
             function that gives one for an item's label; None writes no files.
         cancel: set it, from any thread or signal handler, to stop the run at the next yield,
             denoising step or node.
+        stop: whether no further item may start; those that have go on.
         fail_fast: stop at the first step that fails; otherwise everything that does not depend on
             it goes on.
         pool: loaded models to share with other runs, and the threads to compute in; default: a pool
@@ -58,7 +60,7 @@ def execute(
     errors = [p for p in plan.problems if p.severity == "error"]
     if errors:
         raise GraphError(errors)
-    return Run(plan, out, cancel or threading.Event(), fail_fast, pool)
+    return Run(plan, out, cancel or threading.Event(), stop, fail_fast, pool)
 
 
 def _last_durations(state: State, store: Store, plan: Plan) -> dict[str, float]:
@@ -93,13 +95,14 @@ class Run:
         plan: Plan,
         out: Out,
         cancel: threading.Event,
+        stop: Callable[[], bool],
         fail_fast: bool,
         pool: ModelPool | None,
     ) -> None:
         self.plan = plan
         # The run's thread refers to this object alone, so the events end when the last reader drops
         # the Run.
-        self._thread = _RunThread(plan, out, cancel, fail_fast, pool)
+        self._thread = _RunThread(plan, out, cancel, stop, fail_fast, pool)
         self._events = _read_events(self._thread)
 
     def __iter__(self) -> Run:
@@ -169,12 +172,14 @@ class _RunThread:
         plan: Plan,
         out: Out,
         cancel: threading.Event,
+        stop: Callable[[], bool],
         fail_fast: bool,
         pool: ModelPool | None,
     ) -> None:
         self.plan = plan
         self.out = out
         self.cancel = cancel
+        self.stop = stop
         self.own_pool = pool is None
         self.pool = pool or ModelPool()
         self.queue = EventQueue(fail_fast=fail_fast)
@@ -248,7 +253,10 @@ class _RunThread:
                 if item.problems:
                     queue.item_refused(item.label, item.problems[0].message)
             grouping = Grouping(state, runner, self.pool, store, queue)
-            Scheduler(state, runner, self.pool, grouping, delivery, queue, cancel=self.cancel).run()
+            scheduler = Scheduler(
+                state, runner, self.pool, grouping, delivery, queue, cancel=self.cancel
+            )
+            scheduler.run(stop=self.stop)
             delivery.wait()
         return "failed" if queue.failed else "done"
 

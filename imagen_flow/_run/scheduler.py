@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from .._models import Identity, ModelPool
@@ -68,14 +68,20 @@ class Scheduler:
         self.cancel = cancel
         self._waiting: list[_Waiting] = []
 
-    def run(self) -> None:
+    def run(self, *, stop: Callable[[], bool]) -> None:
         """Evaluate and deliver every output.
+
+        Params:
+            stop: whether no further item may start.
 
         Raises:
             Cancelled: the run was cancelled.
         """
         coming = deque(enumerate(self.state.tops))
         while coming or self._waiting:
+            if coming and stop():
+                coming.clear()
+                continue
             chosen, is_pressing = self._choose()
             if coming and (chosen is None or (not is_pressing and self._has_room())):
                 self._start(*coming.popleft())
