@@ -33,7 +33,7 @@ from ._plan.request import (
     prepare,
 )
 from ._plugins.registry import Registry, discover
-from ._run import execute
+from ._run import collect, execute
 from ._settings import config
 from ._settings.config import Settings
 from ._store import Store
@@ -222,9 +222,9 @@ def run(
             if on_event:
                 on_event(event)
             if isinstance(event, OutputWritten):
-                _collect(outputs, event.output, event.item, event.value)
+                collect(outputs, event.output, event.item, event.value)
             elif isinstance(event, OutputAbsent) and "[" in event.output:
-                _collect(outputs, *_split(event.output), None)
+                collect(outputs, *_split(event.output), None)
             elif isinstance(event, StepNote):
                 outputs.notes += (event,)
             elif isinstance(event, StepFailed):
@@ -411,15 +411,3 @@ def _settings(graph: str | Path | Mapping[str, Any] | Graph) -> Settings:
 def _split(label: str) -> tuple[str, str]:
     name, bracket, rest = label.partition("[")
     return name, bracket + rest
-
-
-def _collect(outputs: dict[str, Any], name: str, item: str, value: Any) -> None:
-    """Store an output's value; the elements of a list arrive one by one, in any order."""
-    if not item:
-        outputs[name] = value
-        return
-    index = int(item.strip("[]"))
-    elements = outputs[name] if isinstance(outputs[name], list) else []
-    elements += [None] * (index + 1 - len(elements))
-    elements[index] = value
-    outputs[name] = elements

@@ -275,9 +275,8 @@ class Progress:
                 parts.append(f"{self.failed_items:,} failed")
         elif self.failed:
             parts.append(f"{self.failed:,} failed or skipped")
-        parts.append(
-            f"{self.ran:,} ran" + (f", {self.cached:,} from the store" if self.cached else "")
-        )
+        ran = plural(self.ran, "step") if self.items else f"{self.ran:,}"
+        parts.append(f"{ran} ran" + (f", {self.cached:,} from the store" if self.cached else ""))
         return [*parts, self.title]
 
 

@@ -19,6 +19,6 @@ models will be needed; `call` calls a node's function; `results` checks and stor
 
 from .event_queue import item_label
 from .execution import Run, execute
-from .output_delivery import PlannedWrite, planned_writes
+from .output_delivery import PlannedWrite, collect, planned_writes
 
-__all__ = ["Run", "PlannedWrite", "execute", "item_label", "planned_writes"]
+__all__ = ["Run", "PlannedWrite", "collect", "execute", "item_label", "planned_writes"]

@@ -24,7 +24,7 @@ from .event_queue import EventQueue, describe_error
 from .file_names import file_names, planned_file_names
 from .recorder import ProvenanceRecorder
 
-__all__ = ["Out", "OutputDelivery", "PlannedWrite", "planned_writes"]
+__all__ = ["Out", "OutputDelivery", "PlannedWrite", "collect", "planned_writes"]
 
 #: How many files may wait to be written, with their values in memory, before the run waits for them.
 MAX_WRITES = 64
@@ -239,6 +239,20 @@ class OutputDelivery:
         except Exception as error:
             message = str(error) if isinstance(error, ImagenFlowError) else describe_error(error)
             self.queue.output_failed(output.name, item, message)
+
+
+def collect(outputs: dict[str, Any], name: str, element: str, value: Any) -> None:
+    """Add what an event delivered to the outputs by name: the elements of a list arrive one by one,
+    in any order.
+    """
+    if not element:
+        outputs[name] = value
+        return
+    index = int(element.strip("[]"))
+    elements = outputs[name] if isinstance(outputs.get(name), list) else []
+    elements += [None] * (index + 1 - len(elements))
+    elements[index] = value
+    outputs[name] = elements
 
 
 def is_one_file(output: Output) -> bool:

@@ -17,7 +17,7 @@ from .._models import ModelPool
 from .._outputs.disk import ImmediateChanges
 from .._outputs.writer import OutFolder, OutputWriter
 from .._plan import Plan, PlannedItem
-from .._run import execute
+from .._run import collect, execute
 from .._store import Store
 from .._types.codec import Codecs
 from .._types.models import Model
@@ -214,13 +214,13 @@ class SweepRun:
         elif isinstance(event, events.StepSkipped):
             one.skipped = one.skipped or f"{event.node}{element}: {event.because}"
         elif isinstance(event, events.OutputWritten):
-            _collect(result.outputs, event.output, element, event.value)
+            collect(result.outputs, event.output, element, event.value)
             one.outputs[event.output + element] = self._told(event)
             if self._own_store is not None and _holds_paths(event.value):
                 self._own_store.keep_until_exit()
         elif isinstance(event, events.OutputAbsent):
             name, _, number = event.output.partition("[")
-            _collect(result.outputs, name, f"[{number}" if number else "", None)
+            collect(result.outputs, name, f"[{number}" if number else "", None)
 
     def _told(self, event: events.OutputWritten) -> dict[str, Any]:
         """Give what the index says of an output."""
@@ -312,18 +312,6 @@ def _holds_paths(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_holds_paths, value))
     return isinstance(value, File | Folder | Model)
-
-
-def _collect(outputs: dict[str, Any], name: str, item: str, value: Any) -> None:
-    """Store an output's value; the elements of a list arrive one by one, in any order."""
-    if not item:
-        outputs[name] = value
-        return
-    index = int(item.strip("[]"))
-    elements = outputs[name] if isinstance(outputs.get(name), list) else []
-    elements += [None] * (index + 1 - len(elements))
-    elements[index] = value
-    outputs[name] = elements
 
 
 def run_sweep(
