@@ -164,7 +164,8 @@ def train_super_resolution(
 
     Params:
         text, base: folders of the trained text encoder and of the trained base.
-        repairs: how many small pictures the base repairs, before training.
+        repairs: how many small pictures the base repairs, before training; not more than are learnt
+            from.
         crop: side of the pieces trained on, around a thing, a multiple of 8; every eighth step
             takes a quarter as many whole pictures instead.
     Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
@@ -174,7 +175,7 @@ def train_super_resolution(
 
     torch.manual_seed(seed)
     tokenizer, encoder = load_text(text)
-    repaired = repair(text, base, count=repairs, seed=seed)
+    repaired = repair(text, base, count=min(repairs, steps * batch_size), seed=seed)
     network = build_super_resolution_unet(encoder.config.d_model, channels=channels)
     with torch.no_grad():
         network.conv_out.weight.mul_(0.1)
