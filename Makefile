@@ -24,7 +24,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-slow: $(READY)
-	@$(BIN)/python -m pytest -q --run slow -m slow
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --run slow -m slow
 
 # The lock that a pull writes lies beside the graphs, so these are copies. What cannot be had (a licence not accepted, no network) is said and skipped.
 test-checkpoints: $(READY)
