@@ -33,7 +33,7 @@ from ._plan.request import (
     prepare,
 )
 from ._plugins.registry import Registry, discover
-from ._run import collect, execute
+from ._run import DROPPED_ELEMENT, collect, execute, leave_out_dropped
 from ._settings import config
 from ._settings.config import Settings
 from ._store import Store
@@ -151,12 +151,14 @@ def plan(
 
 class Outputs(dict[str, Any]):
     """The outputs of a run, by name. `notes` are the warnings of its steps about their results,
-    including those from the store.
+    including those from the store. `failures` are the steps that failed and that their nodes do
+    without (`on_error`).
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         super().__init__(dict.fromkeys(names))
         self.notes: tuple[StepNote, ...] = ()
+        self.failures: tuple[StepFailed, ...] = ()
 
 
 def run(
@@ -224,15 +226,19 @@ def run(
             if isinstance(event, OutputWritten):
                 collect(outputs, event.output, event.item, event.value)
             elif isinstance(event, OutputAbsent) and "[" in event.output:
-                collect(outputs, *_split(event.output), None)
+                value = DROPPED_ELEMENT if event.dropped else None
+                collect(outputs, *_split(event.output), value)
             elif isinstance(event, StepNote):
                 outputs.notes += (event,)
+            elif isinstance(event, StepFailed) and event.is_tolerated:
+                outputs.failures += (event,)
             elif isinstance(event, StepFailed):
                 error = error or event.error
             elif isinstance(event, OutputFailed):
                 error = error or OutputError(event.message)
         if error is not None:
             raise error
+        leave_out_dropped(outputs)
         return outputs
 
 

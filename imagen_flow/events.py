@@ -144,13 +144,25 @@ class StepRetried:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """A step failed for good; `error` is the NodeError."""
+    """A step failed for good; `error` is the NodeError. `on_error` is what its node says of that:
+    with ``absent`` or ``drop`` the run goes on without it, and is not failed.
+    """
 
     node: str
     item: str
     message: str
     error: Any
     at_s: float
+    on_error: str = "fail"
+
+    @property
+    def is_tolerated(self) -> bool:
+        """Whether the run goes on without it, and is not failed."""
+        return self.on_error != "fail"
+
+    def __str__(self) -> str:
+        without = {"absent": " and is absent", "drop": " and is dropped"}.get(self.on_error, "")
+        return f"{step_title(self.node, self.item)} failed{without}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +216,13 @@ class OutputWritten:
 
 @dataclass(frozen=True, slots=True)
 class OutputAbsent:
-    """An output has no value this time."""
+    """An output has no value this time. An element of a list that was `dropped` is not part of it."""
 
     output: str
     because: str
     at_s: float
     item: str = ""
+    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +249,16 @@ class ItemFinished:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The run has ended: `status` is done, failed or cancelled."""
+    """The run has ended: `status` is done, failed or cancelled. `tolerated` steps failed too, and
+    are absent or dropped by `on_error`.
+    """
 
     status: str
     ran: int
     cached: int
     failed: int
     at_s: float
+    tolerated: int = 0
 
 
 Event = (

@@ -299,6 +299,7 @@ def test_reserved_words_are_a_closed_list() -> None:
         "cache",
         "device",
         "each",
+        "on_error",
         "repeat",
         "retry",
         "settings",

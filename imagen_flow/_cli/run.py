@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from .._plan import Plan
     from .._plan.request import Options
     from .._run import Run
-    from ..events import OutputAbsent, OutputWritten, RunFinished
+    from ..events import OutputAbsent, OutputWritten, RunFinished, StepFailed
     from .display import Display
+
+#: So many failures are listed at the end of a run.
+MAX_FAILURES = 50
 
 __all__ = ["execute_plan", "display_for", "print_outputs", "print_totals", "relative_path", "run"]
 
@@ -122,7 +125,7 @@ def execute_plan(
         then: called with the run if it finishes without a failure.
     """
     from .._run import execute
-    from ..events import OutputAbsent, OutputWritten, RunFinished
+    from ..events import OutputAbsent, OutputWritten, RunFinished, StepFailed
     from .interrupt import INTERRUPTED, interruptible
     from .text import echo, show_problems
 
@@ -133,6 +136,7 @@ def execute_plan(
     cancel = threading.Event()
     display = display_for(json_events=json_events, quiet=quiet, traceback=traceback)
     outputs: list[OutputWritten | OutputAbsent] = []
+    failures: list[StepFailed] = []
     finished: RunFinished | None = None
 
     def stop() -> None:
@@ -146,6 +150,8 @@ def execute_plan(
                 display.show(event)
                 if isinstance(event, OutputWritten | OutputAbsent):
                     outputs.append(event)
+                elif isinstance(event, StepFailed):
+                    failures.append(event)
                 elif isinstance(event, RunFinished):
                     finished = event
         finally:
@@ -155,6 +161,7 @@ def execute_plan(
         if out is not None:
             print_outputs(plan, outputs)
         if not quiet:
+            print_failures(failures)
             print_totals(finished)
     if finished.status == "cancelled":
         return INTERRUPTED
@@ -214,6 +221,30 @@ def relative_path(path: str) -> str:
         return path
 
 
+def print_failures(failures: Sequence[StepFailed]) -> None:
+    """List at the end the steps that failed, with their places in the graph; one that ended the run
+    is in sight already.
+    """
+    from .text import echo, plural, table
+
+    if not any(event.is_tolerated for event in failures) and len(failures) < 2:
+        return
+    echo(f"{plural(len(failures), 'step')} failed", err=True)
+    shown = failures[:MAX_FAILURES]
+    echo(table(_failure_row(event) for event in shown), err=True)
+    if more := len(failures) - len(shown):
+        echo(f"  and {more:,} more; --json-events lists all", err=True)
+
+
+def _failure_row(event: StepFailed) -> tuple[str, ...]:
+    from ..events import step_title
+
+    mark = event.error.problem.mark
+    place = f"{mark.source.name}:{mark.line}:{mark.column}" if mark is not None else ""
+    fate = {"absent": "absent: ", "drop": "dropped: "}.get(event.on_error, "")
+    return step_title(event.node, event.item), place, fate + event.message
+
+
 def print_totals(finished: RunFinished) -> None:
     """Print how a run ended, how long it took, and how many of its steps ran."""
     from .text import echo, format_seconds, paint, plural
@@ -221,6 +252,8 @@ def print_totals(finished: RunFinished) -> None:
     counts = [f"{plural(finished.ran, 'step')} ran", f"{finished.cached:,} from the store"]
     if finished.failed:
         counts.append(f"{finished.failed:,} failed")
+    if finished.tolerated:
+        counts.append(f"{finished.tolerated:,} failed and left out")
     status = {"done": "done", "failed": "failed", "cancelled": "interrupted"}[finished.status]
     colour = {"done": "green", "failed": "red", "cancelled": "yellow"}[finished.status]
     echo(

@@ -26,6 +26,7 @@ __all__ = [
     "Input",
     "LinesOf",
     "Node",
+    "OnError",
     "Output",
     "PerItem",
     "Repeat",
@@ -34,6 +35,10 @@ __all__ = [
     "TableAt",
     "Values",
 ]
+
+#: What becomes of an element of a node that fails: the run fails; its place is empty; it is taken
+# out of the list.
+OnError = Literal["fail", "absent", "drop"]
 
 #: The default of a seed input that is drawn anew for every plan.
 RANDOM = "random"
@@ -83,6 +88,7 @@ class Node:
     #: What else its settings say: fields of `Loading`, and ``ladder``.
     settings: Mapping[str, Any] = field(default_factory=dict)
     cache: bool = True
+    on_error: OnError = "fail"
 
     @property
     def inputs(self) -> dict[str, Port]:
@@ -229,6 +235,23 @@ class Graph:
                 if isinstance(node.type, Graph) and id(node.type) not in seen:
                     seen.add(id(node.type))
                     pending.append(node.type)
+
+    def on_error(self, step: str, *, is_whole: bool) -> OnError:
+        """Say what becomes of a step that fails, by its full name: its node decides, or else the
+        nearest graph around it that is used as a node.
+
+        Params:
+            is_whole: a node with `each` failed as a whole: that is no element of its list.
+        """
+        graph: NodeType | Graph = self
+        found: OnError = "fail"
+        names = step.split("/")
+        for name in names[:-1] if is_whole else names:
+            assert isinstance(graph, Graph)
+            node = graph.nodes[name.partition("[")[0]]
+            found = found if node.on_error == "fail" else node.on_error
+            graph = node.type
+        return found
 
     @property
     def primary(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from .._settings.devices import (
@@ -31,6 +32,7 @@ _LITERALS = frozenset({Given, FileAt, ModelAt})
 _RETRIES = PortType("int", range=Range(0, 100))
 _BACKOFF = PortType("float", range=Range(0, 86400))
 _FLAGS = PortType("union", members=(PortType("bool"), PortType("list", element=PortType("bool"))))
+_ON_ERROR = PortType("text", choices=("fail", "absent", "drop"))
 _TIMES = PortType("int", range=Range(1, 10_000))
 
 #: Reserved words that say how a single step is computed.
@@ -200,7 +202,28 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
         _settings(binder, pair, type_, found)
     if pair := words.get("repeat"):
         found["repeat"] = _repeat(binder, pair, type_)
+    if pair := words.get("on_error"):
+        _on_error(binder, pair, found, has_lists="each" in words or _gives_lists(found))
     return found
+
+
+def _gives_lists(found: Mapping[str, Any]) -> bool:
+    """Whether a node gives a list of its repetitions."""
+    repeat = found.get("repeat")
+    return repeat is not None and repeat.best is None
+
+
+def _on_error(binder: Binder, pair: Pair, found: dict[str, Any], *, has_lists: bool) -> None:
+    """Read what becomes of an element that fails."""
+    binder.take(pair, _ON_ERROR, "'on_error'", found, "on_error")
+    if found.get("on_error") == "drop" and not has_lists:
+        binder.say(
+            "bad-shape",
+            "'on_error: drop' needs a list to take elements out of",
+            pair.value.mark,
+            why="the node has neither 'each' nor a 'repeat' that keeps all repetitions",
+            fix="write on_error: absent",
+        )
 
 
 def _retry(binder: Binder, pair: Pair, found: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import NodeError
@@ -60,6 +60,8 @@ class RunResult:
             self._ran[event.node, element] = isinstance(event, StepFinished)
         elif isinstance(event, StepNote):
             self.notes.append(f"{event.node}{element}: {event.message}")
+        elif isinstance(event, StepFailed) and event.is_tolerated:
+            self.notes.append(str(replace(event, item=element)))
         elif isinstance(event, StepFailed):
             self._ran.pop((event.node, element), None)
             self.failures.append(

@@ -32,6 +32,7 @@ from .port_values import known_models
 from .state import State, is_first
 from .step import (
     ABSENT,
+    DROPPED,
     FAILED,
     Frame,
     NodeOutput,
@@ -40,17 +41,20 @@ from .step import (
     Status,
     Step,
     Unknown,
+    after_error,
     at_port,
     element_part,
     holds,
     in_records,
     leaves,
+    without_dropped,
 )
 from .values import Values, derived_seed
 from .waiting import missing_models
 
 __all__ = [
     "ABSENT",
+    "DROPPED",
     "FAILED",
     "FORCED",
     "KEY_FORMAT",
@@ -68,6 +72,7 @@ __all__ = [
     "Step",
     "Unknown",
     "Values",
+    "after_error",
     "at_port",
     "demands",
     "derived_seed",
@@ -86,4 +91,5 @@ __all__ = [
     "outputs_of",
     "plain_value",
     "why",
+    "without_dropped",
 ]

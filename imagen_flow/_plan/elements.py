@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from .._graph import Binding, ElementOf, Listed, Node, PerElement, RecordOf, sizing
 from .._types.artifact import Artifact
 from .._types.ports import BadValue
-from .step import Frame, Step, Unknown, without_value
+from .step import DROPPED, Frame, Step, Unknown, after_error, without_value
 from .values import Values
 
 __all__ = ["Elements", "elements", "is_off", "off_step"]
 
 
-class Elements(NamedTuple):
-    """The elements of a node: how many, their flags if they have any, and which of them these leave
-    out.
+class Off(NamedTuple):
+    """An element that does not run, since something is ``absent``, ``failed`` or ``dropped``; and
+    what.
     """
 
+    kind: str
+    why: str
+
+
+class Elements(NamedTuple):
+    """The elements of a node: how many, and which of them do not run."""
+
     size: int
-    flags: tuple[Artifact, ...] | None
-    off: frozenset[int]
+    off: Mapping[int, Off]
 
 
 def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unknown:
@@ -42,8 +48,12 @@ def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unkn
         elif not _is_on(values, slot):
             return _without(frame, node, slot.kind, _why_off(slot))
     if not node.each:
-        return Elements(1, None, frozenset())
-    off = frozenset(i for i, flag in enumerate(flags or ()) if not _is_on(values, flag))
+        return Elements(1, {})
+    off = {
+        i: Off(_kind(flag), _why_off(flag))
+        for i, flag in enumerate(flags or ())
+        if not _is_on(values, flag)
+    }
     kinds: dict[str, str] = {}
     sizes: dict[str, int] = {}
     waits: list[str] = []
@@ -57,6 +67,12 @@ def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unkn
                 waits += slot.after
             elif slot.items is not None:
                 sizes[path] = len(slot.items)
+                # What was dropped from one list is dropped with what is paired with it.
+                off |= {
+                    i: Off("dropped", f"its '{path}' was dropped")
+                    for i, item in enumerate(slot.items)
+                    if item is DROPPED
+                }
             else:
                 kinds[path] = slot.kind
     if waits:
@@ -71,7 +87,7 @@ def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unkn
     if len(set(sizes.values())) > 1:
         lengths = ", ".join(f"'{port}' has {n}" for port, n in sorted(sizes.items()))
         raise ValueError(f"the lists of 'each' differ in length: {lengths}")
-    return Elements(next(iter(sizes.values())), flags, off)
+    return Elements(next(iter(sizes.values())), off)
 
 
 def _lists(path: str, binding: Binding) -> Iterator[tuple[str, Binding]]:
@@ -106,10 +122,13 @@ def is_off(values: Values, frame: Frame, node: Node) -> bool:
 
 
 def off_step(frame: Frame, node: Node, found: Elements, i: int) -> Step:
-    """Give the step of an element that its flag leaves out."""
-    assert found.flags is not None
-    step = _without(frame, node, found.flags[i].kind, _why_off(found.flags[i]))
-    return step._replace(item=f"{frame.item}[{i}]", element=i)
+    """Give the step of an element that does not run."""
+    off = found.off[i]
+    slot = after_error(without_value(off.kind), node.on_error)
+    step = _without(frame, node, off.kind, off.why)
+    return step._replace(
+        item=f"{frame.item}[{i}]", element=i, outputs=dict.fromkeys(node.type.outputs, slot)
+    )
 
 
 def _is_on(values: Values, flag: Artifact) -> bool:
@@ -121,15 +140,24 @@ def _is_on(values: Values, flag: Artifact) -> bool:
     return False
 
 
+def _kind(flag: Artifact) -> str:
+    return "dropped" if flag is DROPPED else flag.kind
+
+
 def _why_off(flag: Artifact) -> str:
-    return "its 'when' is false" if flag.kind == "bool" else f"its 'when' is {flag.kind}"
+    if flag.kind == "bool":
+        return "its 'when' is false"
+    return f"its 'when' {'was' if flag is DROPPED else 'is'} {_kind(flag)}"
 
 
 def _without(frame: Frame, node: Node, kind: str, why: str) -> Step:
     """The one step of a node that has no values: its `when` is false, or a list of its `each` is
     absent or failed.
     """
-    outputs = dict.fromkeys(node.type.outputs, without_value(kind))
+    slot = without_value(kind)
+    if not node.each:  # it is its own only element
+        slot = after_error(slot, node.on_error)
+    outputs = dict.fromkeys(node.type.outputs, slot)
     return Step(
         frame.full(node.name),
         frame.item,

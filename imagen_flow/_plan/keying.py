@@ -17,14 +17,17 @@ from ..errors import ModelError, Problem
 from .keys import Keys
 from .port_values import complete_records, known_models, name_model
 from .step import (
+    FAILED,
     Frame,
     Slot,
     Step,
     Unknown,
+    after_error,
     at_port,
     holds,
     in_records,
     leaves,
+    list_of,
     without_value,
 )
 from .values import Values
@@ -80,6 +83,7 @@ class Keying:
         waits: list[str] = []
         absent = failed = ""
         bindings = node.bindings
+        paired = self._paired(frame, node, type_, elements or {}) if type_.paired else {}
         for port_name, port, default in self.keys.ports(type_):
             slot: Slot | None
             binding = bindings.get(port_name)
@@ -88,6 +92,7 @@ class Keying:
                 binding = binding and element_of(binding, element)
             else:
                 slot = default if binding is None else self.values.bind(frame, binding)
+            slot = paired.get(port_name, slot)
             if isinstance(slot, Unknown):
                 waits += slot.after
                 if port_name in type_.records:
@@ -147,7 +152,9 @@ class Keying:
                 element,
                 "skipped",
                 f"the source of its '{failed}' failed",
-                outputs=None if waits else dict.fromkeys(type_.outputs, without_value("failed")),
+                outputs=None
+                if waits
+                else dict.fromkeys(type_.outputs, after_error(FAILED, node.on_error)),
             )
         if type_.plan_check is not None and (
             why := self._check_models(frame, node, type_.plan_check, slots)
@@ -186,6 +193,33 @@ class Keying:
             slots,
             outputs,
         )
+
+    def _paired(
+        self, frame: Frame, node: Node, type_: NodeType, elements: Mapping[str, Slot]
+    ) -> dict[str, Artifact]:
+        """Leave out of the lists of a node that pairs them what is absent in one of them. Lists of
+        different length are the node's to refuse.
+        """
+        found: dict[str, Artifact] = {}
+        for port in type_.paired:
+            if port in node.bindings:
+                bound = elements.get(port) or self.values.bind(frame, node.bindings[port])
+                if isinstance(bound, Artifact) and bound.items is not None:
+                    found[port] = bound
+        rows = [slot.items or () for slot in found.values()]
+        if len({len(row) for row in rows}) != 1:
+            return {}
+        kept = [
+            i
+            for i, row in enumerate(zip(*rows, strict=True))
+            if not any(s.kind == "absent" for s in row)
+        ]
+        if len(kept) == len(rows[0]):
+            return {}
+        return {
+            port: list_of([slot.items[i] for i in kept if slot.items is not None])
+            for port, slot in found.items()
+        }
 
     def look_up(self, key: str, type_: NodeType) -> dict[str, Artifact] | None:
         """Ask the store for the outputs of a step."""

@@ -26,6 +26,7 @@ from .step import (
     Slot,
     Step,
     Unknown,
+    after_error,
     leaves,
     list_of,
     listed,
@@ -137,7 +138,8 @@ class State:
         """What is known of a node that cannot be worked out: its outputs are those of one that
         failed. What needs them is skipped, and the rest goes on.
         """
-        outputs = dict.fromkeys(node.type.outputs, FAILED)
+        slot = FAILED if node.each else after_error(FAILED, node.on_error)
+        outputs = dict.fromkeys(node.type.outputs, slot)
         frame.below.pop(node.name, None)
         return NodeState(
             [
@@ -242,8 +244,7 @@ class State:
         steps: list[Step] = []
         for i in range(found.size):
             if i in found.off:
-                assert found.flags is not None
-                results.append(dict.fromkeys(inner.outputs, without_value(found.flags[i].kind)))
+                results.append(dict.fromkeys(inner.outputs, without_value(found.off[i].kind)))
                 continue
             try:
                 fate = self._enter(frame, node, inner, i)
@@ -257,6 +258,11 @@ class State:
                     raise
                 results.append(dict.fromkeys(inner.outputs, FAILED))
                 steps.append(_unfit(frame, node, i, error))
+        if node.on_error != "fail":
+            results = [
+                {port: after_error(slot, node.on_error) for port, slot in result.items()}
+                for result in results
+            ]
         whole: dict[str, Slot] = (
             {port: listed([r[port] for r in results]) for port in inner.outputs}
             if node.each
@@ -474,7 +480,7 @@ def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
         i,
         "failed",
         f"it {error}",
-        outputs=dict.fromkeys(node.type.outputs, FAILED),
+        outputs=dict.fromkeys(node.type.outputs, after_error(FAILED, node.on_error)),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from .._graph import Graph, Node
+from .._graph import Graph, Node, OnError
 from .._types.artifact import Artifact
 from .._types.digest import tagged
 from .._types.value_digests import digest_value
@@ -18,6 +18,7 @@ from .._types.values import Absent
 
 __all__ = [
     "ABSENT",
+    "DROPPED",
     "FAILED",
     "Frame",
     "NodeState",
@@ -28,6 +29,7 @@ __all__ = [
     "Unknown",
     "at_port",
     "element_part",
+    "after_error",
     "holds",
     "in_records",
     "leaves",
@@ -36,6 +38,7 @@ __all__ = [
     "present",
     "record_of",
     "together",
+    "without_dropped",
     "without_value",
 ]
 
@@ -44,6 +47,11 @@ ABSENT = Artifact(digest_value(Absent.value), "absent")
 #: The value of an output whose step failed. It flows like an absent one, but nothing takes its
 # place.
 FAILED = Artifact(tagged("failed"), "failed")
+
+#: The value of an element that failed and is to be taken out of its list. It keeps its place, so that
+# what is paired with it stays so, until the list goes into a port or an output; it is otherwise
+# like an absent one.
+DROPPED = Artifact(tagged("dropped"), "absent")
 
 #: *cached* (the store has it), *runs*, *waits* (what it computes from, or whether it is needed,
 # depends on what runs), *absent* (it will have no value), *idle* (not in the store, and not
@@ -220,8 +228,27 @@ def element_part(item: str) -> str:
 
 
 def without_value(kind: str) -> Artifact:
-    """Give what an output is when what it needs is absent or failed."""
-    return FAILED if kind == "failed" else ABSENT
+    """Give what an output is when what it needs is absent, failed or dropped."""
+    return {"failed": FAILED, "dropped": DROPPED}.get(kind, ABSENT)
+
+
+def after_error(slot: Slot, on_error: OnError) -> Slot:
+    """Put in the place of what failed, at any depth, what `on_error` says."""
+    if on_error == "fail" or isinstance(slot, Unknown):
+        return slot
+    if slot.kind == "failed":
+        return DROPPED if on_error == "drop" else ABSENT
+    if slot.items is None or slot.kind != "list" or not holds(slot, "failed"):
+        return slot
+    items = [after_error(item, on_error) for item in slot.items]
+    return list_of([item for item in items if isinstance(item, Artifact)])
+
+
+def without_dropped(slot: Artifact) -> Artifact:
+    """Leave the elements that were dropped out of a list, and of the lists in it."""
+    if slot.items is None or slot.kind != "list" or not holds(slot, "absent"):
+        return slot
+    return list_of([without_dropped(item) for item in slot.items if item is not DROPPED])
 
 
 def present(slot: Artifact) -> Artifact:

@@ -45,6 +45,7 @@ from ..errors import MAX_PROBLEMS, GraphError, Problem, nearest
 from .named_models import NamedModels
 from .step import (
     ABSENT,
+    DROPPED,
     FAILED,
     Frame,
     Slot,
@@ -70,7 +71,7 @@ class Constants:
 
     def __init__(self, codecs: Codecs) -> None:
         self.codecs = codecs
-        self.by_digest: dict[str, Any] = {ABSENT.digest: Absent.value}
+        self.by_digest: dict[str, Any] = {ABSENT.digest: Absent.value, DROPPED.digest: Absent.value}
 
     def copy(self) -> Constants:
         made = Constants(self.codecs)

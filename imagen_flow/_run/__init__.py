@@ -19,6 +19,21 @@ models will be needed; `call` calls a node's function; `results` checks and stor
 
 from .event_queue import item_label
 from .execution import Run, execute
-from .output_delivery import PlannedWrite, collect, planned_writes
+from .output_delivery import (
+    DROPPED_ELEMENT,
+    PlannedWrite,
+    collect,
+    leave_out_dropped,
+    planned_writes,
+)
 
-__all__ = ["Run", "PlannedWrite", "collect", "execute", "item_label", "planned_writes"]
+__all__ = [
+    "DROPPED_ELEMENT",
+    "Run",
+    "PlannedWrite",
+    "collect",
+    "execute",
+    "item_label",
+    "leave_out_dropped",
+    "planned_writes",
+]

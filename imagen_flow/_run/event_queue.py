@@ -46,7 +46,9 @@ class EventQueue:
         self.fail_fast = fail_fast
         #: Gives the stored notes of a cached step.
         self.kept_notes: Callable[[Step], tuple[str, ...]] = lambda step: ()
-        self.ran = self.cached = self.failed = 0
+        #: Says what becomes of a step that fails.
+        self.on_error: Callable[[Step], str] = lambda step: step.node.on_error
+        self.ran = self.cached = self.failed = self.tolerated = 0
         #: The keys of steps that ran or were cached, by step.
         self.keys: dict[str, str] = {}
         #: The keys of steps that have started.
@@ -183,11 +185,13 @@ class EventQueue:
         self.put(events.StepFinished(step.name, step.item, took_s, self.now()))
 
     def fail(self, step: Step, cause: Exception) -> None:
-        """Report that a step failed.
+        """Report that a step failed. If its node, or a graph around it, does without, the run and
+        the item have not failed.
 
         Raises:
             FailFast: the user wants the run to stop then.
         """
+        on_error = self.on_error(step)
         error = (
             cause
             if isinstance(cause, NodeError)
@@ -200,10 +204,14 @@ class EventQueue:
             )
         )
         error.__cause__ = cause if error is not cause else cause.__cause__
+        self._set_outcome(step_title(step.name, step.item), "failed")
+        message = describe_error(cause)
+        self.put(events.StepFailed(step.name, step.item, message, error, self.now(), on_error))
+        if on_error != "fail":
+            self.tolerated += 1
+            return
         self.failed += 1
         self.failed_items.add(item_label(step.item))
-        self._set_outcome(step_title(step.name, step.item), "failed")
-        self.put(events.StepFailed(step.name, step.item, describe_error(cause), error, self.now()))
         if self.fail_fast:
             raise FailFast
 
@@ -230,7 +238,9 @@ class EventQueue:
             raise FailFast
 
     def finished_event(self, status: str) -> events.RunFinished:
-        return events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
+        return events.RunFinished(
+            status, self.ran, self.cached, self.failed, self.now(), self.tolerated
+        )
 
     # ---- the other end
 

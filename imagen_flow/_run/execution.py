@@ -210,6 +210,9 @@ class _RunThread:
             else:
                 store = stack.enter_context(plan.store.in_use())
             queue.kept_notes = partial(kept_notes, store)
+            queue.on_error = lambda step: plan.graph.on_error(
+                step.name, is_whole=step.element is None and bool(step.node.each)
+            )
             cache = ValueCache()
             state = self.state = plan.state.copy(store, cache)
             stack.callback(setattr, state.values, "store", plan.store)

@@ -13,7 +13,7 @@ from typing import Any
 from .._graph import Output
 from .._outputs.templates import fields_of
 from .._outputs.writer import OutFolder, OutputWriter
-from .._plan import Frame, Plan, State, Unknown, holds
+from .._plan import DROPPED, FAILED, Frame, Plan, State, Unknown, holds, without_dropped
 from .._store import Damaged
 from .._types.artifact import Artifact
 from .._types.models import Model
@@ -24,7 +24,15 @@ from .event_queue import EventQueue, describe_error
 from .file_names import file_names, planned_file_names
 from .recorder import ProvenanceRecorder
 
-__all__ = ["Out", "OutputDelivery", "PlannedWrite", "collect", "planned_writes"]
+__all__ = [
+    "DROPPED_ELEMENT",
+    "Out",
+    "OutputDelivery",
+    "PlannedWrite",
+    "collect",
+    "leave_out_dropped",
+    "planned_writes",
+]
 
 #: How many files may wait to be written, with their values in memory, before the run waits for them.
 MAX_WRITES = 64
@@ -113,6 +121,8 @@ class OutputDelivery:
         try:
             writer = self._writer(label) if output.path is not None else None
             is_one = slot.items is None or is_one_file(output)
+            if is_one or writer is None:
+                slot = without_dropped(slot)
             if is_one and slot.items is not None and holds(slot, "failed"):
                 why = "some of its elements failed"
                 self.queue.put(OutputAbsent(output.name, why, self.queue.now(), label))
@@ -142,12 +152,17 @@ class OutputDelivery:
             )
             for artifact, item, index in elements:
                 if artifact.kind in ("absent", "failed"):
+                    because = {
+                        FAILED: "its source failed",
+                        DROPPED: "its source failed and was dropped",
+                    }.get(artifact, "its source is absent")
                     self.queue.put(
                         OutputAbsent(
                             output.name + item,
-                            f"its source {'failed' if artifact.kind == 'failed' else 'is absent'}",
+                            because,
                             self.queue.now(),
                             label,
+                            artifact is DROPPED,
                         )
                     )
                     continue
@@ -241,6 +256,10 @@ class OutputDelivery:
             self.queue.output_failed(output.name, item, message)
 
 
+#: The place of an element that was dropped, until all elements have arrived.
+DROPPED_ELEMENT: Any = object()
+
+
 def collect(outputs: dict[str, Any], name: str, element: str, value: Any) -> None:
     """Add what an event delivered to the outputs by name: the elements of a list arrive one by one,
     in any order.
@@ -253,6 +272,13 @@ def collect(outputs: dict[str, Any], name: str, element: str, value: Any) -> Non
     elements += [None] * (index + 1 - len(elements))
     elements[index] = value
     outputs[name] = elements
+
+
+def leave_out_dropped(outputs: dict[str, Any]) -> None:
+    """Take the elements that were dropped out of the collected lists."""
+    for name, value in outputs.items():
+        if isinstance(value, list):
+            outputs[name] = [element for element in value if element is not DROPPED_ELEMENT]
 
 
 def is_one_file(output: Output) -> bool:

@@ -415,6 +415,7 @@ def _describe_node(graph: Graph, node: Node, name: str) -> dict[str, Any]:
     describe_error |= {
         "repeat": {"times": node.repeat.times, "best": node.repeat.best} if node.repeat else None
     }
+    describe_error |= {"on_error": None if node.on_error == "fail" else node.on_error}
     describe_error |= {"cache": None if node.cache else False}
     return {
         **type_,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .._models import ModelPool
-from .._plan import FAILED, FORCED, Frame, State, Step, leaves, why
+from .._plan import FAILED, FORCED, Frame, State, Step, after_error, leaves, why
 from .._store import Damaged, Store
 from .._types.artifact import Artifact
 from .._types.node import NodeType
@@ -389,7 +389,7 @@ def _as_failed(step: Step, cause: Exception) -> Step:
     return step._replace(
         status="failed",
         reason=describe_error(cause),
-        outputs=dict.fromkeys(step.node.type.outputs, FAILED),
+        outputs=dict.fromkeys(step.node.type.outputs, after_error(FAILED, step.node.on_error)),
     )
 
 

@@ -17,7 +17,7 @@ from .._models import ModelPool
 from .._outputs.disk import ImmediateChanges
 from .._outputs.writer import OutFolder, OutputWriter
 from .._plan import Plan, PlannedItem
-from .._run import collect, execute
+from .._run import DROPPED_ELEMENT, collect, execute, leave_out_dropped
 from .._store import Store
 from .._types.codec import Codecs
 from .._types.models import Model
@@ -207,6 +207,8 @@ class SweepRun:
         result, element = one.result, bracket + rest
         if isinstance(event, events.StepNote):
             result.notes.append(f"{event.node}{element}: {event.message}")
+        elif isinstance(event, events.StepFailed) and event.is_tolerated:
+            result.notes.append(str(replace(event, item=element)))
         elif isinstance(event, events.StepFailed):
             result.error = result.error or f"{event.node}{element}: {event.message}"
         elif isinstance(event, events.OutputFailed):
@@ -220,7 +222,8 @@ class SweepRun:
                 self._own_store.keep_until_exit()
         elif isinstance(event, events.OutputAbsent):
             name, _, number = event.output.partition("[")
-            collect(result.outputs, name, f"[{number}" if number else "", None)
+            value = DROPPED_ELEMENT if event.dropped else None
+            collect(result.outputs, name, f"[{number}" if number else "", value)
 
     def _told(self, event: events.OutputWritten) -> dict[str, Any]:
         """Give what the index says of an output."""
@@ -237,6 +240,7 @@ class SweepRun:
     ) -> Event:
         """Record that an item has ended."""
         item, result = one.item, one.result
+        leave_out_dropped(result.outputs)
         result.status = "failed" if event.status == "failed" else "done"
         if result.status == "failed":
             result.error = result.error or event.message or one.skipped or "what it needs failed"

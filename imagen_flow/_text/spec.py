@@ -92,7 +92,7 @@ class NodeSpec:
     name: Word
     type: Word
     arguments: dict[str, Pair]
-    reserved: dict[str, Pair]  # each, when, repeat, retry, device, cache, timeout, settings
+    reserved: dict[str, Pair]  # RESERVED without `type`
 
     @property
     def mark(self) -> Mark:

@@ -49,7 +49,18 @@ __all__ = ["RESERVED", "Upstream", "NodeFunction", "NodeType", "node"]
 #: Words of a node in a graph file that can name no port. A closed list; a word more needs a new
 # format version.
 RESERVED = frozenset(
-    {"type", "each", "when", "repeat", "retry", "device", "cache", "timeout", "settings"}
+    {
+        "type",
+        "each",
+        "when",
+        "repeat",
+        "retry",
+        "on_error",
+        "device",
+        "cache",
+        "timeout",
+        "settings",
+    }
 )
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
@@ -97,6 +108,8 @@ class NodeType:
     #: How what were ports once is written now, by the names of these.
     renamed: Mapping[str, str] = field(default_factory=dict)
     many: Many | None = None
+    #: Ports of lists that are paired: what one of them lacks is left out of all.
+    paired: tuple[str, ...] = ()
     plan_check: Callable[..., None] | None = None
     #: Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
     # digest of the plugin's source.
@@ -233,7 +246,12 @@ class NodeFunction:
 
 
 def node(
-    name: str, *, version: int, uses: Sequence[str] = (), renamed: Mapping[str, str] | None = None
+    name: str,
+    *,
+    version: int,
+    uses: Sequence[str] = (),
+    renamed: Mapping[str, str] | None = None,
+    paired: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], NodeFunction]:
     """Declare a node type.
 
@@ -245,6 +263,8 @@ def node(
         renamed: what to write in the place of ports that the node type no longer has, by their
             names: ``{"lora_weights": "loras: [{model: …, weight: …}]"}``. A graph that uses one is
             told.
+        paired: ports of lists whose k-th elements belong together: ``("images", "labels")``. An
+            element that is absent in one of them is left out of all, so that no pair shifts.
 
     Raises:
         TypeError: the signature cannot be ports; the message names the parameter and says what may
@@ -267,7 +287,12 @@ def node(
         read = _read(name, version, tuple(sorted(uses)), function)
         if clash := sorted((renamed or {}).keys() & read.inputs.keys()):
             raise TypeError(f"{name}: '{clash[0]}' is listed as renamed, but is a port")
-        return NodeFunction(function, replace(read, renamed=dict(renamed or {})))
+        for port in paired:
+            if port not in read.inputs:
+                raise TypeError(f"{name}: it has no port '{port}' that could be paired")
+        return NodeFunction(
+            function, replace(read, renamed=dict(renamed or {}), paired=tuple(paired))
+        )
 
     return decorate
 

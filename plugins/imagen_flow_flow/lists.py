@@ -87,7 +87,7 @@ def range_(
     return [checked(partial(_spaced, start, step, index)) for index in range(count)]
 
 
-@node("list.filter", version=1)
+@node("list.filter", version=1, paired=("values", "by"))
 def filter_(
     values: List[Value],
     by: List[Value],
@@ -98,8 +98,8 @@ def filter_(
     """Keep the elements of a list whose score is high or low enough, or whose flag is true.
 
     Inputs:
-        by: for each element a number or a boolean. Both lists go without their absent elements, so
-            they must lack the same ones, as the outputs of nodes that go through one list do.
+        by: for each element a number or a boolean. Where one of the lists has an absent element,
+            both go without.
 
     Params:
         at_least, at_most: bounds of the scores, included; for booleans none.
@@ -127,7 +127,7 @@ def filter_(
     ]
 
 
-@node("list.sort", version=1)
+@node("list.sort", version=1, paired=("values", "by"))
 def sort(
     values: List[Value],
     by: List[Number] | List[Text] | None = None,
@@ -139,7 +139,7 @@ def sort(
 
     Inputs:
         by: for each element a number or a text; without it, the elements themselves are compared.
-            Both lists go without their absent elements, so they must lack the same ones.
+            Where one of the lists has an absent element, both go without.
 
     Params:
         descending: the largest first.
@@ -178,7 +178,7 @@ def flatten(values: List[Value], *, depth: Annotated[int, Range(1, 32)] = 32) ->
     return flat
 
 
-@node("list.zip", version=1)
+@node("list.zip", version=1, paired=("a", "b", "c", "d"))
 def zip_(
     a: List[Value],
     b: List[Value],
@@ -188,7 +188,8 @@ def zip_(
     """Pair the elements of lists: the first with the first, and so on.
 
     Outputs:
-        a list of an element of each list, for each position.
+        a list of an element of each list, for each position; a position at which one of them has an
+            absent element is left out.
 
     Raises:
         ValueError: the lists differ in length.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@node("image.grid", version=1, uses=("numpy", "pillow"))
+@node("image.grid", version=1, uses=("numpy", "pillow"), paired=("images", "labels"))
 def grid(
     images: List[Image],
     *,

@@ -23,6 +23,13 @@ in short:
   equals) alone. Without a score the outputs are failed if a score failed, else absent.
 - Steps of equal type and inputs are one: called once a run, failing or forced too, and not again
   once kept. What says `cache: false` is called for itself.
+- `on_error` decides about each element that fails, for whatever reason (without `each`, about the
+  node): `absent` makes absent what failed of its outputs, at any depth; `drop` takes it out of the
+  list. A dropped element keeps its place for what goes through its list by `each`, where all that is
+  paired with it is dropped too; everywhere else it is not there. A node that fails as a whole, with
+  its lists, fails.
+- A node type may pair lists: where one has an absent element, it is left out of all, if they are of
+  equal length.
 - Outputs show absent and failed as None, at any depth.
 
 The two differ only where the reference leaves the engine free: an input need not be computed once a
@@ -41,7 +48,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-__all__ = ["ABSENT", "FAILED", "NODE_TYPES", "Call", "Evaluation", "Scope"]
+__all__ = ["ABSENT", "DROPPED", "FAILED", "NODE_TYPES", "Call", "Evaluation", "Scope"]
 
 
 class _Mark:
@@ -52,7 +59,7 @@ class _Mark:
         return self.name
 
 
-ABSENT, FAILED = _Mark("ABSENT"), _Mark("FAILED")
+ABSENT, FAILED, DROPPED = _Mark("ABSENT"), _Mark("FAILED"), _Mark("DROPPED")
 _REQUIRED = object()
 _REFERENCE = re.compile(r"\$\{(\w+)(?:\.(\w+))?\}")
 
@@ -111,6 +118,15 @@ NODE_TYPES = {
         "int",
         lambda values, start: (sum(values) + start) % 1000,
     ),
+    "t.weigh": _type(
+        {"values": "list[int]", "by": ("list[int]", None)},
+        "int",
+        lambda values, by: (
+            FAILED
+            if by is not None and len(by) != len(values)
+            else sum(n * (i if by is None else by[i]) for i, n in enumerate(values)) % 1000
+        ),
+    ),
     "t.optional_sum": _type(
         {"values": ("list[int]", None)},
         "int",
@@ -149,6 +165,8 @@ class Call:
     fails: bool
     kept: bool
     forced: bool
+    #: It may fail without failing the run.
+    tolerated: bool
 
 
 @dataclass
@@ -186,10 +204,33 @@ def is_failed(value: Any) -> bool:
     return any(leaf is FAILED for leaf in leaves(value))
 
 
+def after_error(value: Any, policy: str) -> Any:
+    """What `on_error` puts in the place of what failed, at any depth."""
+    if policy == "fail":
+        return value
+    if isinstance(value, list):
+        return [after_error(item, policy) for item in value]
+    return {"absent": ABSENT, "drop": DROPPED}[policy] if value is FAILED else value
+
+
+#: The ports that a node type pairs.
+PAIRED = {"t.weigh": ("values", "by")}
+
+
+def in_pairs(received: dict[str, Any], ports: tuple[str, ...]) -> dict[str, Any]:
+    """What ports that are paired receive: without the places at which one has nothing."""
+    lists = {port: received[port] for port in ports if isinstance(received.get(port), list)}
+    if len({len(values) for values in lists.values()}) != 1:
+        return {}
+    rows = zip(*lists.values(), strict=True)
+    whole = [i for i, row in enumerate(rows) if ABSENT not in row and DROPPED not in row]
+    return {port: [values[i] for i in whole] for port, values in lists.items()}
+
+
 def without_absent(value: Any) -> Any:
     """An absent element of a list is left out, an absent value in a mapping is null; at any depth."""
     if isinstance(value, list):
-        return [without_absent(item) for item in value if item is not ABSENT]
+        return [without_absent(item) for item in value if item not in (ABSENT, DROPPED)]
     if isinstance(value, dict):
         return {
             key: None if item is ABSENT else without_absent(item) for key, item in value.items()
@@ -232,7 +273,7 @@ def as_records(type_: str, value: Any) -> Any:
     if isinstance(value, _Mark) or value is None:
         return value
     if type_.startswith("list["):
-        return [as_records(type_[5:-1], item) for item in value if item is not ABSENT]
+        return [as_records(type_[5:-1], item) for item in value if item not in (ABSENT, DROPPED)]
     fields = RECORDS[type_]
     given = value if isinstance(value, dict) else {next(iter(fields)): value}
     return {
@@ -314,18 +355,34 @@ class Scope:
     def node(self, name: str) -> dict[str, Any]:
         if name not in self.values:
             ports = self.output_names(name)
+            policy = self.policy(name)
             whole, elements = self.shape(name)
             if whole is not None:
-                self.values[name] = dict.fromkeys(ports, whole)
+                has_each = "each" in self.graph["nodes"][name]
+                mark = whole if has_each else after_error(whole, policy)
+                self.values[name] = dict.fromkeys(ports, mark)
             elif elements is None:
-                self.values[name] = self.element(name, 0)
+                result = self.element(name, 0)
+                self.values[name] = {port: after_error(result[port], policy) for port in ports}
             else:
                 results = [
                     dict.fromkeys(ports, flag) if isinstance(flag, _Mark) else self.element(name, i)
                     for i, flag in enumerate(elements)
                 ]
-                self.values[name] = {port: [result[port] for result in results] for port in ports}
+                self.values[name] = {
+                    port: [after_error(result[port], policy) for result in results]
+                    for port in ports
+                }
         return self.values[name]
+
+    def policy(self, name: str) -> str:
+        return str(self.graph["nodes"][name].get("on_error", "fail"))
+
+    def tolerates(self, name: str | None) -> bool:
+        """Whether the run goes on if something in this node fails, or in this graph."""
+        if name is not None and self.policy(name) != "fail":
+            return True
+        return self.around is not None and self.around[0].tolerates(self.around[1])
 
     def shape(self, name: str) -> tuple[_Mark | None, list[Any] | None]:
         """Whether all outputs of a node are absent or failed; else its elements (each is True, or
@@ -345,8 +402,13 @@ class Scope:
         if len({len(values) for values in lists}) > 1:
             return FAILED, None
         marks = flags if isinstance(flags, list) else [True] * len(lists[0])
+        marks = [
+            True if flag is True else flag if flag in (FAILED, DROPPED) else ABSENT
+            for flag in marks
+        ]
         return None, [
-            True if flag is True else FAILED if flag is FAILED else ABSENT for flag in marks
+            DROPPED if any(values[i] is DROPPED for values in lists) else mark
+            for i, mark in enumerate(marks)
         ]
 
     def arguments(self, name: str, i: int) -> dict[str, Any]:
@@ -372,7 +434,7 @@ class Scope:
         return {
             key: value
             for key, value in self.graph["nodes"][name].items()
-            if key not in ("type", "each", "when", "repeat", "retry", "cache")
+            if key not in ("type", "each", "when", "repeat", "retry", "cache", "on_error")
         }
 
     def element(self, name: str, i: int) -> dict[str, Any]:
@@ -402,6 +464,7 @@ class Scope:
         if node["type"] in NODE_TYPES:
             wanted = NODE_TYPES[node["type"]].inputs
             received = {port: given.get(port, ABSENT) for port in wanted}
+            received |= in_pairs(received, PAIRED.get(node["type"], ()))
             records = {
                 port for port, (type_, _) in wanted.items() if type_.endswith(("use", "use]"))
             }
@@ -573,7 +636,7 @@ class _Demand:
                     self.references(
                         scope, written if not self.least or not isinstance(written, list) else None
                     )
-            self.refused |= whole is FAILED and not reasons
+            self.refused |= whole is FAILED and not reasons and not scope.tolerates(None)
             return
         if not self.least:  # how long a list is may be known before what is in it
             self.references(scope, list(each.values()))
@@ -590,7 +653,7 @@ class _Demand:
             for p in ports:
                 if not self.least or reasons == [p]:
                     self.port(scope, name, p, i)
-            self.refused |= mark is FAILED and not plain
+            self.refused |= mark is FAILED and not plain and not scope.tolerates(name)
             return
         if plain:
             for p in ports:
@@ -602,7 +665,14 @@ class _Demand:
             item = f"[{i}]" if "each" in node else ""
             fails = any(value is FAILED for value in scope.element(name, i).values())
             self.calls.append(
-                Call(f"{scope.prefix}{name}{item}", line, fails, node.get("cache", True), forced)
+                Call(
+                    f"{scope.prefix}{name}{item}",
+                    line,
+                    fails,
+                    node.get("cache", True),
+                    forced,
+                    scope.tolerates(name),
+                )
             )
             return
         inner = scope.files[node["type"]].get("inputs", {})

@@ -30,6 +30,7 @@ _SIGNATURES: dict[str, tuple[int, dict[str, str], dict[str, str]]] = {
     "t.range": (3, {"n": "int"}, {"": "list[int]"}),
     "t.ints": (2, {"values": "list[int]"}, {"": "list[int]"}),
     "t.sum": (3, {"values": "list[int]", "start": "int?"}, {"": "int"}),
+    "t.weigh": (3, {"values": "list[int]", "by": "list[int]?"}, {"": "int"}),
     "t.optional_sum": (2, {"values": "list[int]?"}, {"": "int"}),
     "t.chunk": (2, {"values": "list[int]"}, {"": "list[list[int]]"}),
     "t.nest": (2, {"values": "list[list[int]]"}, {"": "text"}),
@@ -94,7 +95,7 @@ def edited(case: Case, seed: int) -> Case:
                 {
                     key: value
                     for key, value in node.items()
-                    if key not in (*bounded, "each", "repeat", "retry")
+                    if key not in (*bounded, "each", "repeat", "retry", "on_error")
                 },
                 node,
                 places,
@@ -278,6 +279,7 @@ class _Drawing:
             node["retry"] = 2
         if self.dice.random() < 0.06:
             node["cache"] = False
+        self.on_error(node, has_lists=many)
         return node, {port: f"list[{o}]" for port, o in outputs.items()} if many else outputs
 
     def graph_node(self, inner: _Included) -> tuple[dict[str, Any], dict[str, str]]:
@@ -300,9 +302,17 @@ class _Drawing:
             else:
                 node["repeat"] = self.dice.randint(1, 3)
                 outputs = {name: f"list[{type_}]" for name, type_ in outputs.items()}
+        self.on_error(node, has_lists=many or isinstance(node.get("repeat"), int))
         return node, {
             name: f"list[{type_}]" for name, type_ in outputs.items()
         } if many else outputs
+
+    def on_error(self, node: dict[str, Any], *, has_lists: bool) -> None:
+        """Perhaps say what becomes of elements that fail."""
+        if self.dice.random() < 0.3:
+            node["on_error"] = self.dice.choice(
+                ("absent", "drop", "fail") if has_lists else ("absent",)
+            )
 
     def arguments(self, node: dict[str, Any], ports: dict[str, str], bounded: set[str]) -> bool:
         """Write a node's arguments, perhaps some of them in an `each`, and perhaps a `when`; tell

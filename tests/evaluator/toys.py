@@ -140,6 +140,13 @@ def total(values: List[int], start: int = 0) -> int:
     return (sum(values) + start) % 1000
 
 
+@node("t.weigh", version=1, paired=("values", "by"))
+def weigh(values: List[int], by: List[int] | None = None) -> int:
+    log("t.weigh", values=list(values), by=None if by is None else list(by))
+    weights = range(len(values)) if by is None else by
+    return sum(n * weight for n, weight in zip(values, weights, strict=True)) % 1000
+
+
 @node("t.optional_sum", version=1)
 def optional_total(values: List[int] | None = None) -> int:
     log("t.optional_sum", values=None if values is None else list(values))
