@@ -169,7 +169,7 @@ CODES: dict[str, str] = {
     "unknown-key": "a key that does not exist",
     "missing-key": "a required key is missing",
     "bad-name": "a name that references cannot use",
-    "name-clash": "an input and a node have the same name",
+    "name-clash": "an input and a node, or two outputs of a node, have the same name",
     "bad-reference": "a reference with invalid syntax",
     "unknown-reference": "a reference to a node or an input that does not exist",
     "unknown-output": "a reference to an output that the node does not have",

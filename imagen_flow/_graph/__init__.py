@@ -37,6 +37,7 @@ from .expansion import STEPS
 from .file_fields import FileNames
 from .graph import (
     RANDOM,
+    ROUNDS,
     Axis,
     FilesIn,
     Graph,
@@ -60,6 +61,7 @@ __all__ = [
     "LOADING",
     "PER_ITEM",
     "RANDOM",
+    "ROUNDS",
     "STEPS",
     "Axis",
     "Binding",

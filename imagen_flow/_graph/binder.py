@@ -30,7 +30,7 @@ from .bindings import (
     RecordOf,
     sizing,
 )
-from .graph import Graph, Input
+from .graph import ROUNDS, Graph, Input
 from .suggestions import (
     mend_edge,
     mend_literal,
@@ -431,7 +431,14 @@ class Binder:
             if type_ is None:
                 return FromNode(name, reference.port or ""), None
             port = reference.port or type_.primary
+            spec = self.spec.nodes[name].reserved
+            repeat = spec["repeat"].value.value if "repeat" in spec else None
             output = type_.outputs.get(port)
+            if output is None and port == ROUNDS and isinstance(repeat, dict) and "until" in repeat:
+                rounds = PortType("int")
+                return FromNode(name, port), (
+                    PortType("list", element=rounds) if "each" in spec else rounds
+                )
             if output is None:
                 self.say(
                     "unknown-output",
@@ -440,11 +447,7 @@ class Binder:
                     fix=self.nearest_output(name, port, type_),
                 )
                 return None
-            spec = self.spec.nodes[name].reserved
-            repeated = "repeat" in spec and not (
-                isinstance(spec["repeat"].value.value, dict)
-                and "keep" in spec["repeat"].value.value
-            )
+            repeated = "repeat" in spec and not (isinstance(repeat, dict) and "keep" in repeat)
             given = PortType("list", element=output.type) if repeated else output.type
             return FromNode(name, port), (
                 PortType("list", element=given) if "each" in spec else given

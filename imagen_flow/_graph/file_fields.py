@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from .._outputs.templates import FILE_PARTS, FileField, TemplateFault, file_fields_of
 from .._types.ports import PortType
 from .bindings import FromInput, FromNode, sizing
-from .graph import Input, Node
+from .graph import ROUNDS, Input, Node
 
 __all__ = ["FileNames"]
 
@@ -97,7 +97,7 @@ class FileNames:
         if node is None:
             return FromNode(node_name, port), None
         port = port or node.type.primary
-        if port not in node.type.outputs:
+        if port not in node.outputs:
             return None
         return FromNode(node_name, port), _given(node, port)
 
@@ -133,7 +133,9 @@ class FileNames:
 
 def _given(node: Node, port: str) -> PortType:
     """The type of what a node's output gives in all."""
+    if port == ROUNDS and port not in node.type.outputs:
+        return PortType("list", element=PortType("int")) if node.each else PortType("int")
     type_ = node.type.outputs[port].type
-    for goes in (node.repeat is not None and node.repeat.best is None, bool(node.each)):
+    for goes in (node.repeat is not None and node.repeat.gives_lists, bool(node.each)):
         type_ = PortType("list", element=type_) if goes else type_
     return type_

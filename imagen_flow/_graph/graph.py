@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RANDOM",
+    "ROUNDS",
     "Axis",
     "FilesIn",
     "Graph",
@@ -35,6 +37,9 @@ __all__ = [
     "TableAt",
     "Values",
 ]
+
+#: The output of a node that is repeated `until` something holds: how many repetitions there were.
+ROUNDS = "rounds"
 
 #: What becomes of an element of a node that fails: the run fails; its place is empty; it is taken
 # out of the list.
@@ -57,12 +62,28 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """How often a graph is run as a node, and which of its outputs says which run to keep (None
-    keeps all, as lists).
+    """How often a graph is run as a node, at most.
+
+    Params:
+        best: the output that says which repetition to keep; None keeps all, as lists.
+        until: the output that ends it, where it is true.
+        last: keep the last repetition alone.
     """
 
     times: int
     best: str | None
+    until: str | None = None
+    last: bool = False
+
+    @property
+    def gives_lists(self) -> bool:
+        """Whether all repetitions are kept."""
+        return self.best is None and not self.last
+
+    @property
+    def decides(self) -> set[str]:
+        """The outputs of the graph that decide what is kept."""
+        return {name for name in (self.best, self.until) if name is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +115,14 @@ class Node:
     def inputs(self) -> dict[str, Port]:
         """The node's input ports; the inputs of a graph are its ports."""
         return self.type.inputs if isinstance(self.type, NodeType) else self.type.ports
+
+    @functools.cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of its outputs: those of its type and, with `until`, how many repetitions there
+        were.
+        """
+        counts = self.repeat is not None and self.repeat.until is not None
+        return (*self.type.outputs, ROUNDS) if counts else tuple(self.type.outputs)
 
     @property
     def is_single(self) -> bool:

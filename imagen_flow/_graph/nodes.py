@@ -16,14 +16,14 @@ from .._settings.devices import (
     QUANTIZATIONS,
     nearest_device,
 )
-from .._text.spec import NodeSpec, Pair
+from .._text.spec import NodeSpec, Pair, Reference, Word
 from .._types.node import NodeType
 from .._types.ports import Port, PortType, describe, fits
 from .._types.values import Range
 from .binder import Binder
 from .bindings import Binding, FileAt, FromNode, Given, ModelAt, readings
-from .graph import Graph, Node, Repeat
-from .suggestions import only_suggestion, plain, suggest
+from .graph import ROUNDS, Graph, Node, Repeat
+from .suggestions import only_suggestion, plain, reference_text, suggest
 
 __all__ = ["DTYPE", "LOADING", "is_device", "read_node"]
 
@@ -210,7 +210,7 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
 def _gives_lists(found: Mapping[str, Any]) -> bool:
     """Whether a node gives a list of its repetitions."""
     repeat = found.get("repeat")
-    return repeat is not None and repeat.best is None
+    return repeat is not None and repeat.gives_lists
 
 
 def _on_error(binder: Binder, pair: Pair, found: dict[str, Any], *, has_lists: bool) -> None:
@@ -300,50 +300,69 @@ def _repeat(binder: Binder, pair: Pair, type_: NodeType | Graph | None) -> Repea
             fix="put the node into a graph file of its own",
         )
         return None
-    found: dict[str, Any] = {}
-    best: str | None = None
-    if isinstance(pair.value.value, dict):
-        for key, item in pair.value.value.items():
-            if key == "times":
-                binder.take(item, _TIMES, "'repeat.times'", found, "times")
-            elif (
-                key == "keep"
-                and isinstance(item.value.value, dict)
-                and set(item.value.value) == {"best"}
-            ):
-                word = item.value.value["best"].value
-                best = str(word.value)
-                port = type_.outputs.get(best) if type_ else None
-                if type_ and port is None:
-                    binder.say(
-                        "unknown-output",
-                        f"the graph has no output '{best}'",
-                        word.mark,
-                        fix=binder.nearest(best, type_.outputs, what="its outputs are"),
-                    )
-                elif port and not fits(port.type, PortType("number")):
-                    binder.say(
-                        "type-mismatch",
-                        f"'keep: best' takes a number, and output '{best}' is {port.type}",
-                        word.mark,
-                    )
-            else:
-                binder.say(
-                    "unknown-key",
-                    f"'repeat' has no key '{key}' of this form",
-                    item.key.mark,
-                    fix="write repeat: {times: 4, keep: {best: score}}",
-                )
-        if "times" not in pair.value.value:
-            binder.say(
-                "missing-key",
-                "'repeat' needs 'times'",
-                pair.key.mark,
-                fix="write repeat: {times: 4, keep: {best: score}}",
-            )
-    else:
+    form = "write repeat: {times: 4, keep: {best: score}} or {times: 4, until: accepted}"
+    if not isinstance(pair.value.value, dict):
+        found: dict[str, Any] = {}
         binder.take(pair, _TIMES, "'repeat'", found, "times")
-    return Repeat(found["times"], best) if "times" in found else None
+        return Repeat(found["times"], None) if found else None
+    found = {"best": None}
+    for key, item in pair.value.value.items():
+        written = item.value.value
+        if key == "times":
+            binder.take(item, _TIMES, "'repeat.times'", found, "times")
+        elif key == "until":
+            found["until"] = _output(binder, item.value, type_, PortType("bool"), "'until'")
+        elif key == "keep" and written == "last":
+            found["last"] = True
+        elif key == "keep" and isinstance(written, dict) and set(written) == {"best"}:
+            best = written["best"].value
+            found["best"] = _output(binder, best, type_, PortType("number"), "'keep: best'")
+        else:
+            binder.say(
+                "unknown-key", f"'repeat' has no key '{key}' of this form", item.key.mark, fix=form
+            )
+    if "times" not in pair.value.value:
+        why = "it is how often the graph is run at most" if "until" in pair.value.value else ""
+        binder.say("missing-key", "'repeat' needs 'times'", pair.key.mark, why=why, fix=form)
+    if "until" in found and type_ is not None and ROUNDS in type_.outputs:
+        binder.say(
+            "name-clash",
+            f"the graph has an output '{ROUNDS}', and 'until' gives one of this name",
+            pair.value.value["until"].key.mark,
+            why=f"'{ROUNDS}' is how often the graph was run",
+            fix="rename the output of the graph",
+        )
+    return Repeat(**found) if "times" in found else None
+
+
+def _output(binder: Binder, word: Word, type_: Graph | None, wanted: PortType, what: str) -> str:
+    """Read the name of an output of a graph that decides about its repetitions."""
+    name = (
+        word.value
+        if isinstance(word.value, str)
+        else reference_text(word.value)
+        if isinstance(word.value, Reference)
+        else ""
+    )
+    port = type_.outputs.get(name) if type_ is not None else None
+    if type_ is not None and (port is None or not isinstance(word.value, str)):
+        binder.say(
+            "unknown-output",
+            f"the graph has no output '{name}'"
+            if isinstance(word.value, str)
+            else f"{what} takes the name of an output of the graph, not {describe(plain(word))}",
+            word.mark,
+            fix=f"write '{name}'"
+            if port is not None
+            else binder.nearest(name, type_.outputs, what="its outputs are"),
+        )
+    elif port is not None and not fits(port.type, wanted):
+        binder.say(
+            "type-mismatch",
+            f"{what} takes {wanted.words}, and output '{name}' is {port.type}",
+            word.mark,
+        )
+    return name
 
 
 def is_device(name: str) -> bool:

@@ -125,9 +125,7 @@ def asked_alone(
             if isinstance(source, FromNode):
                 asked[source.node].add(source.port)
         if isinstance(node.type, Graph):
-            ports = asked[name] | (
-                {node.repeat.best} if node.repeat and node.repeat.best else set()
-            )
+            ports = asked[name] | (node.repeat.decides if node.repeat else set())
             narrow[name] = replace(node, type=_narrow(node.type, frozenset(ports), narrowed))
     return narrow
 

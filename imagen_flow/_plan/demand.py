@@ -111,31 +111,39 @@ def _inside(
     """
     if not isinstance(node.type, Graph):
         return
-    source = node.type.outputs[port].source
-    best = node.repeat.best if node.repeat else None
+    repeat = node.repeat
+    source = node.type.outputs[port].source if port in node.type.outputs else None
+    wanted = (
+        () if source is None else (source,)
+    )  # how many rounds there are is read of none of them
     groups: dict[int, list[Frame]] = {}
     for index, child in frame.below.get(node.name, {}).items():
         if child.entered or may_enter:
-            groups.setdefault(index // node.repeat.times if node.repeat else index, []).append(
-                child
-            )
+            groups.setdefault(index // repeat.times if repeat else index, []).append(child)
     for group in groups.values():
-        if best is not None:
-            scores = [
-                output
-                for child in group
-                for output in _missing(state, child, (node.type.outputs[best].source,))
-            ]
-            now += scores
-            if scores and later is not None:
-                later += [output for child in group for output in _missing(state, child, (source,))]
-            try:
-                chosen = None if scores else state.best(node, group)
-            except ValueError:
-                chosen = None  # settling it says what is wrong
-            group = [chosen] if isinstance(chosen, Frame) else []
-        for child in group:
-            now += _missing(state, child, (source,))
+        deciding: list[NodeOutput] = []
+        if repeat is not None and repeat.until is not None and len(group) < repeat.times:
+            condition = node.type.outputs[repeat.until].source
+            deciding = _missing(state, group[-1], (condition,))
+            if not deciding and not _is_over(state, node, group):
+                continue  # settling it begins the next, or says what is wrong
+        if repeat is not None and repeat.best is not None and not deciding and wanted:
+            score = node.type.outputs[repeat.best].source
+            deciding = [one for child in group for one in _missing(state, child, (score,))]
+        now += deciding
+        if deciding:
+            if later is not None:
+                later += [one for child in group for one in _missing(state, child, wanted)]
+            continue
+        for child in state.kept(node, group):
+            now += _missing(state, child, wanted)
+
+
+def _is_over(state: State, node: Node, group: list[Frame]) -> bool:
+    try:
+        return state.is_over(node, group) is True
+    except ValueError:
+        return False
 
 
 def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) -> list[NodeOutput]:

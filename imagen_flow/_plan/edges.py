@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from .._graph import Binding, FromNode, Graph, readings
+from .._graph import ROUNDS, Binding, FromNode, Graph, readings
 
 __all__ = ["Edge", "Origin", "edges_of"]
 
@@ -63,7 +63,9 @@ def _collect(
             port: tuple(dict.fromkeys(origins(binding))) for port, binding in node.bindings.items()
         }
         if isinstance(node.type, Graph):
-            gives[node.name] = _collect(node.type, f"{name}/", bound, found)
+            gives[node.name] = inner = _collect(node.type, f"{name}/", bound, found)
+            if node.repeat is not None and node.repeat.until is not None:
+                gives[node.name] = {ROUNDS: inner[node.repeat.until], **inner}
         else:
             gives[node.name] = {port: (Origin(name, port),) for port in node.type.outputs}
             found.update(

@@ -127,7 +127,7 @@ def off_step(frame: Frame, node: Node, found: Elements, i: int) -> Step:
     slot = after_error(without_value(off.kind), node.on_error)
     step = _without(frame, node, off.kind, off.why)
     return step._replace(
-        item=f"{frame.item}[{i}]", element=i, outputs=dict.fromkeys(node.type.outputs, slot)
+        item=f"{frame.item}[{i}]", element=i, outputs=dict.fromkeys(node.outputs, slot)
     )
 
 
@@ -157,7 +157,7 @@ def _without(frame: Frame, node: Node, kind: str, why: str) -> Step:
     slot = without_value(kind)
     if not node.each:  # it is its own only element
         slot = after_error(slot, node.on_error)
-    outputs = dict.fromkeys(node.type.outputs, slot)
+    outputs = dict.fromkeys(node.outputs, slot)
     return Step(
         frame.full(node.name),
         frame.item,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from .._graph import STEPS, FromInput, FromNode, Graph, Input, Node, Output, readings
+from .._graph import ROUNDS, STEPS, FromInput, FromNode, Graph, Input, Node, Output, readings
 from .._store import Store
 from .._types.artifact import Artifact
 from .._types.node import NodeType
@@ -96,7 +96,7 @@ class State:
             Damaged: a value that decides about it (a flag, a number in a text) is lost.
         """
         state = frame.states.get(node.name)
-        if state is not None and len(state.outputs) == len(node.type.outputs):
+        if state is not None and len(state.outputs) == len(node.outputs):
             return state
         try:
             if node.is_single:
@@ -139,7 +139,7 @@ class State:
         failed. What needs them is skipped, and the rest goes on.
         """
         slot = FAILED if node.each else after_error(FAILED, node.on_error)
-        outputs = dict.fromkeys(node.type.outputs, slot)
+        outputs = dict.fromkeys(node.outputs, slot)
         frame.below.pop(node.name, None)
         return NodeState(
             [
@@ -216,7 +216,7 @@ class State:
         return NodeState(
             steps,
             (
-                {port: list_of([o[port] for o in outputs]) for port in node.type.outputs}
+                {port: list_of([o[port] for o in outputs]) for port in node.outputs}
                 if many
                 else outputs[0]
             ),
@@ -244,27 +244,30 @@ class State:
         steps: list[Step] = []
         for i in range(found.size):
             if i in found.off:
-                results.append(dict.fromkeys(inner.outputs, without_value(found.off[i].kind)))
+                results.append(dict.fromkeys(node.outputs, without_value(found.off[i].kind)))
                 continue
             try:
                 fate = self._enter(frame, node, inner, i)
                 results.append(
                     self._gather(frame, node, inner, i, steps)
                     if fate is None
-                    else dict.fromkeys(inner.outputs, fate)
+                    else dict.fromkeys(node.outputs, fate)
                 )
             except BadValue as error:
                 if not node.each:
                     raise
-                results.append(dict.fromkeys(inner.outputs, FAILED))
+                results.append(dict.fromkeys(node.outputs, FAILED))
                 steps.append(_unfit(frame, node, i, error))
         if node.on_error != "fail":
             results = [
-                {port: after_error(slot, node.on_error) for port, slot in result.items()}
+                {
+                    port: after_error(slot, node.on_error) if isinstance(slot, Artifact) else slot
+                    for port, slot in result.items()
+                }
                 for result in results
             ]
         whole: dict[str, Slot] = (
-            {port: listed([r[port] for r in results]) for port in inner.outputs}
+            {port: listed([r[port] for r in results]) for port in node.outputs}
             if node.each
             else results[0]
         )
@@ -282,32 +285,13 @@ class State:
         Raises:
             BadValue: a value is out of an input's bounds.
         """
-        i = element if node.each else None
-        frames = frame.below.setdefault(node.name, {})
         times = node.repeat.times if node.repeat else 1
         first = [(name, wanted) for name, wanted in inner.inputs.items() if is_first(wanted)]
         waits: list[str] = []
         absent, outside = False, None
-        for r in range(times):
-            index = element * times + r
-            child = frames.get(index)
-            if child is None:
-                self._count(frame, len(inner.nodes) - len(inner.unneeded))
-                parts = [
-                    f"[{n}]"
-                    for n, on in ((element, bool(node.each)), (r, node.repeat is not None))
-                    if on
-                ]
-                prefix = f"{frame.full(node.name)}{''.join(parts)}/"
-                child = frames[index] = Frame(
-                    inner,
-                    prefix,
-                    frame.item,
-                    {},
-                    parent=(frame, node),
-                    element=i,
-                    repetition=r if node.repeat else None,
-                )
+        is_open = node.repeat is not None and node.repeat.until is not None
+        for r in range(1 if is_open else times):
+            child = self._child(frame, node, inner, element, r)
             for name, wanted in first:
                 try:
                     # What is in the graph may have read it before another input was known, and
@@ -328,12 +312,73 @@ class State:
             if absent or outside is None:
                 return ABSENT
             raise outside
-        for r in range(times):
-            child = frames[element * times + r]
+        for child in self._repetitions(frame, node, element):
             child.entered = not waits
             if self.listing:
                 self.walk(child)
-        return Unknown(tuple(dict.fromkeys(waits))) if waits else None
+        if waits:
+            return Unknown(tuple(dict.fromkeys(waits)))
+        if is_open:
+            self._go_on(frame, node, inner, element)
+        return None
+
+    def _go_on(self, frame: Frame, node: Node, inner: Graph, element: int) -> None:
+        """Begin repetitions as long as what ends them is known not to hold."""
+        frames = self._repetitions(frame, node, element)
+        while self.is_over(node, frames) is False:
+            child = self._child(frame, node, inner, element, len(frames))
+            child.entered = True
+            if self.listing:
+                self.walk(child)
+            frames.append(child)
+
+    def is_over(self, node: Node, frames: list[Frame]) -> bool | Unknown:
+        """Whether the repetitions that were begun are all: the last one gives what is waited for, or
+        there may be no more. A condition that is absent or failed does not hold.
+
+        Raises:
+            BadValue: the condition is no truth value.
+        """
+        repeat = node.repeat
+        assert repeat is not None and repeat.until is not None and isinstance(node.type, Graph)
+        if len(frames) == repeat.times:
+            return True
+        slot = self.values.bind(frames[-1], node.type.outputs[repeat.until].source)
+        if isinstance(slot, Unknown):
+            return slot
+        if slot.kind not in ("bool", "absent", "failed"):
+            raise BadValue(f"takes true or false for 'until', not {slot.kind}")
+        return slot.kind == "bool" and bool(self.values.value(slot))
+
+    def _child(self, frame: Frame, node: Node, inner: Graph, element: int, r: int) -> Frame:
+        """Give the frame of a repetition; it is made when it is asked for first."""
+        frames = frame.below.setdefault(node.name, {})
+        index = element * (node.repeat.times if node.repeat else 1) + r
+        child = frames.get(index)
+        if child is None:
+            self._count(frame, len(inner.nodes) - len(inner.unneeded))
+            parts = [
+                f"[{n}]"
+                for n, on in ((element, bool(node.each)), (r, node.repeat is not None))
+                if on
+            ]
+            child = frames[index] = Frame(
+                inner,
+                f"{frame.full(node.name)}{''.join(parts)}/",
+                frame.item,
+                {},
+                parent=(frame, node),
+                element=element if node.each else None,
+                repetition=r if node.repeat else None,
+            )
+        return child
+
+    def _repetitions(self, frame: Frame, node: Node, element: int) -> list[Frame]:
+        """Give the frames of an element, one for each repetition that has begun."""
+        times = node.repeat.times if node.repeat else 1
+        frames = frame.below[node.name]
+        found = (frames.get(index) for index in range(element * times, (element + 1) * times))
+        return [child for child in found if child is not None]
 
     def _leave(self, frame: Frame, node: Node, element: int) -> None:
         """Drop the frames of an element that turned out not to be entered."""
@@ -344,11 +389,10 @@ class State:
     def _gather(
         self, frame: Frame, node: Node, inner: Graph, element: int, steps: list[Step]
     ) -> dict[str, Slot]:
-        """Take a graph's outputs for an element: of the repetition with the best score, or of all
-        as lists.
+        """Take a graph's outputs for an element: of the repetition with the best score, of the
+        last, or of all as lists.
         """
-        times = node.repeat.times if node.repeat else 1
-        frames = [frame.below[node.name][element * times + r] for r in range(times)]
+        frames = self._repetitions(frame, node, element)
 
         def outs(child: Frame) -> dict[str, Slot]:
             return {name: handed_on(child, output) for name, output in inner.outputs.items()}
@@ -363,11 +407,21 @@ class State:
 
         if node.repeat is None:
             return outs(frames[0])
+        counted: dict[str, Slot] = {}
+        if node.repeat.until is not None:
+            over = self.is_over(node, frames)
+            if isinstance(over, Unknown):
+                return dict.fromkeys(node.outputs, over)
+            counted[ROUNDS] = self.values.constants.add(len(frames))
+        if node.repeat.last:
+            return outs(frames[-1]) | counted
         if node.repeat.best is None:
             each = [outs(child) for child in frames]
-            return {name: listed([o[name] for o in each]) for name in inner.outputs}
+            return {name: listed([o[name] for o in each]) for name in inner.outputs} | counted
         best = self.best(node, frames)
-        return outs(best) if isinstance(best, Frame) else dict.fromkeys(inner.outputs, best)
+        if isinstance(best, Frame):
+            return outs(best) | counted
+        return dict.fromkeys(inner.outputs, best) | counted
 
     def best(self, node: Node, frames: list[Frame]) -> Frame | Slot:
         """Choose the repetition with the highest score, the first of equals; without a score, all
@@ -400,6 +454,18 @@ class State:
             else without_value("failed" if "failed" in kinds else "absent")
         )
 
+    def kept(self, node: Node, frames: list[Frame]) -> list[Frame]:
+        """Give the repetitions of an element that are kept, as far as that is known."""
+        if node.repeat is None or node.repeat.gives_lists:
+            return frames
+        if node.repeat.last:
+            return frames[-1:]
+        try:
+            best = self.best(node, frames)
+        except ValueError:  # settling it says what is wrong
+            return []
+        return [best] if isinstance(best, Frame) else []
+
     # -- looking around ----------------------------------------------------------------------------
 
     def steps(self) -> Iterator[tuple[Frame, Step]]:
@@ -431,12 +497,35 @@ class State:
                         f"after {' and '.join(state.waits.after)}",
                     ),
                 )
+            yield from self._open_rounds(frame, name, state)
             below = frame.below.get(name)
             if below:
                 pending += [
                     (child, iter(child.graph.nodes))
                     for _, child in sorted(below.items(), reverse=True)
                 ]
+
+    def _open_rounds(
+        self, frame: Frame, name: str, state: NodeState
+    ) -> Iterator[tuple[Frame, Step]]:
+        """Give a step that stands for the repetitions that may follow those that were begun."""
+        node = frame.graph.nodes[name]
+        repeat = node.repeat
+        if not state.pending or repeat is None or repeat.until is None:
+            return
+        groups: dict[int, list[Frame]] = {}
+        for index, child in frame.below.get(name, {}).items():
+            groups.setdefault(index // repeat.times, []).append(child)
+        for element, frames in groups.items():
+            over = self.is_over(node, frames)
+            if isinstance(over, Unknown):
+                item = f"{frame.item}[{element}]" if node.each else frame.item
+                more = repeat.times - len(frames)
+                why = f"after {' and '.join(over.after)}: up to {more:,} more of {repeat.times:,}"
+                yield (
+                    frame,
+                    Step(frame.full(name), f"{item}[?]", node, None, "waits", why),
+                )
 
     def makers(self) -> dict[str, tuple[Frame, Step]]:
         """Say of every value which step gave it: the first that did, for what comes after only
@@ -480,7 +569,7 @@ def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
         i,
         "failed",
         f"it {error}",
-        outputs=dict.fromkeys(node.type.outputs, after_error(FAILED, node.on_error)),
+        outputs=dict.fromkeys(node.outputs, after_error(FAILED, node.on_error)),
     )
 
 

@@ -202,7 +202,7 @@ class Frame:
         }
         for name, frames in self.below.items():
             node = self.graph.nodes[name]
-            is_known = len(self.states[name].outputs) == len(node.type.outputs)
+            is_known = len(self.states[name].outputs) == len(node.outputs)
             made.below[name] = (
                 frames
                 if is_known
@@ -232,16 +232,15 @@ def without_value(kind: str) -> Artifact:
     return {"failed": FAILED, "dropped": DROPPED}.get(kind, ABSENT)
 
 
-def after_error(slot: Slot, on_error: OnError) -> Slot:
+def after_error(slot: Artifact, on_error: OnError) -> Artifact:
     """Put in the place of what failed, at any depth, what `on_error` says."""
-    if on_error == "fail" or isinstance(slot, Unknown):
+    if on_error == "fail":
         return slot
     if slot.kind == "failed":
         return DROPPED if on_error == "drop" else ABSENT
     if slot.items is None or slot.kind != "list" or not holds(slot, "failed"):
         return slot
-    items = [after_error(item, on_error) for item in slot.items]
-    return list_of([item for item in items if isinstance(item, Artifact)])
+    return list_of([after_error(item, on_error) for item in slot.items])
 
 
 def without_dropped(slot: Artifact) -> Artifact:

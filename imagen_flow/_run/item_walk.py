@@ -298,25 +298,24 @@ class ItemWalk:
     def _causes_inside(
         self, frame: Frame, node: Node, inner: Graph, port: str
     ) -> Iterator[NodeOutput]:
-        """Yield what the output of an included graph comes from in it: with `keep` the scores, and
-        then only the best repetition.
+        """Yield what the output of an included graph comes from in it: what decides about its
+        repetitions, and then only those that are kept.
         """
-        children = sorted(frame.below.get(node.name, {}).items())
-        if node.repeat is None or node.repeat.best is None:
-            for _, child in children:
-                yield from _sources(child, (inner.outputs[port].source,))
-            return
+        repeat = node.repeat
+        wanted = (inner.outputs[port].source,) if port in inner.outputs else ()
         groups: dict[int, list[Frame]] = {}
-        for index, child in children:
-            yield from _sources(child, (inner.outputs[node.repeat.best].source,))
-            groups.setdefault(index // node.repeat.times, []).append(child)
+        for index, child in sorted(frame.below.get(node.name, {}).items()):
+            groups.setdefault(index // repeat.times if repeat else index, []).append(child)
         for group in groups.values():
-            try:
-                best = self.state.best(node, group)
-            except ValueError:
-                continue
-            if isinstance(best, Frame):
-                yield from _sources(best, (inner.outputs[port].source,))
+            if repeat is not None:
+                for child in group:
+                    if repeat.until is not None and child.repetition != repeat.times - 1:
+                        yield from _sources(child, (inner.outputs[repeat.until].source,))
+                    if repeat.best is not None and wanted:
+                        yield from _sources(child, (inner.outputs[repeat.best].source,))
+                group = self.state.kept(node, group)
+            for child in group:
+                yield from _sources(child, wanted)
 
 
 def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:

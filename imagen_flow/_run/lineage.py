@@ -110,16 +110,14 @@ def _dependencies(
         for child in frame.below.get(source.node, {}).values()
         if element is None or not node.each or child.element == element
     ]
-    if node.repeat is not None and node.repeat.best is not None:
+    if node.repeat is not None and node.repeat.decides:
+        groups: dict[int | None, list[Frame]] = {}
         for child in below:
-            yield child, node.type.outputs[node.repeat.best].source, None
-        groups = {
-            child.element: [c for c in below if c.element == child.element] for child in below
-        }
-        below = [
-            best for group in groups.values() if isinstance(best := state.best(node, group), Frame)
-        ]
-    for child in below:
+            groups.setdefault(child.element, []).append(child)
+            for name in sorted(node.repeat.decides):
+                yield child, node.type.outputs[name].source, None
+        below = [child for group in groups.values() for child in state.kept(node, group)]
+    for child in below if source.port in node.type.outputs else ():
         yield (
             child,
             node.type.outputs[source.port].source,

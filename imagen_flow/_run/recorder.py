@@ -30,6 +30,7 @@ from .._graph import (
     Output,
     PerElement,
     RecordOf,
+    Repeat,
 )
 from .._plan import Frame, Plan, State, Step, element_part, leaves
 from .._provenance.embedding import FORMAT
@@ -412,9 +413,7 @@ def _describe_node(graph: Graph, node: Node, name: str) -> dict[str, Any]:
         "dtype": node.dtype,
     }
     describe_error |= {"when": _describe_binding(node.when) if node.when is not None else None}
-    describe_error |= {
-        "repeat": {"times": node.repeat.times, "best": node.repeat.best} if node.repeat else None
-    }
+    describe_error |= {"repeat": _describe_repeat(node.repeat) if node.repeat else None}
     describe_error |= {"on_error": None if node.on_error == "fail" else node.on_error}
     describe_error |= {"cache": None if node.cache else False}
     return {
@@ -423,6 +422,13 @@ def _describe_node(graph: Graph, node: Node, name: str) -> dict[str, Any]:
         "defaults": defaults,
         **{k: v for k, v in describe_error.items() if v not in (None, [], 0) or v is False},
     }
+
+
+def _describe_repeat(repeat: Repeat) -> dict[str, Any]:
+    found: dict[str, Any] = {"times": repeat.times, "best": repeat.best}
+    if repeat.until is not None:
+        found["until"] = repeat.until
+    return {**found, "last": True} if repeat.last else found
 
 
 def _describe_binding(binding: Binding | str) -> Any:

@@ -30,6 +30,9 @@ in short:
   its lists, fails.
 - A node type may pair lists: where one has an absent element, it is left out of all, if they are of
   equal length.
+- `until` names an output: the repetition in which it is true is the last; where it is absent or
+  failed, it is not true. Of the last repetition that is allowed it is not asked. `keep: last` gives the
+  outputs of the last one, and `rounds` is how many there were.
 - Outputs show absent and failed as None, at any depth.
 
 The two differ only where the reference leaves the engine free: an input need not be computed once a
@@ -348,9 +351,12 @@ class Scope:
 
     def output_names(self, name: str) -> list[str]:
         type_ = self.graph["nodes"][name]["type"]
-        return list(
-            NODE_TYPES[type_].outputs if type_ in NODE_TYPES else self.files[type_]["outputs"]
-        )
+        outputs = NODE_TYPES[type_].outputs if type_ in NODE_TYPES else self.files[type_]["outputs"]
+        return [*outputs, *(["rounds"] if self.until(name) else [])]
+
+    def until(self, name: str) -> str | None:
+        repeat = self.graph["nodes"][name].get("repeat")
+        return repeat.get("until") if isinstance(repeat, dict) else None
 
     def node(self, name: str) -> dict[str, Any]:
         if name not in self.values:
@@ -450,10 +456,28 @@ class Scope:
         scopes = self.repetitions(name, i)
         if "repeat" not in node:
             return scopes[0].outputs()
+        ports = list(self.files[node["type"]]["outputs"])
+        rounds = {"rounds": len(scopes)} if self.until(name) else {}
+        kept = self.kept(name, i)
+        if isinstance(kept, _Mark):
+            return dict.fromkeys(ports, kept) | rounds
+        if self.keeps_all(name):
+            return {port: [scope.outputs()[port] for scope in kept] for port in ports} | rounds
+        return kept[0].outputs() | rounds
+
+    def keeps_all(self, name: str) -> bool:
+        repeat = self.graph["nodes"][name].get("repeat")
+        return not isinstance(repeat, dict) or "keep" not in repeat
+
+    def kept(self, name: str, i: int) -> list[Scope] | _Mark:
+        """The repetitions that are kept; or the mark of all outputs if none has a score."""
+        scopes = self.repetitions(name, i)
+        if self.keeps_all(name):
+            return scopes
+        if self.graph["nodes"][name]["repeat"]["keep"] == "last":
+            return scopes[-1:]
         best = self.best(name, i)
-        if best is None:
-            return {port: [scope.outputs()[port] for scope in scopes] for port in ports}
-        return dict.fromkeys(ports, best) if isinstance(best, _Mark) else scopes[best].outputs()
+        return best if isinstance(best, _Mark) else [scopes[best]]
 
     def prepared(self, name: str, i: int) -> tuple[_Mark | None, list[str], dict[str, Any]]:
         """What an element's ports or inputs receive; or the mark that its outputs are, and the
@@ -531,7 +555,13 @@ class Scope:
             if not isinstance(node.get("repeat"), dict)
             else node["repeat"]["times"]
         )
-        return [self.child(name, i, r) for r in range(times)]
+        scopes: list[Scope] = []
+        for r in range(times):
+            scopes.append(self.child(name, i, r))
+            until = self.until(name)
+            if until and r + 1 < times and scopes[-1].outputs()[until] is True:
+                break
+        return scopes
 
     def child(self, name: str, i: int, r: int) -> Scope:
         if (name, i, r) not in self.children:
@@ -554,13 +584,9 @@ class Scope:
             )
         return self.children[name, i, r]
 
-    def best(self, name: str, i: int) -> int | _Mark | None:
-        """The repetition that `keep` keeps; the mark of all outputs if none has a score; None if
-        all are kept.
-        """
-        repeat = self.graph["nodes"][name].get("repeat")
-        if not isinstance(repeat, dict) or "keep" not in repeat:
-            return None
+    def best(self, name: str, i: int) -> int | _Mark:
+        """The repetition with the best score; the mark of all outputs if none has one."""
+        repeat = self.graph["nodes"][name]["repeat"]
         scores = [scope.outputs()[repeat["keep"]["best"]] for scope in self.repetitions(name, i)]
         known = [(score, -r) for r, score in enumerate(scores) if not isinstance(score, _Mark)]
         return -max(known)[1] if known else FAILED if FAILED in scores else ABSENT
@@ -686,12 +712,18 @@ class _Demand:
             if first or not self.least:
                 self.port(scope, name, p, i)
         scopes = scope.repetitions(name, i)
-        best = scope.best(name, i)
-        if best is not None:
+        until = scope.until(name)
+        if until:
+            for r, child in enumerate(scopes):
+                if r + 1 < node["repeat"]["times"]:
+                    self.references(child, child.graph["outputs"][until])
+        if port == "rounds" and until:
+            return
+        if not scope.keeps_all(name) and node["repeat"]["keep"] != "last":
             for child in scopes:
                 self.references(child, child.graph["outputs"][node["repeat"]["keep"]["best"]])
-            scopes = [] if isinstance(best, _Mark) else [scopes[best]]
-        for child in scopes:
+        kept = scope.kept(name, i)
+        for child in [] if isinstance(kept, _Mark) else kept:
             self.references(child, child.graph["outputs"][port])
 
 

@@ -153,6 +153,18 @@ class _Drawing:
         sources = [*dice.sample(list(types), min(len(types), dice.randint(1, 3))), list(types)[-1]]
         self.graph["outputs"] = {f"o{i}": source for i, source in enumerate(dict.fromkeys(sources))}
         self.outputs = {name: types[source] for name, source in self.graph["outputs"].items()}
+        if self.included and dice.random() < 0.4:
+            self.add_flag(letter)
+
+    def add_flag(self, letter: str) -> None:
+        """Add an output that is true in some repetitions."""
+        nodes = self.graph["nodes"]
+        nodes[f"{letter}s"] = {"type": "t.score", "seed": self.value("seed")}
+        nodes[f"{letter}e"] = {"type": "t.even", "n": f"${{{letter}s.score}}"}
+        if self.dice.random() < 0.3:
+            nodes[f"{letter}e"]["when"] = self.value("bool")
+        self.graph["outputs"]["flag"] = f"${{{letter}e}}"
+        self.outputs["flag"] = "bool"
 
     def declare(self, name: str) -> None:
         dice = self.dice
@@ -292,17 +304,24 @@ class _Drawing:
         bounded = {name for name in chosen if inner.inputs[name].keys() & {"min", "max", "choices"}}
         many = self.arguments(node, chosen, bounded)
         outputs = dict(inner.outputs)
-        if self.dice.random() < 0.3:
+        if self.dice.random() < 0.35:
             scores = [name for name, type_ in outputs.items() if type_ == "int"]
-            if scores and self.dice.random() < 0.6:
-                node["repeat"] = {
-                    "times": self.dice.randint(1, 3),
-                    "keep": {"best": self.dice.choice(scores)},
-                }
+            flags = [name for name, type_ in outputs.items() if type_ == "bool"]
+            repeat: dict[str, Any] = {"times": self.dice.randint(1, 4)}
+            if flags and self.dice.random() < 0.8:
+                repeat["until"] = self.dice.choice(flags)
+            if scores and self.dice.random() < 0.5:
+                repeat["keep"] = {"best": self.dice.choice(scores)}
+            elif "until" in repeat and self.dice.random() < 0.5:
+                repeat["keep"] = "last"
             else:
-                node["repeat"] = self.dice.randint(1, 3)
                 outputs = {name: f"list[{type_}]" for name, type_ in outputs.items()}
-        self.on_error(node, has_lists=many or isinstance(node.get("repeat"), int))
+            if "until" in repeat:
+                outputs["rounds"] = "int"
+            node["repeat"] = repeat if len(repeat) > 1 else repeat["times"]
+        repeats = node.get("repeat")
+        has_lists = many or isinstance(repeats, int) or (bool(repeats) and "keep" not in repeats)
+        self.on_error(node, has_lists=has_lists)
         return node, {
             name: f"list[{type_}]" for name, type_ in outputs.items()
         } if many else outputs
