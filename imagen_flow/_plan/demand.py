@@ -111,32 +111,29 @@ def _inside(
     """
     if not isinstance(node.type, Graph):
         return
-    repeat = node.repeat
-    source = node.type.outputs[port].source if port in node.type.outputs else None
-    wanted = (
-        () if source is None else (source,)
-    )  # how many rounds there are is read of none of them
+    repeat, outputs = node.repeat, node.type.outputs
+    #: What gives the output; how many repetitions there are is read of none of them.
+    wanted = (outputs[port].source,) if port in outputs else ()
+    scores = (outputs[repeat.best].source,) if repeat and repeat.best and wanted else ()
     groups: dict[int, list[Frame]] = {}
     for index, child in frame.below.get(node.name, {}).items():
         if child.entered or may_enter:
             groups.setdefault(index // repeat.times if repeat else index, []).append(child)
     for group in groups.values():
+        is_open = False
         deciding: list[NodeOutput] = []
         if repeat is not None and repeat.until is not None and len(group) < repeat.times:
-            condition = node.type.outputs[repeat.until].source
-            deciding = _missing(state, group[-1], (condition,))
-            if not deciding and not _is_over(state, node, group):
-                continue  # settling it begins the next, or says what is wrong
-        if repeat is not None and repeat.best is not None and not deciding and wanted:
-            score = node.type.outputs[repeat.best].source
-            deciding = [one for child in group for one in _missing(state, child, (score,))]
+            deciding = _missing(state, group[-1], (outputs[repeat.until].source,))
+            # Settling it begins the next, or says what is wrong.
+            is_open = bool(deciding) or not _is_over(state, node, group)
+        if not is_open:
+            deciding = [one for child in group for one in _missing(state, child, scores)]
         now += deciding
-        if deciding:
-            if later is not None:
-                later += [one for child in group for one in _missing(state, child, wanted)]
-            continue
-        for child in state.kept(node, group):
-            now += _missing(state, child, wanted)
+        if not (is_open or deciding):
+            for child in state.kept(node, group):
+                now += _missing(state, child, wanted)
+        elif later is not None:
+            later += [one for child in group for one in _missing(state, child, (*scores, *wanted))]
 
 
 def _is_over(state: State, node: Node, group: list[Frame]) -> bool:
