@@ -735,13 +735,19 @@ class Journal:
         )
 
     def fail_queued(self, path: str, reason: str, kept: str) -> None:
-        """Another item, which nobody is processing, has failed as well."""
+        """Another item has failed as well: one that nobody is processing, or that this process has
+        claimed.
+        """
         with self.transaction() as db:
             db.execute(
-                "UPDATE item SET state='failing', verdict='failed', reason=?, kept=? WHERE path=?"
-                " AND state IN ('seen', 'settled')",
-                (reason, _encode_name(kept), os.fsencode(path)),
+                "UPDATE item SET state='failing', verdict='failed', reason=?, kept=?, owner=NULL"
+                " WHERE path=? AND (state IN ('seen', 'settled') OR (state='running' AND owner=?))",
+                (reason, _encode_name(kept), os.fsencode(path), self.token),
             )
+
+    def owns(self, item: Item) -> bool:
+        """Return whether this process still owns an item."""
+        return bool(self._rows("SELECT 1 FROM item WHERE id=? AND owner=?", (item.id, self.token)))
 
     def reserve(self, item: Item, kept: str) -> None:
         """Reserve another name for the original."""

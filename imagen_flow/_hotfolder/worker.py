@@ -170,8 +170,7 @@ class ItemProcessor:
             LineBlocked: the line has to wait. The item may be claimed again.
             JournalError: the journal cannot be used any more.
         """
-        (state,) = self.process_group([item], cancel)
-        return state
+        return [*self.process_group([item], cancel), "lost"][0]
 
     def process_group(
         self,
@@ -197,6 +196,8 @@ class ItemProcessor:
 
         jobs: list[_Job] = []
         for item in items:
+            if not self.journal.owns(item):
+                continue  # it has failed with one before it, whose ticket may be its own
             if must_stop():
                 yield from self._outcomes(item, partial(self._return, item), blocked)
                 continue

@@ -8,6 +8,7 @@ another change might leave the same times.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import stat
@@ -27,6 +28,9 @@ __all__ = ["FileDigests", "TooManyFiles"]
 
 #: A folder with more files is taken for a mistake (a home folder, a root).
 MAX_FILES = 100_000
+
+#: How many digests are cached in memory: some 12 MB.
+MAX_KNOWN = 32_768
 
 _FileStatus = tuple[str, str, int, int, int]
 
@@ -56,7 +60,7 @@ class FileDigests:
         self._exclusive = exclusive
         self._lock = threading.Lock()
         self._known: dict[_FileStatus, str] = {}
-        self._new: list[_FileStatus] = []
+        self._new: list[tuple[_FileStatus, str]] = []
         self._file = folder / "files.sqlite" if folder is not None else None
         #: The database, until opening it has been tried.
         self._unopened = self._file
@@ -159,8 +163,15 @@ class FileDigests:
                 return None
         if row is None or not self._seals.is_trusted(row[1], *_seal_parts(status), row[0]):
             return None
-        self._known[status] = row[0]
+        with self._lock:
+            self._keep(status, row[0])
         return str(row[0])
+
+    def _keep(self, status: _FileStatus, digest: str) -> None:
+        if len(self._known) >= MAX_KNOWN:
+            for oldest in list(itertools.islice(self._known, MAX_KNOWN // 2)):
+                del self._known[oldest]
+        self._known[status] = digest
 
     def _drop_if_damaged(self, error: Exception) -> None:
         """Remove the database if it is damaged; the next instance creates a new one."""
@@ -171,9 +182,9 @@ class FileDigests:
 
     def _remember(self, status: _FileStatus, digest: str) -> None:
         with self._lock:
-            self._known[status] = digest
+            self._keep(status, digest)
             if self._db is not None:
-                self._new.append(status)
+                self._new.append((status, digest))
                 if len(self._new) >= 256:
                     self._write()
 
@@ -186,11 +197,7 @@ class FileDigests:
             seal = self._seals.make
             self._db.executemany(
                 "INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?,?)",
-                [
-                    (*status, digest, seal(*_seal_parts(status), digest))
-                    for status in new
-                    for digest in [self._known[status]]
-                ],
+                [(*status, digest, seal(*_seal_parts(status), digest)) for status, digest in new],
             )
             self._db.execute("COMMIT")
         except (*DATABASE_ERRORS, OverflowError) as error:
