@@ -25,7 +25,8 @@ import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+from ._system.dataclass import dataclass
 
 __all__ = [
     "CODES",

@@ -7,8 +7,10 @@ a line that ``imagen-flow run --json-events`` prints.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any
+
+from ._system.dataclass import dataclass
 
 __all__ = [
     "Event",

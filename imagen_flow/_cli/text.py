@@ -12,12 +12,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from io import StringIO
 from typing import IO, Any, TextIO
 
 import click
 
+from .._system.dataclass import dataclass
 from ..errors import Problem, first_problems, printable
 from .streams import NodeOutput, results
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._plugins.registry import Registry
+from .._system.dataclass import dataclass
 from .._text.spec import GraphSpec
 from .._types.node import NodeType
 from .._types.ports import Port, PortType

@@ -10,10 +10,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .._system.dataclass import dataclass
 from ..errors import printable
 from .config import Line
 from .disk import Disk, MountGuard, affects_one_item, describe_error, find_disk_error

@@ -8,10 +8,11 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .._system.regular_files import open_regular
 from .._text.words import (
     MAX_BYTES,

@@ -34,13 +34,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .._store.databases import connect
 from .._store.locks import Claims, InUse, lock_number
 from .._store.opening import network_file_system
+from .._system.dataclass import dataclass
 from ..errors import StoreError
 
 __all__ = [

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from .._graph import FileNames, FromInput, Graph, readings, resolve
@@ -14,6 +14,7 @@ from .._outputs.formats import options_of
 from .._outputs.templates import check_template, is_whole
 from .._plugins.registry import Registry
 from .._run.recorder import graphs_of
+from .._system.dataclass import dataclass
 from .._text.spec import read
 from .._types.digest import canonical, tagged
 from .._types.ports import BadValue, PortType

@@ -15,12 +15,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._plan.request import Options
 from .._settings.config import Settings
+from .._system.dataclass import dataclass
 from ..errors import GraphError, Problem
 from .archive import LineBlocked
 from .companions import ListingCache

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -31,6 +31,7 @@ from .._plan.request import Options, Request, prepare
 from .._provenance.embedding import try_read_embedded
 from .._run import execute, item_label
 from .._settings.config import Settings
+from .._system.dataclass import dataclass
 from .._types.digest import canonical, tagged
 from .._types.values import File
 from ..errors import GraphError, ImagenFlowError, StoreError

@@ -4,9 +4,9 @@ headers of its files, without torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from .._system.dataclass import dataclass
 from .._types.models import Model, read_json
 from ..errors import ModelError
 from .contents import read_header

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .._system.regular_files import open_regular
 from .._types.digest import tagged
 from .._types.models import BaseCheckpoint, Model

@@ -29,10 +29,11 @@ import re
 import secrets
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .._system.regular_files import read_regular
 from ..errors import GraphError, Mark, Problem, Source
 from .references import BadReference, Reference, parse_reference

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
 
+from .._system.dataclass import dataclass
 from ..errors import Mark, ModelError, Problem
 
 __all__ = [

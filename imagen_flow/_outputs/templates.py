@@ -11,9 +11,9 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 
 from .._provenance.embedding import SIDECAR
+from .._system.dataclass import dataclass
 from .._types.ports import PortType
 from ..errors import nearest
 from .encoding import ENDINGS, FOLDERS

@@ -27,7 +27,6 @@ import sys
 import unicodedata
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +40,7 @@ from .._provenance.embedding import (
     try_read_embedded,
     walk_files,
 )
+from .._system.dataclass import dataclass
 from .._system.processes import sweep
 from .._system.user_folders import config_folder
 from .._types import image_files

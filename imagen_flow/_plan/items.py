@@ -7,10 +7,11 @@ problem of that item, and the others go on. What is wrong whatever the values ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from .._graph import Graph
+from .._system.dataclass import dataclass
 from .._types.models import Model
 from .._types.node import NodeType
 from ..errors import GraphError, Problem

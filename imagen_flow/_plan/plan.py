@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from .._plugins.registry import Registry
 from .._settings import devices
 from .._store import Damaged, Store
 from .._store.file_digests import FileDigests
+from .._system.dataclass import dataclass
 from .._types.artifact import Artifact
 from .._types.models import Loader, Model
 from .._types.ports import BadValue

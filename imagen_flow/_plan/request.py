@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from .._settings import config
 from .._settings.config import Settings
 from .._store import Store
 from .._store.file_digests import FileDigests
+from .._system.dataclass import dataclass
 from .._types.codec import Codecs
 from ..errors import GraphError, Problem
 from . import Item, Plan, make_plan

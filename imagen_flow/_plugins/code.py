@@ -23,13 +23,14 @@ import sys
 import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
 from typing import Any
 
 from .._store.file_digests import FileDigests
+from .._system.dataclass import dataclass
 from .._system.file_signs import RememberedBySign
 from .._system.regular_files import open_regular
 from .._types.digest import digest_bytes, digest_stream, tagged

@@ -7,9 +7,10 @@ loader for, by the hook `imagen_flow_loaders`, that loader is used instead of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .._types import loader_answers as answers
 from .._types.models import Loader, Model
 from .._types.ports import Port, PortType

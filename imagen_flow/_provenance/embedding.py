@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from .._system.dataclass import dataclass
 from .._system.regular_files import open_regular
 from .._types import image_files
 from .._types.digest import digest_file, tagged

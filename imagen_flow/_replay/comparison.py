@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from .._provenance.document import InputSeen, Provenance
+from .._system.dataclass import dataclass
 
 __all__ = ["Comparison", "Drift", "compare"]
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from .._provenance.document import FileSeen, InputSeen, Provenance
 from .._run.recorder import file_name, portable_name
 from .._store import Store
 from .._store.file_digests import FileDigests, folder_digest
+from .._system.dataclass import dataclass
 from .._text import spec
 from .._text.spec import GraphSpec
 from .._types.artifact import Artifact

@@ -6,7 +6,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from .._outputs.templates import fields_of
 from .._outputs.writer import OutFolder, OutputWriter
 from .._plan import DROPPED, FAILED, Frame, Plan, State, Unknown, holds, without_dropped
 from .._store import Damaged
+from .._system.dataclass import dataclass
 from .._types.artifact import Artifact
 from .._types.models import Model
 from .._types.values import Absent, File, Folder

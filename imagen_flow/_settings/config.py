@@ -18,12 +18,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypedDict
 
 from .._outputs.writer import OutFolder
 from .._plugins.code import UntrustableCode, code_digest
+from .._system.dataclass import dataclass
 from .._system.regular_files import read_regular
 from .._system.seals import Seals, read_secret
 from .._system.user_folders import cache_folder, config_folder

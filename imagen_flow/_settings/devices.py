@@ -18,10 +18,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._system.dataclass import dataclass
 from .._types.models import PLAIN, Loading
 from ..errors import ModelError, nearest
 

@@ -9,10 +9,10 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .._types.artifact import Artifact
 from ..errors import StoreError
 from .locks import Claims, lock_number

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ from .._graph import (
     parse_span,
 )
 from .._plan import from_text
+from .._system.dataclass import dataclass
 from .._types.ports import BadValue, PortType, describe
 from ..errors import MAX_PROBLEMS, GraphError, Mark, Problem, nearest
 from .tables import TABLE_SUFFIXES, Table, read_lines, read_table

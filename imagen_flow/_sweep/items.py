@@ -9,7 +9,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import PurePath
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from .._graph import Graph, Output
 from .._outputs.templates import fields_of, fill_template
 from .._plan import derived_seed
+from .._system.dataclass import dataclass
 from .axes import Cell, Part
 from .rows import Rows
 

@@ -6,13 +6,14 @@ import itertools
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from .._graph import RANDOM, Axis, FilesIn, Given, Graph, Input, PerItem, Sweep, TableAt
 from .._plan import Item as PlanItem
 from .._plan import Plan, Step, from_text
 from .._plan.request import Request, prepare
+from .._system.dataclass import dataclass
 from .._types.ports import BadValue
 from ..errors import GraphError, Problem
 from .axes import expand, list_files

@@ -7,10 +7,10 @@ takes no memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
+from .._system.dataclass import dataclass
 from ..errors import GraphError, Mark, Problem
 from .axes import MAX_ITEMS, Cell, Part
 

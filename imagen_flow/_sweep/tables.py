@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .._system.regular_files import read_regular
 from ..errors import MAX_PROBLEMS, GraphError, Mark, Problem, Source
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from pathlib import Path
+
+from .._system.dataclass import dataclass
 
 __all__ = ["Seals", "read_secret"]
 

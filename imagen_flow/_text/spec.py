@@ -10,10 +10,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .._system.regular_files import open_regular
 from .._types.node import RESERVED
 from ..errors import MAX_PROBLEMS, Mark, Problem, Source, nearest

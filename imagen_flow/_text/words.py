@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
+from .._system.dataclass import dataclass
 from ..errors import Mark, Problem, Source
 
 __all__ = [

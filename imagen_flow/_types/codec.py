@@ -18,11 +18,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .artifact import Artifact
 from .digest import canonical, tagged
 from .models import Model

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
+from .._system.dataclass import dataclass
 from ..errors import ModelError
 from .configurations import Memo, read_configuration
 from .digest import tagged

@@ -37,9 +37,10 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from .._system.dataclass import dataclass
 from .models import Loader
 from .ports import BadValue, Injected, Port, PortType, Record, read_annotation
 from .records import port_of

@@ -14,10 +14,11 @@ import math
 import types
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+from .._system.dataclass import dataclass
 from .models import Leased, Loader, Model
 from .values import (
     Audio,

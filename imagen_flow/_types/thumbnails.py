@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._system.dataclass import dataclass
 from .._system.regular_files import open_regular
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+from .._system.dataclass import dataclass
 from .._system.regular_files import open_regular
 from .digest import digest_bytes
 

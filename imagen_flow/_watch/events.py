@@ -4,11 +4,11 @@ are seconds since watching began; those of a run's events are seconds since the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from .. import events
 from .._plan import Plan
+from .._system.dataclass import dataclass
 from ..errors import ImagenFlowError, Problem, as_texts
 
 __all__ = [

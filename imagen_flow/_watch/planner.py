@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from .._plan.request import Options, Request, prepare
 from .._settings import config
 from .._settings.config import Settings
 from .._store.file_digests import FileDigests
+from .._system.dataclass import dataclass
 from .._system.regular_files import read_regular
 from .._text import spec as spec_
 from .._text.spec import GraphSpec

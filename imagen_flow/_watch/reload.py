@@ -13,13 +13,13 @@ import json
 import re
 import sys
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from .._models import Identity
 from .._plugins import registry as plugins
 from .._plugins.registry import Plugin, Registry
 from .._settings import config
+from .._system.dataclass import dataclass
 from ..errors import Problem
 
 __all__ = ["Reload", "code_of", "reload"]

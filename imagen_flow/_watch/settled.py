@@ -37,7 +37,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -60,6 +59,7 @@ from watchdog.observers.api import BaseObserver, ObservedWatch
 from watchdog.observers.polling import PollingObserverVFS
 
 from .._store.opening import network_file_system
+from .._system.dataclass import dataclass
 
 __all__ = ["Changes", "changes", "is_temporary"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..._outputs.disk import ImmediateChanges
+from ..._system.dataclass import dataclass
 from ..._system.regular_files import is_regular, open_regular
 from ..._types.lettering import Lettering
 from ...errors import OutputError

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from ..._system.dataclass import dataclass
 from .rows import Row
 
 __all__ = [

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from ..._provenance.embedding import try_read_embedded, walk_files
+from ..._system.dataclass import dataclass
 from ..._system.regular_files import is_regular
 from ..._types.image_files import ENDINGS
 from .rows import Row

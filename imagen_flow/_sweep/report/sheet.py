@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..._system.dataclass import dataclass
 from ..._types.image_files import encode_png
 from ..._types.lettering import Lettering, choose_lettering
 from ..._types.thumbnails import read_reduced
