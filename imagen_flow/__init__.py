@@ -11,13 +11,13 @@ never loads torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-# Each public name is declared once, here. Type checkers read this block as it stands. At run time
-# nothing in it is executed: `__getattr__` reads from this file's own source where a name lives, and
-# imports it when it is first used. So ``import imagen_flow`` takes milliseconds, a plugin that uses
-# `node` imports neither the watcher nor the planner, and the two can never disagree, as a second
-# table could. ``import x as x`` is how PEP 484 marks a name as exported.
+from ._system.lazy_names import lazy_names
+
+# Each public name is declared once, here, and imported when it is first used (see `lazy_names`). So
+# ``import imagen_flow`` takes milliseconds, and a plugin that uses `node` imports neither the
+# watcher nor the planner.
 if TYPE_CHECKING:
     from ._plugins.hookspecs import hookimpl as hookimpl
     from ._types.codec import Codec as Codec
@@ -63,38 +63,4 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    homes = globals().get("_homes")
-    if homes is None:
-        homes = globals()["_homes"] = _read_homes()
-    if name == "__all__":
-        value: Any = sorted([*homes, "__version__"])
-    elif name in homes:
-        from importlib import import_module
-
-        value = getattr(import_module(homes[name], __name__), name)
-    else:
-        raise AttributeError(f"module 'imagen_flow' has no attribute '{name}'")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return list(__getattr__("__all__"))
-
-
-def _read_homes() -> dict[str, str]:
-    """Read from the block above which module each public name comes from."""
-    import ast
-    from pkgutil import get_data
-
-    source = get_data(__name__, "__init__.py") or b""
-    return {
-        alias.name: f".{statement.module}"
-        for block in ast.parse(source).body
-        if isinstance(block, ast.If)
-        for statement in block.body
-        if isinstance(statement, ast.ImportFrom)
-        for alias in statement.names
-    }
+__getattr__, __dir__ = lazy_names(__name__, "__version__")

@@ -13,7 +13,6 @@ an output folder is passed.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,8 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweep", "execute", "load", "plan", "run", "sweep"]
 
-_logger = logging.getLogger(__name__)
-
 
 def load(
     graph: str | Path | Mapping[str, Any] | Graph,
@@ -90,8 +87,11 @@ def _load(
         )
     if registry is None:
         files, refused = plugin_files(options, _settings(graph))
-        for problem in refused:
-            _logger.warning("%s", problem)
+        if refused:
+            from logging import getLogger
+
+            for problem in refused:
+                getLogger(__name__).warning("%s", problem)
         registry = discover(files, cache=config.plugins_cache_file())
     spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else spec_.read(Path(graph))
     return resolve(spec, registry)

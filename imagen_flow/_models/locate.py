@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._system.dataclass import dataclass
 from .._system.regular_files import open_regular
 from .._types.digest import tagged
 from .._types.models import BaseCheckpoint, Model
@@ -27,9 +26,10 @@ from .files import (
     subfolder,
     variants,
 )
-from .lock import Lock, LockedModel
+from .lock import LockedModel
 from .pickles import NO_PICKLES, scan_pickle
 from .pointers import check_pointers
+from .policy import STRICT, ModelPolicy
 from .references import (
     PICKLES,
     BadReference,
@@ -46,27 +46,6 @@ __all__ = ["STRICT", "BaseOf", "ModelPolicy", "base_reference", "is_tiny", "reso
 #: one.
 BaseOf = Callable[[Mapping[str, Any]], BaseCheckpoint | None]
 
-
-@dataclass(frozen=True, slots=True)
-class ModelPolicy:
-    """Which models may be used, and how. Only the user decides this, never a graph.
-
-    `lock` pins references to the hub; with `locked`, references that it does not pin are refused.
-    `pickles` are pickled files that may be loaded: each by the model's reference and the file's
-    name in it (``hf:org/name@main/file.bin``), or by path. `remote_code` are references whose own
-    code may run. `tiny` returns a small model to use instead, given a reference and the path of the
-    model (None if it is not on this machine).
-    """
-
-    lock: Lock | None = None
-    locked: bool = False
-    pickles: tuple[str, ...] = ()
-    remote_code: tuple[str, ...] = ()
-    tiny: Callable[[str, Path | None], Path | None] | None = None
-
-
-#: The default: nothing that runs code, and everything that is on this machine.
-STRICT = ModelPolicy()
 
 #: What the reference of a tiny model ends with.
 _TINY = " (tiny)"

@@ -26,8 +26,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
@@ -114,7 +112,7 @@ class Lock:
         except (OSError, UnicodeDecodeError):
             if not self.models:
                 return False
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
+        temporary = self.path.with_name(f".{self.path.name}.{os.urandom(8).hex()}")
         try:
             # "x" never writes through a link that somebody put there.
             with temporary.open("x", encoding="utf-8") as stream:
@@ -185,6 +183,8 @@ def read_lock(path: Path) -> Lock:
         raise GraphError(
             [Problem("unreadable", f"{shown} cannot be read", why=str(failed))]
         ) from failed
+    import tomllib
+
     try:
         parsed = tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as error:

@@ -4,12 +4,14 @@ shards") over the display of a run, and from saying which of their kernels they 
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ["quiet_libraries"]
 
@@ -46,6 +48,8 @@ def quiet_libraries() -> Iterator[None]:
     """Silence the bars of those libraries that are imported by now, and what others tell, for as
     long as the context lasts. A user's own choice to have them off is kept.
     """
+    import logging
+
     with _SILENCE.lock:
         _SILENCE.inside += 1
         for logger in map(logging.getLogger, _TELLTALES):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from .._types.artifact import Artifact
 from .._types.ports import BadValue, PortType, describe
 from .._types.values import File, Folder
 from ..errors import GraphError, Problem, nearest
-from .values import Values, is_drawn
+from .values import Values, drawn_seed, is_drawn
 
 __all__ = ["from_text", "take_inputs"]
 
@@ -73,7 +72,7 @@ def take_inputs(
                     held.given[item, name] = value
                 slots[name] = held.converted(held.constants.add(value), wanted.type)
             elif is_drawn(wanted) or given is not _MISSING:
-                taken.seeds[name] = secrets.randbelow(2**32)
+                taken.seeds[name] = drawn_seed()
                 slots[name] = held.constants.add(taken.seeds[name])
             elif wanted.default is not None:
                 slots[name] = held.converted(held.default(wanted), wanted.type)

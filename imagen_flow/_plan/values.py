@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2b
@@ -60,7 +59,7 @@ from .step import (
     together,
 )
 
-__all__ = ["Constants", "Values", "derived_seed", "is_drawn"]
+__all__ = ["Constants", "Values", "derived_seed", "drawn_seed", "is_drawn"]
 
 _MISSING = object()
 _NOWHERE: Any = None
@@ -362,7 +361,7 @@ class Values:
             if held is None:
                 held = self._held[id(binding)] = (
                     binding,
-                    self.constants.add(secrets.randbelow(2**32)),
+                    self.constants.add(drawn_seed()),
                 )
             return held[1]
         assert binding is not None
@@ -467,6 +466,11 @@ class Values:
                 )
             )
         return value
+
+
+def drawn_seed() -> int:
+    """Draw a seed."""
+    return int.from_bytes(os.urandom(4), "big")
 
 
 def derived_seed(seed: int, label: str) -> int:

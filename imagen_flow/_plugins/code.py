@@ -15,12 +15,10 @@ from the same distribution or namespace.
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import re
 import sys
-import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import field
@@ -147,7 +145,18 @@ def _walk(
     """Yield the files of a folder and its subfolders, without skipped ones. Links are followed, as
     by imports, but each folder only once.
     """
-    pending = [str(folder)]
+    for entry in _entries(str(folder), wanted, without=without, max_entries=max_entries):
+        yield Path(entry.path)
+
+
+def _entries(
+    folder: str,
+    wanted: Callable[[str], bool],
+    *,
+    without: Collection[str] = (),
+    max_entries: int | None = None,
+) -> Iterator[os.DirEntry[str]]:
+    pending = [folder]
     seen = {os.path.realpath(folder)}
     entries = files = 0
     while pending:
@@ -166,7 +175,7 @@ def _walk(
                         pending.append(entry.path)
                 elif wanted(entry.name) and entry.is_file():
                     files += 1
-                    yield Path(entry.path)
+                    yield entry
 
 
 # ---- a plugin's files
@@ -508,6 +517,8 @@ def read_text(file: Path) -> ModuleText | None:
 @lru_cache(maxsize=1024)
 def _parse_text(source: bytes) -> ModuleText | None:
     """Parse the text of a module. Cached, because every discovery reads the same hundred modules."""
+    import ast
+
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -570,7 +581,7 @@ def installed_digest(
 
     Params:
         target: the module that the entry point names.
-        distribution: its distribution, from `importlib.metadata`.
+        distribution: its distribution, as `distributions` or `importlib.metadata` gives it.
         memo: caches the digests of large files.
         without: folders with keys of their own: models that come with the plugin.
     """
@@ -659,7 +670,6 @@ def _module_finder(distribution: Any) -> Callable[[str, str, Path], Path | None]
     to the same namespace.
     """
     tops = _top_names(distribution)
-    sites = {os.path.realpath(sysconfig.get_paths()[kind]) for kind in ("purelib", "platlib")}
 
     def find(name: str, top: str, home: Path) -> Path | None:
         first, *rest = name.split(".")
@@ -668,9 +678,7 @@ def _module_finder(distribution: Any) -> Callable[[str, str, Path], Path | None]
         if first == top and rest and getattr(sys.modules.get(top), "__file__", None) is None:
             return _in_namespace(list(getattr(sys.modules.get(top), "__path__", ())), rest)
         around = home.parent
-        if first == top or not (
-            first in tops or (tops is UNKNOWN_NAMES and os.path.realpath(around) not in sites)
-        ):
+        if first == top or not (first in tops or (tops is UNKNOWN_NAMES and not _is_site(around))):
             return None
         found = _find_module(around, first)
         imported = sys.modules.get(first)
@@ -683,6 +691,16 @@ def _module_finder(distribution: Any) -> Callable[[str, str, Path], Path | None]
         return _module_or_package(found)
 
     return find
+
+
+def _is_site(folder: Path) -> bool:
+    """Tell whether a folder is where distributions are installed."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    return os.path.realpath(folder) in {
+        os.path.realpath(paths[kind]) for kind in ("purelib", "platlib")
+    }
 
 
 def _mention_pattern(distribution: Any, top: str, home: Path) -> re.Pattern[bytes]:
@@ -747,12 +765,13 @@ def stamp(target: str) -> str:
     source_paths = list(spec.submodule_search_locations or ())
     if not source_paths and spec.origin is None:
         return "missing"
-    times = []
+    times: list[tuple[str, int]] = []
     for location in source_paths or [str(spec.origin)]:
-        files = [Path(location)] if not os.path.isdir(location) else _walk(Path(location), _is_code)
-        times += [
-            (os.path.relpath(file, location), os.stat(file).st_mtime_ns)
-            for file in files
-            if file.exists()
-        ]
+        if os.path.isdir(location):
+            skip = len(os.path.join(location, ""))
+            for entry in _entries(location, _is_code):
+                with suppress(FileNotFoundError):
+                    times.append((entry.path[skip:], entry.stat().st_mtime_ns))
+        elif os.path.exists(location):
+            times.append((".", os.stat(location).st_mtime_ns))
     return tagged("stamp", repr(sorted(times)).encode())

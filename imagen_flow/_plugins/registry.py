@@ -14,7 +14,6 @@ silently.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -38,6 +37,7 @@ from .._types.node import NodeFunction, NodeType
 from ..errors import GraphError, ModelError, Problem, nearest
 from . import hookspecs
 from .code import LocalCode, installed_digest, stamp
+from .distributions import offered, version_of
 from .imports import FreshSourceLoader, install, is_verified, loader_of, local_folders
 from .offered_loaders import OfferedLoader, with_open_loaders
 
@@ -61,7 +61,7 @@ class Plugin:
     fault: str = ""
     module: ModuleType | None = None
     is_file: bool = False
-    #: Its distribution, from `importlib.metadata`.
+    #: Its distribution, as `distributions` or `importlib.metadata` gives it.
     distribution: Any = None
 
 
@@ -197,10 +197,7 @@ class Registry:
     def version_of(self, distribution: str) -> str:
         """Return the installed version of a library, or ``missing``."""
         if distribution not in self._versions:
-            try:
-                self._versions[distribution] = importlib.metadata.version(distribution)
-            except importlib.metadata.PackageNotFoundError:
-                self._versions[distribution] = "missing"
+            self._versions[distribution] = version_of(distribution) or "missing"
         return self._versions[distribution]
 
     def is_unknown(self, node_type: NodeType, distribution: str) -> bool:
@@ -220,10 +217,12 @@ class Registry:
         """Suggest the library for a name that no library has: the one that provides a module of
         that name, or the nearest name.
         """
-        brought = importlib.metadata.packages_distributions().get(name)
+        from importlib import metadata
+
+        brought = metadata.packages_distributions().get(name)
         if brought:
             return f"'{name}' is a module; its library is '{brought[0]}'"
-        near = nearest(name, (d.name for d in importlib.metadata.distributions() if d.name))
+        near = nearest(name, (d.name for d in metadata.distributions() if d.name))
         return near if near.startswith("did") else "install it, or correct 'uses' of the node"
 
     def add(
@@ -429,12 +428,12 @@ def discover(
         cache: a JSON file that caches what each plugin offers; without it every plugin is imported.
         entry_points: the source of entry points (for tests); default: the installed distributions.
     """
-    found = entry_points() if entry_points else importlib.metadata.entry_points(group=GROUP)
+    found = entry_points() if entry_points else offered(GROUP)
     cached = _read_cache(cache)
     plugins: dict[str, Plugin] = {}
     stamps: dict[str, str] = {}
     entries = list(found)
-    # Reading its name or version, a distribution parses all its metadata: do it once.
+    # Reading its name or version, a distribution reads its metadata: do it once.
     owners = {
         id(entry.dist): (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
         for entry in {id(e.dist): e for e in entries}.values()

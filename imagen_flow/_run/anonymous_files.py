@@ -8,15 +8,17 @@ original file is restored, and in what it raises the original name.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._types.values import File, Folder
+
+if TYPE_CHECKING:
+    import tempfile
 
 __all__ = ["AnonymousFiles"]
 
@@ -151,6 +153,8 @@ class AnonymousFiles:
             link = self._links.get((target, name))
             if link is None:
                 if self._folder is None:
+                    import tempfile
+
                     self._folder = tempfile.TemporaryDirectory(
                         prefix="imagen_flow-", ignore_cleanup_errors=True
                     )

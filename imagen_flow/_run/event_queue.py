@@ -10,7 +10,6 @@ import linecache
 import os
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
@@ -286,6 +285,8 @@ def error_location(error: BaseException, type_: NodeType | Graph) -> str:
         _is_deliberate(error) and not type_.plugin.endswith(".py")
     ):
         return ""
+    import traceback
+
     frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in traceback.walk_tb(error.__traceback__)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._graph import Output
 from .._outputs.templates import fields_of
@@ -23,6 +22,9 @@ from ..events import OutputAbsent, OutputWritten, step_title
 from .event_queue import EventQueue, describe_error
 from .file_names import file_names, planned_file_names
 from .recorder import ProvenanceRecorder
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = [
     "DROPPED_ELEMENT",
@@ -76,7 +78,7 @@ class OutputDelivery:
         )
         self._writer_of = writer if callable(writer) else lambda _: writer
         self._writers: dict[str, OutputWriter | None] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
+        self._thread: ThreadPoolExecutor | None = None  # until there is something to write
         self._writes: deque[Future[None]] = deque()
         self._paths: list[Path] = []
 
@@ -87,7 +89,8 @@ class OutputDelivery:
 
     def close(self, *, cancelled: bool) -> None:
         """Finish the file that is being written, and the queued ones unless the run was cancelled."""
-        self._thread.shutdown(wait=True, cancel_futures=cancelled)
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=cancelled)
 
     def has_delivered_from(self, folder: Path) -> bool:
         """Tell whether files, folders or models inside a folder were delivered."""
@@ -98,9 +101,16 @@ class OutputDelivery:
         while self._writes and self._writes[0].done():
             self._writes.popleft().result()
         if self._writes:
-            self._writes.append(self._thread.submit(self._finish, top.item))
+            self._submit(self._finish, top.item)
         else:
             self._finish(top.item)
+
+    def _submit(self, write: Callable[..., None], *given: Any) -> None:
+        if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
+        self._writes.append(self._thread.submit(write, *given))
 
     def _finish(self, item: str) -> None:
         self._writers.pop(item, None)
@@ -178,19 +188,17 @@ class OutputDelivery:
                 key = self._recorder.key(top, output, element) if label else ""
                 while len(self._writes) > MAX_WRITES:
                     self._writes.popleft().result()
-                self._writes.append(
-                    self._thread.submit(
-                        self._write,
-                        writer,
-                        label,
-                        output,
-                        artifact,
-                        element,
-                        names,
-                        value,
-                        document,
-                        key,
-                    )
+                self._submit(
+                    self._write,
+                    writer,
+                    label,
+                    output,
+                    artifact,
+                    element,
+                    names,
+                    value,
+                    document,
+                    key,
                 )
         except Damaged as damaged:
             self.queue.output_failed(output.name, label, str(damaged))

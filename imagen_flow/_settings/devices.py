@@ -9,10 +9,8 @@ because its results would be stored under wrong keys.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
-import platform
 import re
 import sys
 import threading
@@ -120,6 +118,8 @@ class Machine:
 
 def this_machine() -> Machine:
     """Describe this machine."""
+    import platform
+
     return Machine(platform.system(), platform.machine(), _torch_build(), _count_cuda_devices)
 
 
@@ -139,6 +139,8 @@ def _torch_build() -> str:
 
 def _count_cuda_devices() -> int:
     """Ask the driver how many devices this process can see (CUDA_VISIBLE_DEVICES applies)."""
+    import ctypes
+
     driver = _cuda_driver()
     count = ctypes.c_int(0)
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -147,6 +149,8 @@ def _count_cuda_devices() -> int:
 
 
 def _cuda_driver() -> Any:
+    import ctypes
+
     try:
         return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -157,6 +161,8 @@ def compute_capability(device: str) -> tuple[int, int] | None:
     """Ask the driver for a CUDA device's compute capability as (major, minor). None for other
     devices, or if it is unknown.
     """
+    import ctypes
+
     kind, _, index = device.partition(":")
     driver = _cuda_driver() if kind == "cuda" else None
     handle, found = ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
@@ -390,11 +396,15 @@ def conditions(device: str = "cpu") -> dict[str, Any]:
     kind, _, index = device.partition(":")
     if kind == "cuda" and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name(int(index or 0))
+        import ctypes
+
         version = ctypes.c_int(0)
         driver = _cuda_driver()
         if driver is not None and driver.cuDriverGetVersion(ctypes.byref(version)) == 0:
             found["cuda"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
     elif kind == "mps":
+        import platform
+
         found["gpu"] = f"{platform.processor()} {platform.mac_ver()[0]}"
     return found
 

@@ -18,7 +18,6 @@ import functools
 import json
 import operator
 import os
-import platform
 import stat
 import struct
 import sys
@@ -189,11 +188,13 @@ class _OwnerFile:
     """
 
     def __init__(self, path: Path, wait_s: float) -> None:
+        from platform import node
+
         self._path = path
         self._content = json.dumps(
             {
                 "process": process_name(),
-                "host": platform.node(),
+                "host": node(),
                 "pid": os.getpid(),
                 "token": os.urandom(8).hex(),
             }

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import platform
 import re
-import shutil
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -78,12 +76,16 @@ def sweep(folder: Path) -> None:
                 ):
                     continue
                 if entry.is_dir(follow_symlinks=False):
+                    import shutil
+
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     os.unlink(entry.path)
 
 
 def _host() -> str:
+    import platform
+
     return _short_digest(platform.node())
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from imagen_flow import Number, Range, Text, node
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 MAX_INT = 2**63 - 1
 """The largest int, the same as for seeds."""
@@ -115,19 +117,19 @@ def round_(value: Number, *, multiple: Annotated[int, Range(1)] = 1) -> int:
 
     Halves are rounded up: 2.5 gives 3, -2.5 gives -2.
     """
-    return _checked_int(math.floor(Fraction(value) / multiple + Fraction(1, 2)) * multiple)
+    return _checked_int(math.floor(_exact(value) / multiple + _exact(0.5)) * multiple)
 
 
 @node("math.floor", version=1)
 def floor(value: Number, *, multiple: Annotated[int, Range(1)] = 1) -> int:
     """Round down to an int, or to a multiple."""
-    return _checked_int(math.floor(Fraction(value) / multiple) * multiple)
+    return _checked_int(math.floor(_exact(value) / multiple) * multiple)
 
 
 @node("math.ceil", version=1)
 def ceil(value: Number, *, multiple: Annotated[int, Range(1)] = 1) -> int:
     """Round up to an int, or to a multiple."""
-    return _checked_int(math.ceil(Fraction(value) / multiple) * multiple)
+    return _checked_int(math.ceil(_exact(value) / multiple) * multiple)
 
 
 @node("number.to_text", version=1)
@@ -151,6 +153,12 @@ def checked(compute: Callable[[], Number]) -> Number:
     if not math.isfinite(result):
         raise ValueError(_too_large())
     return result
+
+
+def _exact(value: float) -> Fraction:
+    from fractions import Fraction
+
+    return Fraction(value)
 
 
 def _checked_int(result: int) -> int:
