@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 import threading
@@ -70,9 +71,11 @@ def main() -> NoReturn:
     exit_codes: list[int] = []
     # Registered first, it is called last: after what removes temporary files.
     atexit.register(leave_threads, exit_codes)
+    gc.disable()  # what is imported stays, and looking through it would find nothing to free
     try:
         from ._cli import main
 
+        gc.enable()
         main(prog_name="imagen-flow")
     except SystemExit as leaving:
         exit_codes.append(leaving.code if isinstance(leaving.code, int) else 1)

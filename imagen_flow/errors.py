@@ -20,7 +20,6 @@ There are two kinds of faults, which are never mixed:
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from bisect import bisect_right
@@ -366,16 +365,14 @@ class Cancelled(ImagenFlowError):
 
 #: Control characters except for tabs and line ends, and characters that reorder text or end a line
 #: invisibly.
-_CONTROLS = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
-)
+_CONTROLS = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
 
 
 def printable(text: str) -> str:
     """Replace control characters: text from a file, a model or a plugin must not control the
     terminal or disguise itself.
     """
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+    return re.sub(_CONTROLS, "\N{REPLACEMENT CHARACTER}", text)
 
 
 def nearest(word: str, candidates: Iterable[str], *, what: str = "") -> str:
@@ -391,7 +388,9 @@ def nearest(word: str, candidates: Iterable[str], *, what: str = "") -> str:
             if abs(len(candidate) - len(word)) <= 2 and candidate[:2] == word[:2]
         ][:_MAX_CANDIDATES]
         what = ""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
     if not known:

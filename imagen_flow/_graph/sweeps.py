@@ -31,7 +31,7 @@ OF_AXIS = ("lines", "folder", "pattern")
 COMBINE: tuple[Literal["product", "zip"], ...] = ("product", "zip")
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3})?"
-_SPAN = re.compile(rf"\s*({_NUMBER})\s*\.\.\s*({_NUMBER})(?:\s*\.\.\s*({_NUMBER}))?\s*\Z")
+_SPAN = rf"\s*({_NUMBER})\s*\.\.\s*({_NUMBER})(?:\s*\.\.\s*({_NUMBER}))?\s*\Z"
 
 #: A longer text is no range.
 _MAX_SPAN = 200
@@ -255,7 +255,7 @@ def parse_span(text: str, type_: PortType) -> Span | None:
 
     if type_.kind not in ("int", "float", "number") or len(text) > _MAX_SPAN:
         return None
-    match = _SPAN.match(text)
+    match = re.match(_SPAN, text)
     if match is None:
         return None
     start, stop = Fraction(match[1]), Fraction(match[2])

@@ -21,7 +21,6 @@ from .._types.models import PLAIN, Loader, Loading, Model, name_of
 from .._types.values import FileChanged
 from ..errors import ModelError
 from .changes import Look, differences, look_at
-from .estimates import estimate
 from .mapped import own_tensors
 from .oom import give_back, is_out_of_memory, with_memory_fallback
 from .quiet import quiet_libraries
@@ -560,6 +559,8 @@ def weight_of(loader: Loader[Any], model: Model, *, dtype: str, settings: Loadin
     """Estimate what a loader takes of a model in memory, in bytes; 0 if the files do not tell."""
     on_disk = answers.disk_bytes_of(loader, model)
     try:
+        from .estimates import estimate
+
         whole = estimate(
             model, dtype, quantization=effective_settings(loader, settings).quantization
         )

@@ -33,7 +33,7 @@ __all__ = ["encode_table"]
 VALUE = "value"
 
 #: What a spreadsheet takes for the beginning of a formula; the wide forms too, as some convert them.
-_FORMULA = re.compile(r"[\s\0]*[=+\-@＝＋－＠]")
+_FORMULA = r"[\s\0]*[=+\-@＝＋－＠]"
 
 #: Ends of lines for some readers, though not for JSON.
 _ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"})
@@ -94,7 +94,7 @@ def _field(value: Any, *, escape: bool) -> str:
     if isinstance(value, int | float):
         return repr(value)
     text = value if isinstance(value, str) else _json(value)
-    if escape and _FORMULA.match(text):
+    if escape and re.match(_FORMULA, text):
         text = f"'{text}"
     if not text or any(c in text for c in ',"\r\n'):
         return '"' + text.replace('"', '""') + '"'

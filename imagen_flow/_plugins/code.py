@@ -123,16 +123,21 @@ def is_source(name: str) -> bool:
     return not name.startswith(".") and not name.endswith((".pyc", ".pyo", "~"))
 
 
+#: What a virtual environment contains.
+_ENVIRONMENT = frozenset({"pyvenv.cfg", "conda-meta"})
+
+
 def _is_skipped(folder: str) -> bool:
     """Tell whether a folder contains no code of a plugin: hidden ones, bytecode, virtual
     environments. Nothing is imported from it either.
     """
-    name = os.path.basename(folder)
-    return (
-        name.startswith(".")
-        or name == "__pycache__"
-        or any(os.path.lexists(os.path.join(folder, sign)) for sign in ("pyvenv.cfg", "conda-meta"))
+    return _is_hidden(os.path.basename(folder)) or any(
+        os.path.lexists(os.path.join(folder, sign)) for sign in _ENVIRONMENT
     )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
 
 
 def _walk(
@@ -156,11 +161,11 @@ def _entries(
     without: Collection[str] = (),
     max_entries: int | None = None,
 ) -> Iterator[os.DirEntry[str]]:
-    pending = [folder]
-    seen = {os.path.realpath(folder)}
+    pending = [(folder, os.path.realpath(folder))]
+    seen = {pending[0][1]}
     entries = files = 0
     while pending:
-        location = pending.pop()
+        location, real_location = pending.pop()
         with os.scandir(location) as found:
             for entry in found:
                 entries += 1
@@ -169,10 +174,14 @@ def _entries(
                         f"{folder} contains too many files; put the plugin into its own folder"
                     )
                 if entry.is_dir():
-                    real = os.path.realpath(entry.path)
+                    real = (
+                        os.path.realpath(entry.path)
+                        if entry.is_symlink()
+                        else os.path.join(real_location, entry.name)
+                    )
                     if real not in seen and real not in without and not _is_skipped(entry.path):
                         seen.add(real)
-                        pending.append(entry.path)
+                        pending.append((entry.path, real))
                 elif wanted(entry.name) and entry.is_file():
                     files += 1
                     yield entry

@@ -96,13 +96,13 @@ def offered(group: str) -> Iterable[Any]:
     sign, found = f"[{group}]", []
     for _, folder in _metadata_folders():
         try:
-            with open(os.path.join(folder, "entry_points.txt"), encoding="utf-8") as file:
-                text = file.read()
+            with open(f"{folder}/entry_points.txt", "rb", buffering=0) as file:
+                content = file.read()
+            if sign.encode() in content:  # which is rare, and not worth parsing for otherwise
+                lines = list(_section(content.decode(), sign))
+                found += [EntryPoint(*line, group, Distribution(folder)) for line in lines]
         except (OSError, UnicodeDecodeError):
             continue
-        if sign in text:
-            owner = Distribution(folder)
-            found += [EntryPoint(*line, group, owner) for line in _section(text, sign)]
     return found
 
 

@@ -85,12 +85,17 @@ class OpenLoader(Loader[Any]):
 
 def with_open_loaders(inputs: Mapping[str, Port], find: Find) -> dict[str, Port]:
     """Return a node type's ports; those whose loader has a role take what plugins offer too."""
-    return {name: replace(port, type=_opened(port.type, find)) for name, port in inputs.items()}
+    opened = {name: _opened(port.type, find) for name, port in inputs.items()}
+    return {
+        name: port if opened[name] is port.type else replace(port, type=opened[name])
+        for name, port in inputs.items()
+    }
 
 
 def _opened(type_: PortType, find: Find) -> PortType:
     if type_.element is not None:
-        return replace(type_, element=_opened(type_.element, find))
+        element = _opened(type_.element, find)
+        return type_ if element is type_.element else replace(type_, element=element)
     if type_.record is not None:
         fields = with_open_loaders(type_.record.fields, find)
         return replace(type_, record=replace(type_.record, fields=fields))
