@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from .._system.dataclass import dataclass
 from ..errors import NodeError
 from ..events import (
     Event,
