@@ -49,7 +49,7 @@ else:
 def _init_of(cls: type, slots: bool) -> Callable[..., None]:
     known: dict[str, Any] = {"set_": object.__setattr__, "MISSING": MISSING}
     parameters, body = ["self"], []
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # it is a dataclass
+    for field in dataclasses.fields(cls):
         name = value = field.name
         if field.default is not MISSING:
             known[f"default_{name}"] = field.default
@@ -72,7 +72,7 @@ def _init_of(cls: type, slots: bool) -> Callable[..., None]:
     init: Callable[..., None] = known["__init__"]
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__module__ = cls.__module__
-    init.__annotations__ = {**{f.name: f.type for f in dataclasses.fields(cls)}, "return": None}  # type: ignore[arg-type]
+    init.__annotations__ = {**{f.name: f.type for f in dataclasses.fields(cls)}, "return": None}
     return init
 
 
