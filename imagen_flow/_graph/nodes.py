@@ -9,7 +9,9 @@ from typing import Any
 from .._settings.devices import (
     ATTENTIONS,
     BATCHES,
+    COMPILATIONS,
     DTYPES,
+    LAYERWISE_CASTINGS,
     MAX_BATCH,
     MEMORY_LEVELS,
     OFFLOADS,
@@ -23,6 +25,7 @@ from .._types.values import Range
 from .binder import Binder
 from .bindings import Binding, FileAt, FromNode, Given, ModelAt, readings
 from .graph import ROUNDS, Graph, Node, Repeat
+from .step_caches import STEP_CACHE, take_step_cache
 from .suggestions import only_suggestion, plain, reference_text, suggest
 
 __all__ = ["DTYPE", "LOADING", "is_device", "read_node"]
@@ -46,7 +49,11 @@ LOADING = {
     "quantization": PortType("text", choices=QUANTIZATIONS),
     "offload": PortType("text", choices=OFFLOADS),
     "attention": PortType("text", choices=ATTENTIONS),
-    "compile": PortType("bool"),
+    "compile": PortType(
+        "union", members=(PortType("bool"), PortType("text", choices=COMPILATIONS))
+    ),
+    "layerwise_casting": PortType("text", choices=LAYERWISE_CASTINGS),
+    "step_cache": STEP_CACHE,
     "ladder": PortType("text", choices=tuple(MEMORY_LEVELS)),
     "batch": PortType(
         "union",
@@ -285,9 +292,11 @@ def _settings(
                 ),
             )
         else:
-            binder.take(
-                item, LOADING[key], f"'settings.{key}'", found.setdefault("settings", {}), key
-            )
+            settings = found.setdefault("settings", {})
+            if key == "step_cache":
+                take_step_cache(binder, item, f"'settings.{key}'", settings)
+            else:
+                binder.take(item, LOADING[key], f"'settings.{key}'", settings, key)
 
 
 def _repeat(binder: Binder, pair: Pair, type_: NodeType | Graph | None) -> Repeat | None:

@@ -26,6 +26,7 @@ from .inputs import read_input
 from .nodes import DTYPE, LOADING, is_device, read_node
 from .order import asked_alone, order, unneeded
 from .outputs import check_paths, read_output
+from .step_caches import take_step_cache
 from .suggestions import plain
 from .sweeps import read_sweep
 
@@ -323,6 +324,9 @@ class _Resolver:
                     pair.key.mark,
                     fix=self.binder.nearest(key, _SETTINGS, what="settings of a graph are"),
                 )
+                continue
+            if key == "step_cache":
+                take_step_cache(self.binder, pair, "'step_cache'", found)
                 continue
             try:
                 found[key] = port.check(plain(pair.value))

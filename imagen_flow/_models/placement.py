@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._types.models import PLAIN, Loading
+from ..errors import ModelError
 
 __all__ = ["at_rest", "place_module"]
 
@@ -47,6 +48,9 @@ def place_module(module: Any, *, device: str, settings: Loading = PLAIN) -> Any:
     that they run on (``_hf_hook.execution_device``); their parameters are elsewhere.
     Source: accelerate's ``cpu_offload`` for layers, a ``ModelHook`` of its kind for whole modules.
     """
+    if settings.offload == "groups" or settings.compile == "regional":
+        asked = "offload: groups" if settings.offload == "groups" else "compile: regional"
+        raise ModelError(f"{asked} is for models of diffusers; {type(module).__name__} is not one")
     if settings.compile:
         module.compile()
     if device == "cpu" or settings.offload == "none":

@@ -97,7 +97,7 @@ def identity_of(
             model.significant_name.encode("utf-8", "surrogatepass"),
         )
     return Identity(
-        fingerprint, name_of(loader), device, dtype, effective_settings(loader, settings)
+        fingerprint, name_of(loader), device, dtype, effective_settings(loader, settings).resident()
     )
 
 
@@ -288,7 +288,9 @@ class ModelPool:
                     )
                     for name, part in parts.items()
                 }
-                yield loader.assemble(model, lent)
+                yield loader.for_call(
+                    model, loader.assemble(model, lent), effective_settings(loader, settings)
+                )
             return
         resident = self._acquire(
             identity_of(loader, model, device=device, dtype=dtype, settings=settings),

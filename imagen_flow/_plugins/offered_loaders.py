@@ -12,7 +12,7 @@ from typing import Any
 
 from .._system.dataclass import dataclass
 from .._types import loader_answers as answers
-from .._types.models import Loader, Model
+from .._types.models import Loader, Loading, Model
 from .._types.ports import Port, PortType
 from ..errors import ModelError
 
@@ -69,6 +69,11 @@ class OpenLoader(Loader[Any]):
             if alone in parts:
                 return parts[alone]
         return self.own.assemble(model, parts)
+
+    def for_call(self, model: Model, lent: Any, settings: Loading) -> Any:
+        if self.offered_for(model) is not None or answers.parts_of(self.own, model) is None:
+            return lent
+        return self.own.for_call(model, lent, settings)
 
     def check(self, model: Model) -> None:
         answers.check(self.loader_for(model), model)

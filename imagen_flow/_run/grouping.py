@@ -101,7 +101,10 @@ class Grouping:
 
     def _largest(self, node: Node, many: Many) -> int:
         assert isinstance(node.type, NodeType)
-        asked = self.state.keys.policy(node).batch if node.type.uses_torch else "exact"
+        policy = self.state.keys.policy(node) if node.type.uses_torch else None
+        if policy is not None and policy.alone:
+            return 1
+        asked = policy.batch if policy is not None else "exact"
         if isinstance(asked, int):
             return asked
         return LARGEST if many.exact or asked == "auto" else 1

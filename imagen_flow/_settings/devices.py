@@ -26,7 +26,9 @@ from ..errors import ModelError, nearest
 __all__ = [
     "ATTENTIONS",
     "BATCHES",
+    "COMPILATIONS",
     "DTYPES",
+    "LAYERWISE_CASTINGS",
     "MAX_BATCH",
     "MEMORY_LEVELS",
     "OFFLOADS",
@@ -65,7 +67,9 @@ QUANTIZERS = {"int8": "torchao", "int4": "torchao", "nf4": "bitsandbytes", "floa
 
 # The choices of `Loading`.
 QUANTIZATIONS = ("none", *QUANTIZERS)
-OFFLOADS = ("none", "model", "layers")
+OFFLOADS = ("none", "model", "layers", "groups")
+COMPILATIONS = ("regional",)
+LAYERWISE_CASTINGS = ("none", "float8_e4m3fn", "float8_e5m2")
 #: What may be said of groups besides their largest size.
 BATCHES = ("exact", "auto")
 MAX_BATCH = 1024
@@ -297,6 +301,13 @@ class Policy:
     batch: str | int = "exact"
 
     @property
+    def alone(self) -> bool:
+        """Whether steps are always computed one by one: a step cache decides for all items of a
+        call together, and each would depend on the others.
+        """
+        return self.settings.step_cache is not None
+
+    @property
     def memory_levels(self) -> tuple[str, ...]:
         """The levels that may be used, in order."""
         return MEMORY_LEVELS[self.memory]
@@ -308,7 +319,7 @@ class Policy:
             self.dtype,
             settings=self.settings,
             memory_levels=self.memory_levels,
-            batch="exact" if self.batch in ("exact", 1) else "grouped",
+            batch="exact" if self.alone or self.batch in ("exact", 1) else "grouped",
         )
 
 
@@ -332,7 +343,14 @@ def determinism_class(
         batch: ``exact``, or ``grouped`` by the user's permission; how many are computed together is
             left out.
     """
+    # What is at its default and came later is left out, so that keys stay as they were.
+    later: dict[str, Any] = {}
+    if settings.layerwise_casting != "none":
+        later["layerwise_casting"] = settings.layerwise_casting
+    if settings.step_cache is not None:
+        later["step_cache"] = {settings.step_cache.kind: dict(settings.step_cache.options)}
     return {
+        **later,
         "attention": settings.attention,
         "batch": batch,
         "compile": settings.compile,

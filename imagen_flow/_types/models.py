@@ -25,6 +25,7 @@ __all__ = [
     "Loading",
     "Model",
     "PLAIN",
+    "StepCache",
     "name_of",
     "read_json",
 ]
@@ -33,20 +34,38 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
+class StepCache(NamedTuple):
+    """Which computations a denoiser takes over from earlier steps: the kind of cache, and its
+    options as far as they were given, in order.
+    """
+
+    kind: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
 class Loading(NamedTuple):
-    """How a model is to be loaded, besides device and dtype. Each loader declares in
+    """How a model is to be loaded and called, besides device and dtype. Each loader declares in
     `Loader.settings` which of these it acts on.
 
     `quantization` is ``none``, ``int8``, ``int4``, ``nf4`` or ``float8``. `offload` is ``none``,
-    ``model`` (models wait on the host and come to the device in turn) or ``layers`` (their layers
-    do). `attention` is ``auto`` (what torch chooses), ``math``, ``flash``, ``efficient`` or
-    ``cudnn``. `compile` compiles what is called most.
+    ``model`` (models wait on the host and come to the device in turn), ``layers`` or ``groups``
+    (their layers do, one by one or several at a time). `attention` is ``auto`` (what torch
+    chooses), ``math``, ``flash``, ``efficient`` or ``cudnn``. `compile` compiles what is called
+    most: whole models, or with ``regional`` the blocks that these repeat. `layerwise_casting` is
+    ``none``, or the dtype in which layers keep their weights while they do not compute.
+    `step_cache` acts on calls alone: it changes nothing of what is loaded.
     """
 
     quantization: str = "none"
     offload: str = "none"
     attention: str = "auto"
-    compile: bool = False
+    compile: bool | str = False
+    layerwise_casting: str = "none"
+    step_cache: StepCache | None = None
+
+    def resident(self) -> Loading:
+        """Return what of the settings decides what is loaded."""
+        return self if self.step_cache is None else self._replace(step_cache=None)
 
 
 #: How models are loaded by default.
@@ -209,6 +228,12 @@ class Loader(Protocol[T_co]):
     def assemble(self, model: Model, parts: Mapping[str, Any]) -> T_co:
         """Put loaded parts together. It is called for each lease, so it must be cheap."""
         raise TypeError(f"{name_of(self)} has parts and does not implement assemble")
+
+    def for_call(self, model: Model, lent: T_co, settings: Loading) -> T_co:
+        """Return what was assembled as its calls are to be made: with the settings that act on
+        calls, as `Loading.step_cache`. Nothing that is shared may be changed.
+        """
+        return lent
 
     def check(self, model: Model) -> None:
         """Refuse models of another kind, when planning, by what their configurations say.

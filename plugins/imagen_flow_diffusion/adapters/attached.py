@@ -20,6 +20,7 @@ from imagen_flow.loaders import Leased, Loader
 
 from ..checkpoints.description import what_is
 from ..checkpoints.diagnosing import require_library
+from ..checkpoints.placing import hooked_for
 from ..loading.checkpoint import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 from . import lora_files
@@ -167,6 +168,7 @@ def attach_adapters(
         if hasattr(part, "modules")
         for layer in part.modules()
     )
+    _refuse_hooked(changed)
     stack = ExitStack()
     try:
         with loaders.at_rest(changed):
@@ -206,6 +208,15 @@ def attach_adapters(
     finally:
         with loaders.at_rest(changed):
             stack.close()
+
+
+def _refuse_hooked(parts: Sequence[Any]) -> None:
+    """Refuse networks whose layers diffusers casts, or brings in groups: the layers of an adapter
+    would be neither.
+    """
+    for part in parts:
+        if asked := hooked_for(part):
+            raise ValueError(f"adapters do not go with {asked}; leave out one of them")
 
 
 def _check(attached: AttachedAdapters) -> None:

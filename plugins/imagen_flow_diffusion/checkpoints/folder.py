@@ -17,6 +17,7 @@ from imagen_flow import loaders
 from imagen_flow.loaders import read_json
 
 from .diagnosing import misfit, plain
+from .placing import group_device, place
 from .quantizing import arguments, check_saved, saved_as
 from .scales import scale_among
 from .single_file import header_of
@@ -105,9 +106,7 @@ def load_part(
         )
     # The weights require gradients, as those that diffusers loads: with weights that do not, torch
     # multiplies in another order, and the last bits differ.
-    return loaders.place_module(
-        module.eval(), device=device, settings=settings or loaders.Loading()
-    )
+    return place(module.eval(), device=device, settings=settings or loaders.Loading())
 
 
 def refuse_scaled(model: Model, part: str) -> None:
@@ -168,6 +167,8 @@ def device_of(module: Any) -> Any:
                 device := getattr(getattr(part, "_hf_hook", None), "execution_device", None)
             ) is not None:
                 return device
+    if (device := group_device(module)) is not None:
+        return device
     weight = next(module.parameters(), None)
     return module.device if weight is None else weight.device
 

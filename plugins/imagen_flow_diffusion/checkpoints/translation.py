@@ -16,6 +16,7 @@ from imagen_flow import loaders
 
 from .diagnosing import plain, translated
 from .folder import quiet
+from .placing import place
 from .scales import unscaled
 from .single_file import header_of
 
@@ -123,7 +124,7 @@ def load_from_file(
     if file.suffix.lower() == ".gguf" and settings.offload == "layers":
         # accelerate recreates the weights of layers when it moves them, and cannot recreate GGUF's.
         settings = settings._replace(offload="model")
-    return loaders.place_module(module.eval(), device=device, settings=settings)
+    return place(module.eval(), device=device, settings=settings)
 
 
 def _configuration(like: Path, part: str) -> dict[str, Any]:

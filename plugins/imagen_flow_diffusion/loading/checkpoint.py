@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from imagen_flow.loaders import read_json
+from imagen_flow.loaders import Loading, read_json
 
 from ..checkpoints.classes import component_class
 from ..checkpoints.description import index_of, what_is
 from ..checkpoints.folder import device_of, quiet
 from ..checkpoints.modular import is_modular, of_parts
 from ..checkpoints.single_file import predicts
+from ..pipelines.call_settings import called_with
 from ..pipelines.samplers import as_trained
 from .grouping import group_of, is_null, is_part
 
@@ -41,6 +42,8 @@ class Checkpoint:
 
     model: Model
     groups: Mapping[str, Group]
+    #: How its pipelines are called.
+    settings: Loading = field(default_factory=Loading)
 
     @cached_property
     def index(self) -> Mapping[str, Any]:
@@ -84,12 +87,15 @@ class Checkpoint:
         sees the form, without weights.
         """
         if is_modular(cls):
-            return of_parts(
-                cls,
-                {
-                    name: self._fresh(name, part) if _is_sampler(part) else part
-                    for name, part in self.parts.items()
-                },
+            return called_with(
+                self.settings,
+                of_parts(
+                    cls,
+                    {
+                        name: self._fresh(name, part) if _is_sampler(part) else part
+                        for name, part in self.parts.items()
+                    },
+                ),
             )
         given: dict[str, Any] = {}
         for name, parameter in inspect.signature(cls.__init__).parameters.items():
@@ -127,7 +133,7 @@ class Checkpoint:
         with quiet() if getattr(cls, "_last_supported_version", None) else nullcontext():
             pipeline = cls(**given)
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return called_with(self.settings, pipeline)
 
     def _fresh(self, name: str, sampler: Any) -> Any:
         """Make a sampler of one's own, as the file of the denoiser says that this was trained."""

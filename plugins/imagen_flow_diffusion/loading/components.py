@@ -5,10 +5,11 @@ autoencoder. Nodes name these loaders at their ports.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
-from imagen_flow.loaders import Loader
+from imagen_flow.loaders import Loader, Loading
 
 from ..checkpoints.description import AUTOENCODERS, index_of, what_is
 from ..pipelines.calling import TAKEN_BY, problem_of
@@ -69,6 +70,13 @@ class Whole(Loader[Checkpoint]):
     def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
         return Checkpoint(model, parts)
 
+    def for_call(self, model: Model, lent: Checkpoint, settings: Loading) -> Checkpoint:
+        return replace(lent, settings=settings)
+
+
+#: The settings of checkpoints whose denoisers are UNets, or are not called step by step.
+UNCACHED = tuple(name for name in Whole.settings if name != "step_cache")
+
 
 class Drawing(Loader[Checkpoint]):
     """All of a checkpoint that draws from words, or from words and a picture."""
@@ -83,6 +91,9 @@ class Drawing(Loader[Checkpoint]):
 
     def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
         return Checkpoint(model, parts)
+
+    def for_call(self, model: Model, lent: Checkpoint, settings: Loading) -> Checkpoint:
+        return replace(lent, settings=settings)
 
     def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
         return replace_parts(model, others)
@@ -100,6 +111,9 @@ class Filling(Loader[Checkpoint]):
 
     def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
         return Checkpoint(model, parts)
+
+    def for_call(self, model: Model, lent: Checkpoint, settings: Loading) -> Checkpoint:
+        return replace(lent, settings=settings)
 
     def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
         return replace_parts(model, others)
@@ -123,6 +137,9 @@ class Denoiser(Loader[Checkpoint]):
 
     def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
         return Checkpoint(model, parts)
+
+    def for_call(self, model: Model, lent: Checkpoint, settings: Loading) -> Checkpoint:
+        return replace(lent, settings=settings)
 
 
 class Autoencoder(Loader[Checkpoint]):

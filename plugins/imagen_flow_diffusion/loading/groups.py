@@ -11,6 +11,7 @@ import imagen_flow as flow
 from imagen_flow import loaders
 from imagen_flow.loaders import Loader, read_json
 
+from ..checkpoints.abilities import check_abilities
 from ..checkpoints.description import index_of, what_is
 from ..checkpoints.folder import with_article
 from ..checkpoints.quantizing import check_quantizing
@@ -48,12 +49,23 @@ class TextParts(Loader[Group]):
 class DenoiserParts(Loader[Group]):
     """The network, or networks, that take the noise away."""
 
-    settings = (*TextParts.settings, "compile")
+    settings = (*TextParts.settings, "compile", "layerwise_casting", "step_cache")
 
     def check_support(
         self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
     ) -> None:
         _check_support(model, "denoiser", device, dtype, settings)
+        index = index_of(model)
+        check_abilities(
+            model.reference,
+            {
+                name: index[name][1]
+                for name in names_in(model, "denoiser")
+                if not name.startswith("controlnet")
+            },
+            device=device,
+            settings=settings,
+        )
 
     def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Group:
         return _load(model, "denoiser", device, dtype, settings)

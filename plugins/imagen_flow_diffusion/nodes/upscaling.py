@@ -17,7 +17,7 @@ from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import load_part, quiet
 from ..checkpoints.scales import scale_among
 from ..loading.checkpoint import Checkpoint
-from ..loading.components import Whole
+from ..loading.components import UNCACHED, Whole
 from ..loading.temporary_changes import sparing
 from ..pipelines.calling import call, explaining_nan, pictures, problem_of, to_pil, unwrap_image
 
@@ -118,7 +118,7 @@ class PixelFile(Loader[Network]):
 class Upscaler(Loader[Network | Checkpoint]):
     """What enlarges pictures."""
 
-    settings = Whole.settings
+    settings = UNCACHED
 
     def parts(self, model: Model) -> dict[str, Loader[Any]]:
         kind = what_is(model)

@@ -12,6 +12,7 @@ from imagen_flow import Image, Mask, Progress, Tensor
 from ..checkpoints.diagnosing import without_numbers
 from ..checkpoints.folder import device_of, dtype_of
 from ..checkpoints.modular import given_by, taken_by
+from .call_settings import as_set
 from .stepping import stepping
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def counted(
         elif "callback" in takes:
             watched["callback"] = lambda step, _time, _latents: report((step + 1, steps))
         first = seed if seed is None or isinstance(seed, int) else seed[0]
-        with _drawing_by(first, pipeline._execution_device):
+        with as_set(pipeline, steps), _drawing_by(first, pipeline._execution_device):
             try:
                 return given_by(pipeline, watched)
             except RuntimeError as error:

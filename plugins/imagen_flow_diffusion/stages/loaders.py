@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from imagen_flow.loaders import Loader
+from imagen_flow.loaders import Loader, Loading
 
 from ..checkpoints.description import family_of, what_is
 from ..loading.checkpoint import Checkpoint
-from ..loading.components import Whole, replace_parts
+from ..loading.components import UNCACHED, Whole, replace_parts
 from ..loading.groups import TextParts, some_groups
 from ..pipelines.calling import TAKEN_BY, problem_of
 from ..pipelines.families import OPTIONAL_IMAGE, SPLIT, edits
@@ -52,7 +53,7 @@ class TextEncoder(Loader[Encoder | PromptEncoder]):
 class BaseDenoiser(Loader[BaseStage]):
     """The first stage of DeepFloyd IF."""
 
-    settings = Whole.settings
+    settings = UNCACHED
     role = "base denoiser"
 
     def kind_of(self, model: Model) -> str:
@@ -70,7 +71,7 @@ class BaseDenoiser(Loader[BaseStage]):
 class Enlarger(Loader[EnlargingStage]):
     """The second stage of DeepFloyd IF."""
 
-    settings = Whole.settings
+    settings = UNCACHED
     role = "enlarger"
 
     def kind_of(self, model: Model) -> str:
@@ -127,6 +128,12 @@ class Editor(Loader[Instructed | PictureEditor]):
         if cls is None or not edits(cls):
             raise _no_editor(model)
         return Instructed(Checkpoint(model, parts))
+
+    def for_call(
+        self, model: Model, lent: Instructed | PictureEditor, settings: Loading
+    ) -> Instructed | PictureEditor:
+        assert isinstance(lent, Instructed)
+        return Instructed(replace(lent.checkpoint, settings=settings))
 
 
 def _no_editor(model: Model) -> ModelError:

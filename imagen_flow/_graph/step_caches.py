@@ -1,0 +1,118 @@
+"""Read the setting ``step_cache``: which of the kinds of cache, and its options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._text.spec import Pair
+from .._types.models import StepCache
+from .._types.ports import BadValue, PortType, describe
+from .._types.values import Range
+from .binder import Binder
+from .suggestions import plain
+
+__all__ = ["STEP_CACHE", "STEP_CACHES", "take_step_cache"]
+
+STEP_CACHE = PortType("json")
+
+_STEPS = PortType("int", range=Range(1, 1000))
+_TIMES = PortType("list", element=PortType("int", range=Range(-1, 1001)))
+
+#: The options of each kind, under the names that they have in diffusers. A bare value is the first.
+STEP_CACHES: dict[str, dict[str, PortType]] = {
+    "first_block": {"threshold": PortType("float", range=Range(0, 10))},
+    "taylor_seer": {
+        "cache_interval": _STEPS,
+        "disable_cache_before_step": _STEPS,
+        "disable_cache_after_step": _STEPS,
+        "max_order": PortType("int", range=Range(0, 8)),
+        "use_lite_mode": PortType("bool"),
+    },
+    "mag": {
+        "mag_ratios": PortType("list", element=PortType("float", range=Range(0, 100))),
+        "threshold": PortType("float", range=Range(0, 10)),
+        "max_skip_steps": _STEPS,
+        "retention_ratio": PortType("float", range=Range(0, 1)),
+    },
+    "pyramid": {
+        f"{kind}_attention_{name}": port
+        for name, port in {"block_skip_range": _STEPS, "timestep_skip_range": _TIMES}.items()
+        for kind in ("spatial", "temporal", "cross")
+    },
+}
+
+_NEEDED = {"mag": "mag_ratios"}
+
+_HOW = "write step_cache: {first_block: 0.05}"
+
+
+def take_step_cache(binder: Binder, pair: Pair, what: str, found: dict[str, Any]) -> None:
+    """Read ``none``, a kind, or a mapping of a kind to its options or to the first of them."""
+    written = pair.value.value
+    if isinstance(written, dict) and len(written) == 1:
+        ((kind, given),) = written.items()
+        mark = given.key.mark
+    elif isinstance(written, str):
+        kind, given, mark = written, None, pair.value.mark
+    else:
+        binder.say(
+            "bad-setting",
+            f"{what} takes none, or one kind of cache with its options, not"
+            f" {describe(plain(pair.value))}",
+            pair.value.mark,
+            fix=_HOW,
+        )
+        return
+    if kind == "none" and given is None:
+        found["step_cache"] = None
+        return
+    known = STEP_CACHES.get(kind)
+    if known is None:
+        binder.say(
+            "bad-setting",
+            f"{what} has no kind '{kind}'",
+            mark,
+            fix=binder.nearest(kind, ("none", *STEP_CACHES), what="kinds are"),
+        )
+        return
+    options = _options(binder, f"{what[:-1]}.{kind}", known, given)
+    if options is None:
+        return
+    if (needed := _NEEDED.get(kind)) is not None and needed not in options:
+        binder.say("missing-key", f"{what[:-1]}.{kind}' needs '{needed}'", mark)
+        return
+    found["step_cache"] = StepCache(
+        kind,
+        tuple(
+            (name, tuple(value) if isinstance(value, list) else value)
+            for name, value in sorted(options.items())
+        ),
+    )
+
+
+def _options(
+    binder: Binder, what: str, known: dict[str, PortType], given: Pair | None
+) -> dict[str, Any] | None:
+    """Read the options of a kind; None if one is wrong (the problem is recorded)."""
+    if given is None:
+        return {}
+    found: dict[str, Any] = {}
+    written = given.value.value
+    pairs = written if isinstance(written, dict) else {next(iter(known)): given}
+    for name, pair in pairs.items():
+        if name not in known:
+            binder.say(
+                "unknown-key",
+                f"{what}' has no option '{name}'",
+                pair.key.mark,
+                fix=binder.nearest(name, known, what="options are"),
+            )
+            continue
+        try:
+            value = known[name].check(plain(pair.value))
+            if name.endswith("timestep_skip_range") and len(value) != 2:
+                raise BadValue(f"takes two time steps, a lower and an upper one, not {len(value)}")
+            found[name] = value
+        except BadValue as error:
+            binder.say("bad-literal", f"{what}.{name}' {error}", pair.value.mark)
+    return found if len(found) == len(pairs) else None
