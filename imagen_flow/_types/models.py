@@ -229,11 +229,12 @@ class Loader(Protocol[T_co]):
         """Put loaded parts together. It is called for each lease, so it must be cheap."""
         raise TypeError(f"{name_of(self)} has parts and does not implement assemble")
 
-    def for_call(self, model: Model, lent: T_co, settings: Loading) -> T_co:
+    def for_call(self, model: Model, lent: Any, settings: Loading) -> T_co:
         """Return what was assembled as its calls are to be made: with the settings that act on
         calls, as `Loading.step_cache`. Nothing that is shared may be changed.
         """
-        return lent
+        found: T_co = lent
+        return found
 
     def check(self, model: Model) -> None:
         """Refuse models of another kind, when planning, by what their configurations say.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import imagen_flow as flow
 from imagen_flow import loaders
@@ -100,7 +101,7 @@ def _described(node: ast.ClassDef, dispatches: bool) -> Abilities:
     )
 
 
-def _literal(node: ast.expr | None) -> object:
+def _literal(node: ast.expr | None) -> Any:
     try:
         return ast.literal_eval(node) if node is not None else None
     except ValueError:
