@@ -458,7 +458,7 @@ def test_a_prompt_in_other_words_is_drawn(quick: Path, store: Store) -> None:
 TRAINING: dict[str, dict[str, int]] = {
     "calibrate_captioner": {"made": 2, "count": 3},
     "captioner": {"steps": 2, "made": 2, "count": 3, "judged": 2},
-    "edit": {"steps": 2},
+    "edit": {"reading_steps": 2, "whole_steps": 2, "close_steps": 2},
     "imagen": {"text_steps": 2, "base_steps": 2, "super_resolution_steps": 2},
     "imagen_256": {"steps": 2},
     "evaluate": {"count": 1},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .world import Scene
 
 Count = Annotated[int, Range(1, 100_000)]
+Stage = Annotated[int, Range(0, 100_000)]
 Side = Annotated[int, Range(16, 512)]
 Rate = Annotated[float, Range(1e-6, 1.0)]
 Batch = Annotated[int, Range(1, 4096)]
@@ -221,25 +222,42 @@ def train_second_super_resolution(
     )
 
 
-@node("train.edit", version=1, uses=("diffusers", "torch", "transformers"))
+@node("train.edit", version=2, uses=("diffusers", "torch", "transformers"))
 def train_edit(
     scratch: Scratch,
     *,
-    steps: Count = 6500,
+    start: Model | None = None,
+    reading_steps: Stage = 1500,
+    whole_steps: Stage = 5000,
+    close_steps: Stage = 3000,
     batch_size: Batch = 16,
     learning_rate: Rate = 1e-3,
     seed: Seed,
 ) -> Steps[Model]:
     """Train the model that edits a picture by an instruction.
 
-    Outputs: a folder with ``tokenizer/``, ``text_encoder/``, ``unet/`` and ``scheduler/``.
+    Inputs:
+        start: an editor to go on from; without one it begins anew.
+    Params:
+        reading_steps: of the text encoder, which is frozen then.
+        whole_steps: of the UNet that sees the whole picture and finds what is meant.
+        close_steps: of the UNet that paints what changes in a close-up.
+    Outputs: a folder with ``tokenizer/``, ``text_encoder/``, ``plan/``, ``unet/``, ``close_up/`` and
+        ``scheduler/``.
     """
     from .training.edit import train_edit as train
 
     return (
         yield from _train(
             train(
-                scratch, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+                scratch,
+                start=start.path if start else None,
+                reading_steps=reading_steps,
+                whole_steps=whole_steps,
+                close_steps=close_steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
             )
         )
     )

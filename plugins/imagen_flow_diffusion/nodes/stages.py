@@ -281,7 +281,8 @@ def edit(
         model: embedded/edit, or a checkpoint that edits by instructions: InstructPix2Pix, FLUX
             Kontext, FLUX.2, Qwen-Image-Edit and others that diffusers has a pipeline for.
         image: of any size; 16-bit and float pictures are edited in 8 bits. Alpha is kept as it is.
-        instruction: what to change; a note lists words that the model does not know.
+        instruction: what to change; a note lists words that the model does not know, and says
+            if embedded/edit sees nothing to change.
         references: further pictures that the instruction refers to: ``dress the man of the first
             picture in the coat of the second``; alpha is composited over black. FLUX.2,
             Qwen-Image-Edit from 2509 on and some others support them. The embedded editor takes no
@@ -343,11 +344,11 @@ def edit(
         **more,
     )
     if isinstance(model, Instructed):
-        unread = model.unread(instruction, given, sampler)
+        notes = [model.unread(instruction, given, sampler)]
     else:
-        unread = model.unread(instruction)
-        steps = _explaining_nan(steps, model)
-    edited = yield from _progress(steps, [unread], attached.notes)
+        notes = [model.unread(instruction)]
+        steps = _noting(_explaining_nan(steps, model), notes)
+    edited = yield from _progress(steps, notes, attached.notes)
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
 
@@ -439,6 +440,21 @@ def _explaining_nan(
             return (yield from steps)
         except FloatingPointError as error:
             raise NoNumberError("the model gave") from error
+
+
+def _noting(
+    steps: Generator[tuple[Any, ...], None, np.ndarray], notes: list[str]
+) -> Generator[tuple[Any, ...], None, np.ndarray]:
+    """Take an editor's steps; what it says beside them is added to the notes."""
+    with closing(steps):
+        while True:
+            try:
+                done, total, *said = next(steps)
+            except StopIteration as end:
+                edited: np.ndarray = end.value
+                return edited
+            notes.extend(said)
+            yield done, total
 
 
 def _preview(x: torch.Tensor) -> Image:

@@ -166,6 +166,7 @@ class PictureEditor(Protocol):
     ) -> Generator[tuple[Any, ...], None, np.ndarray]:
         """Edit uint8 (height, width, 3) of any size.
 
-        Outputs: yields (steps done, steps); returns uint8 of the picture's size.
+        Outputs: yields (steps done, steps), or both and a note that is to stay; returns uint8 of the
+            picture's size.
         Raises: FloatingPointError: it computed NaN.
         """

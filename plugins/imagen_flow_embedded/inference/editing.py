@@ -1,21 +1,60 @@
-"""Editing by instruction: the sampling of a diffusion model that sees the source picture beside the
-noise, and gives half the difference from it.
+"""Editing by instruction: the sampling of two diffusion models that see the source picture beside
+the noise.
 
-What the instruction does not touch is not repainted: where the edited picture agrees with the
-source, the source's own pixels are kept, bit for bit.
+The first sees the whole picture and says roughly what changes, and where; the second sees a close-up
+of that place, or of all places, and paints what is new with a mask of it. What the
+mask leaves out is not repainted: there the source's own pixels stay, bit for bit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, SHAPES, SIZES
+
 if TYPE_CHECKING:
     import torch
 
+WHOLE_FOLD, CLOSE_FOLD = 4, 2
+"""A cell of the UNet that sees whole pictures, and of that which sees close-ups, is a block of pixels
+of this side, unshuffled into channels."""
+FACTS: dict[str, tuple[str | None, ...]] = {
+    "kind": ("nothing", "colour", "shape", "size", "background", "remove"),
+    "size": (None, *SIZES),
+    "colour": (None, *COLOURS),
+    "shape": (None, *SHAPES),
+    "place": (None, "left", "right", "top", "bottom"),
+    "new_size": (None, *SIZES),
+    "new_colour": (None, *COLOURS),
+    "new_shape": (None, *SHAPES),
+    "new_background": (None, *BACKGROUNDS),
+}
+"""What an instruction may say, in the order of the sentinels that linear heads read it off: what
+kind of change, of which thing, and what it becomes."""
+GROUNDS = tuple(BACKGROUNDS)
+LAYERS = 2
+"""What is diffused of each pixel of a close-up, from -1 to 1: whether it is new, and how far a thing
+covers it."""
+TOKENS = 5
+"""The tokens that a UNet is given; what an instruction says is projected onto them."""
+TEXT = 20
+"""The length to which zeros fill them up."""
+NEARLY = 32
+"""How far, of 255, a colour of a picture may be from that of the world which it is taken for."""
+LEAST = 24
+"""A change of fewer pixels than this, of the model's own picture, is none."""
+UNSEEN = "the model sees nothing in the picture that the instruction would change"
+FAINT = 1e-3
+"""The weight that the least likely pixel still has where scores of colours are summed."""
+REACH = 10
+"""How far, in pixels, scores of a thing's colour are summed."""
+SLIGHT = 0.12
+"""The least slope, per pixel, that counts as an edge."""
 THRESHOLD = 0.10
 """How far, of full range, a smoothed channel must have moved for a pixel to count as changed."""
 
@@ -25,80 +64,291 @@ def edit(
     instruction: str,
     *,
     unet: Any,
+    close_up: Any,
     text_encoder: Any,
     tokenizer: Any,
+    plan: Mapping[str, torch.Tensor],
     scheduler: Any,
     seed: int,
-    num_inference_steps: int = 4,
-    guidance_scale: float = 1.0,
-) -> Generator[tuple[int, int], None, np.ndarray]:
+    num_inference_steps: int = 2,
+) -> Generator[tuple[int, int], None, np.ndarray | str]:
     """Change a picture as an instruction asks.
 
     Inputs:
         picture: uint8 (height, width, 3), any size; the model sees it at its own square size.
-        instruction: such as ``make the circle green``; one without a word that the model knows
-            changes nothing.
-        unet, text_encoder, tokenizer, scheduler: the loaded parts of the model; the scheduler's
-            state is not touched.
+        instruction: such as ``make the circle green``.
+        unet, close_up, text_encoder, tokenizer, plan, scheduler: the loaded parts of the model; the
+            scheduler's state is not touched. ``plan`` holds the heads that read an instruction off
+            the text encoder's states, and the projections of what it says onto a UNet's tokens.
     Params:
         seed: of the first noise, drawn on the CPU.
-        num_inference_steps: DDIM steps.
-        guidance_scale: 1 is off; above it, the way from what no words give to what is asked is
-            drawn longer.
-    Outputs: yields (steps done, steps); returns uint8 of the input's shape.
+        num_inference_steps: DDIM steps of each UNet.
+    Outputs: yields (steps done, steps); returns uint8 of the input's shape, or the reason why
+        nothing changes.
     Source: InstructPix2Pix (arXiv:2211.09800) for the conditioning; DDIM (arXiv:2010.02502), eq. 12
         with eta 0, by ``scheduler.step``.
     """
     import torch
     from PIL import Image
+    from torch.nn import functional as F
 
-    if not is_read(tokenizer, instruction):
-        yield 1, 1
-        return picture.copy()
-    block = math.isqrt(unet.config.out_channels // 3)
-    side = unet.config.sample_size * block
+    total = 2 * num_inference_steps
     device, dtype = unet.device, unet.dtype
+    side = unet.config.sample_size * WHOLE_FOLD
     reduced = (
         np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
         if picture.shape[:2] != (side, side)
         else picture
     )
-    source = torch.nn.functional.pixel_unshuffle(
-        torch.tensor(reduced).permute(2, 0, 1)[None].float() / 127.5 - 1, block
-    )
+    seen = torch.tensor(reduced).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
+    said = read([instruction], text_encoder, tokenizer, plan)
+    if said[0]["kind"] == "nothing":
+        return "the model reads no change in the instruction that it can make"
+    generator = torch.Generator("cpu").manual_seed(seed)
 
-    sampler = type(scheduler).from_config(scheduler.config)
-    sampler.set_timesteps(num_inference_steps, device=device)
-    noise = torch.randn(
-        source.shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32
-    )
-    x, source = noise.to(device, dtype) * sampler.init_noise_sigma, source.to(device, dtype)
-    guided = guidance_scale != 1
-    text, mask = _read(
-        ["", instruction] if guided else [instruction], text_encoder, tokenizer, device
-    )
-    text = text.to(dtype)
+    def sample(
+        name: str, given: torch.Tensor, done: int
+    ) -> Generator[tuple[int, int], None, tuple[torch.Tensor, torch.Tensor]]:
+        """Draw what a UNet paints beside the given channels; give it and the features of its last
+        step that colours are read off.
+        """
+        network = {"unet": unet, "close_up": close_up}[name]
+        text = tokens(numbered(said), *(plan[f"{name}.{part}"] for part in ("weight", "bias")))
+        words = text.to(device, dtype).expand(len(given), -1, -1)
+        sampler = type(scheduler).from_config(scheduler.config)
+        sampler.set_timesteps(num_inference_steps, device=device)
+        shape = (len(given), network.config.out_channels, *given.shape[2:])
+        x = torch.randn(shape, generator=generator).to(device, dtype) * sampler.init_noise_sigma
+        features = x
+        for number, t in enumerate(sampler.timesteps, done + 1):
+            with torch.no_grad(), watched(network) as seen:
+                painted = network(
+                    torch.cat([sampler.scale_model_input(x, t), given.to(dtype)], 1),
+                    t,
+                    words,
+                    encoder_attention_mask=tokens_mask(words),
+                ).sample
+                x = sampler.step(painted, t, x, return_dict=False)[0]
+            features = seen["after"]
+            yield number, total
+        if not bool(torch.isfinite(x).all()):
+            raise FloatingPointError("the model gave NaN")
+        return x.float().cpu(), features.float()
 
-    total = len(sampler.timesteps)
-    for done, t in enumerate(sampler.timesteps, 1):
-        with torch.no_grad():
-            seen = torch.cat([sampler.scale_model_input(x, t), source], 1)
-            painted = unet(
-                seen.expand(len(text), -1, -1, -1), t, text, encoder_attention_mask=mask
-            ).sample
-            if guided:
-                plain, asked = painted.chunk(2)
-                painted = plain + guidance_scale * (asked - plain)
-            x = sampler.step(painted, t, x, return_dict=False)[0]
-        yield done, total
-    if not bool(torch.isfinite(x).all()):
-        raise FloatingPointError("the model gave NaN")
-    edited = (
-        torch.nn.functional.pixel_shuffle((source + 2 * x).float().cpu(), block)[0]
-        .permute(1, 2, 0)
-        .clamp(-1, 1)
-    )
-    return keep_source(picture, reduced, np.rint((edited.numpy() + 1) * 127.5).astype(np.uint8))
+    x, _ = yield from sample("unet", F.pixel_unshuffle(seen, WHOLE_FOLD), 0)
+    rough = (seen.cpu() + 2 * F.pixel_shuffle(x, WHOLE_FOLD))[0].permute(1, 2, 0).clamp(-1, 1)
+    changed = change_mask(reduced, np.rint((rough.numpy() + 1) * 127.5).astype(np.uint8))
+    corners = views(changed, side // 2)
+    if not corners:
+        return UNSEEN
+
+    windows = [np.s_[:, :, y : y + side // 2, x : x + side // 2] for x, y in corners]
+    parts = F.pixel_unshuffle(torch.cat([seen[window] for window in windows]), CLOSE_FOLD)
+    where = coordinates(parts.shape[-1]).to(device).expand(len(parts), -1, -1, -1)
+    x, features = yield from sample("close_up", torch.cat([parts, where], 1), num_inference_steps)
+    kernel, bias = (plan[f"colours.{part}"].to(features) for part in ("weight", "bias"))
+    scores = F.interpolate(F.conv2d(features, kernel, bias).cpu(), (side // 2, side // 2))
+    layers = F.pixel_shuffle(x, CLOSE_FOLD).clamp(-1, 1)
+    layers, scores = (joined(each.numpy(), corners) for each in (layers, scores))
+    (left, top), (height, width) = corners[0], layers.shape[1:]
+    looked = np.s_[top : top + height, left : left + width]
+    painted, weight = reduced.copy(), np.zeros((side, side), np.uint8)
+    painted[looked] = develop(reduced[looked], layers, scores)
+    weight[looked] = np.rint(np.clip(2 * layers[0] + 1, 0, 1) * 255)
+    differ = np.abs(painted.astype(np.int16) - reduced).max(-1) > NEARLY
+    if (differ & (weight > 127)).sum() < LEAST:
+        return UNSEEN
+    return keep_source(picture, painted, weight)
+
+
+def joined(parts: np.ndarray, corners: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Join close-ups that overlap; each counts the more the farther its edge is.
+
+    Inputs:
+        parts: (N, channels, height, width).
+        corners: the left and the upper edge of each, the upper left one first; together they leave
+            no gap in a rectangle.
+    Outputs: float32 (channels, height, width) of that rectangle.
+    """
+    channels, height, width = parts.shape[1:]
+    places = np.array(corners) - corners[0]
+    size = (height + places[:, 1].max(), width + places[:, 0].max())
+    rows, columns = (np.minimum(np.arange(n), np.arange(n)[::-1]) + 1 for n in (height, width))
+    weight = np.minimum(rows[:, None], columns).astype(np.float32)
+    total, whole = np.zeros(size, np.float32), np.zeros((channels, *size), np.float32)
+    for part, (x, y) in zip(parts, places, strict=True):
+        whole[:, y : y + height, x : x + width] += weight * part
+        total[y : y + height, x : x + width] += weight
+    return whole / total
+
+
+def develop(source: np.ndarray, layers: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Paint a picture from what the UNet says of each pixel.
+
+    It has one background, and pixels of one thing near each other have one colour, so its scores are
+    summed over those pixels before the best is taken. A colour of the world is taken as the source
+    has it, where it stays in sight.
+
+    Inputs:
+        source: uint8 (height, width, 3).
+        layers: (2, height, width), -1 to 1: whether the pixel is new, and how far a thing covers it.
+        scores: (grounds + colours, height, width), of the colours that the background and the thing
+            have there.
+    Outputs: uint8 (height, width, 3).
+    """
+    new, cover = (layers + 1) / 2
+    grounds, things = np.split(scores, [len(BACKGROUNDS)])
+    ground = (grounds * (new * (1 - cover) + FAINT)).sum((1, 2)).argmax()
+    thing = box_mean(things * (new * cover + FAINT), REACH).argmax(0)
+
+    old = layers[0] < -0.5
+    below = table(BACKGROUNDS, np.full(old.shape, ground), source, old & (layers[1] < -0.9))
+    above = table(COLOURS, thing, source, old & (layers[1] > 0.9))
+    alpha = sharpened(cover)[..., None]
+    mixed = below[ground] + alpha * (above[thing] - below[ground])
+    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+
+
+def table(
+    colours: Mapping[str, Sequence[int]], best: np.ndarray, source: np.ndarray, known: np.ndarray
+) -> np.ndarray:
+    """Give the world's colours, those as the source has them that are taken for one of them in pixels
+    known to stay: float32 (colours, 3).
+    """
+    found = np.array(list(colours.values()), np.float32)
+    for number in range(len(found)):
+        pixels = source[known & (best == number)].astype(np.float32)
+        if len(pixels) >= LEAST and np.abs(np.median(pixels, 0) - found[number]).max() < NEARLY:
+            found[number] = np.median(pixels, 0)
+    return found
+
+
+def sharpened(cover: np.ndarray) -> np.ndarray:
+    """Make the edges of what covers pixels one pixel wide, as a renderer does: half covered stays
+    where it is, and the slope there becomes one.
+
+    Inputs: cover: (height, width), 0 to 1.
+    """
+    smooth = (cover + box_mean(cover[None], 1)[0]) / 2
+    rows, columns = np.gradient(smooth)
+    return np.clip(0.5 + (smooth - 0.5) / np.maximum(np.hypot(rows, columns), SLIGHT), 0, 1)
+
+
+def box_mean(values: np.ndarray, reach: int) -> np.ndarray:
+    """Average over squares that reach so many pixels to each side, cut off at the edges.
+
+    Inputs: values: (channels, height, width).
+    """
+    import torch
+
+    pool = torch.nn.functional.avg_pool2d
+    given = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    return pool(given, 2 * reach + 1, 1, reach, count_include_pad=False).numpy()
+
+
+@contextmanager
+def watched(unet: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Note the features of a UNet's last level but one: ``before`` what goes over its skip on the way
+    down, ``after`` what leaves it on the way up.
+    """
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        unet.down_blocks[-2].register_forward_hook(
+            lambda _module, _inputs, outputs: seen.update(before=outputs[1][0])
+        ),
+        unet.up_blocks[1].register_forward_hook(
+            lambda _module, _inputs, outputs: seen.update(after=outputs)
+        ),
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def views(changed: np.ndarray, width: int) -> list[tuple[int, int]]:
+    """Say where to look closely: one close-up around what changed, nine that overlap by half if it is larger
+    than that, none if nothing changed.
+
+    Inputs:
+        changed: uint8 (side, side), not 0 where something changed.
+        width: the side of a close-up, half that of the picture.
+    Outputs: the left and the upper edge of each close-up.
+    """
+    rows, columns = np.nonzero(changed > 127)
+    if len(rows) < LEAST:
+        return []
+    if max(np.ptp(rows), np.ptp(columns)) > width + width // 8:
+        steps = (0, width // 2, width)
+        return [(x, y) for y in steps for x in steps]
+    x, y = (int(at.min() + at.max()) // 2 - width // 2 for at in (columns, rows))
+    return [(min(max(x, 0), width), min(max(y, 0), width))]
+
+
+def coordinates(cells: int) -> torch.Tensor:
+    """Say of each cell where in a close-up it is: (1, 10, cells, cells), x and y from -1 to 1, and
+    their sines and cosines at two frequencies.
+    """
+    import torch
+
+    axis = (torch.arange(cells, dtype=torch.float32) + 0.5) * 2 / cells - 1
+    both = torch.stack([axis[None, :].expand(cells, -1), axis[:, None].expand(-1, cells)])
+    waves = [wave(math.pi * count * both) for count in (2, 4) for wave in (torch.sin, torch.cos)]
+    return torch.cat([both, *waves])[None]
+
+
+def read(
+    instructions: Sequence[str], text_encoder: Any, tokenizer: Any, plan: Mapping[str, torch.Tensor]
+) -> list[dict[str, str | None]]:
+    """Say what instructions ask for: for each of `FACTS` the likeliest of its values."""
+    import torch
+
+    found = tokenizer(
+        list(instructions),
+        padding=True,
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    ).to(text_encoder.device)
+    with torch.no_grad():
+        states = text_encoder(
+            input_ids=found["input_ids"], attention_mask=found["attention_mask"]
+        ).last_hidden_state.float()
+    said: list[dict[str, str | None]] = [{} for _ in instructions]
+    for index, (fact, values) in enumerate(FACTS.items()):
+        weight, bias = (plan[f"heads.{fact}.{part}"].to(states) for part in ("weight", "bias"))
+        for each, best in zip(said, (states[:, index] @ weight.T + bias).argmax(1), strict=True):
+            each[fact] = values[int(best)]
+    return said
+
+
+def numbered(said: Sequence[Mapping[str, str | None]]) -> torch.Tensor:
+    """Lay out what instructions ask for as ones among zeros: (N, the values of all facts)."""
+    import torch
+
+    rows = [
+        [float(each[fact] == value) for fact, values in FACTS.items() for value in values]
+        for each in said
+    ]
+    return torch.tensor(rows)
+
+
+def tokens(said: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Project what instructions ask for onto the tokens of a UNet: (N, TEXT, width)."""
+    import torch
+
+    found = (said.to(weight) @ weight.T + bias).unflatten(1, (TOKENS, -1))
+    return torch.nn.functional.pad(found, (0, 0, 0, TEXT - TOKENS))
+
+
+def tokens_mask(text: torch.Tensor) -> torch.Tensor:
+    """Give the attention mask of such tokens: 0 for the zeros behind them."""
+    import torch
+
+    mask = torch.zeros(text.shape[:2], dtype=torch.long, device=text.device)
+    mask[:, :TOKENS] = 1
+    return mask
 
 
 def is_read(tokenizer: Any, instruction: str) -> bool:
@@ -107,47 +357,23 @@ def is_read(tokenizer: Any, instruction: str) -> bool:
     return any(number != tokenizer.unk_token_id for number in ids)
 
 
-def _read(
-    instructions: list[str], text_encoder: Any, tokenizer: Any, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give hidden states and mask of the words; the states are zero where there is no word, as in
-    training.
-    """
-    import torch
-
-    found = tokenizer(
-        instructions,
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    )
-    ids, mask = found["input_ids"].to(device), found["attention_mask"].to(device)
-    with torch.no_grad():
-        states = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-    return states * mask[..., None].to(states.dtype), mask
-
-
-def keep_source(picture: np.ndarray, reduced: np.ndarray, edited: np.ndarray) -> np.ndarray:
-    """Carry a change back to the source: the edited pixels where something changed, and a little
-    around it; elsewhere the source's own.
+def keep_source(picture: np.ndarray, painted: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Carry a change back to the source: the painted pixels where something changed, elsewhere the
+    source's own.
 
     Inputs:
         picture: uint8 (H, W, 3), the source.
-        reduced, edited: uint8 (side, side, 3), the source as the model saw it and what it painted.
+        painted: uint8 (side, side, 3).
+        weight: uint8 (side, side), 255 where the painted pixels count, 0 where the source's do.
     Outputs: uint8 (H, W, 3).
     """
     from PIL import Image
 
-    weight = Image.fromarray(change_mask(reduced, edited))
-    painted = Image.fromarray(edited)
+    mask, new = Image.fromarray(weight), Image.fromarray(painted)
     size = (picture.shape[1], picture.shape[0])
-    if painted.size != size:
-        weight, painted = (
-            weight.resize(size, Image.Resampling.BICUBIC),
-            painted.resize(size, Image.Resampling.BICUBIC),
-        )
-    return np.asarray(Image.composite(painted, Image.fromarray(picture), weight))
+    if new.size != size:
+        mask, new = (each.resize(size, Image.Resampling.BICUBIC) for each in (mask, new))
+    return np.asarray(Image.composite(new, Image.fromarray(picture), mask))
 
 
 def change_mask(reduced: np.ndarray, edited: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
-"""The editor of the project's own kind: InstructPix2Pix in pixel space."""
+"""The editor of the project's own kind: InstructPix2Pix in pixel space, once for the whole picture
+and once for a close-up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,30 +20,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PixelEditor:
-    """A small diffusion model in pixel space that sees the source picture beside the noise."""
+    """Two small diffusion models in pixel space that see the source picture beside the noise."""
 
     unet: Any
+    close_up: Any
     text_encoder: Any
     tokenizer: Any
+    plan: Mapping[str, Any]
     scheduler: Any
 
     @classmethod
     def load(cls, model: Model, *, device: str, dtype: str) -> PixelEditor:
         from diffusers import UNet2DConditionModel
+        from safetensors.torch import load_file
         from transformers import AutoTokenizer, T5EncoderModel
 
         return cls(
             load_pretrained(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
+            load_pretrained(UNet2DConditionModel, model, "close_up", device=device, dtype=dtype),
             load_pretrained(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
             AutoTokenizer.from_pretrained(
                 str(model.path / "tokenizer"), local_files_only=True, trust_remote_code=False
             ),
+            load_file(model.path / "plan" / "model.safetensors", device=device),
             load_sampler(model, "scheduler"),
         )
 
     @property
     def networks(self) -> dict[str, Any]:
-        return {"unet": self.unet}
+        return {"unet": self.unet, "close_up": self.close_up}
 
     def unread(self, instruction: str) -> str:
         """Say what of the instruction is not read; nothing if all is."""
@@ -67,28 +74,52 @@ class PixelEditor:
         num_inference_steps: int | None,
         guidance_scale: float | None,
         image_guidance_scale: float | None,
-    ) -> Generator[tuple[int, int], None, np.ndarray]:
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
         """Edit uint8 (height, width, 3) of any size; the result has the same size. Yields (steps
-        done, steps).
+        done, steps), and last a note if there is nothing to change.
         """
         if image_guidance_scale is not None:
             raise ValueError(
                 "this model has no image_guidance_scale: it keeps the source's own pixels where"
                 " nothing changes"
             )
+        if guidance_scale not in (None, 1):
+            raise ValueError(
+                "this model has no guidance_scale: it is trained to do what is asked as it is asked"
+            )
         from . import editing
 
-        given: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-        }
-        return editing.edit(
+        if not editing.is_read(self.tokenizer, instruction):
+            return _unchanged(picture)
+        more = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
+        return _noted(
             picture,
-            instruction,
-            unet=self.unet,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            scheduler=self.scheduler,
-            seed=seed,
-            **{name: value for name, value in given.items() if value is not None},
+            editing.edit(
+                picture,
+                instruction,
+                unet=self.unet,
+                close_up=self.close_up,
+                text_encoder=self.text_encoder,
+                tokenizer=self.tokenizer,
+                plan=self.plan,
+                scheduler=self.scheduler,
+                seed=seed,
+                **more,
+            ),
         )
+
+
+def _unchanged(picture: np.ndarray) -> Generator[tuple[Any, ...], None, np.ndarray]:
+    yield 1, 1
+    return picture.copy()
+
+
+def _noted(
+    picture: np.ndarray, steps: Generator[tuple[int, int], None, np.ndarray | str]
+) -> Generator[tuple[Any, ...], None, np.ndarray]:
+    """Take the steps of an edit; where it gives a reason instead of a picture, yield it as a note."""
+    edited = yield from steps
+    if not isinstance(edited, str):
+        return edited
+    yield 1, 1, f"{edited}: the picture stays as it is"
+    return picture.copy()

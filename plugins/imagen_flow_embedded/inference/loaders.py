@@ -66,7 +66,7 @@ class EditorLoader(Loader["PixelEditor"]):
         return PixelEditor.load(model, device=device, dtype=dtype)
 
     def disk_bytes(self, model: Model) -> int:
-        return size_of(model, "unet", "text_encoder")
+        return size_of(model, "unet", "close_up", "text_encoder", "plan")
 
 
 class CaptionerLoader(Loader["ShapesCaptioner"]):

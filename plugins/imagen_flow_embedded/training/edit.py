@@ -1,69 +1,76 @@
-"""The editor's training: a diffusion model changes a picture by an instruction, as InstructPix2Pix
+"""The editor's training: two diffusion models change a picture by an instruction, as InstructPix2Pix
 does, with the source beside the noise.
 
-What is slow to learn from scratch is *whom the words mean*, and then fine detail. Six things make
-them come early:
+The first sees the whole picture, in coarse blocks, and finds what is meant; it paints roughly. The
+second sees a close-up of what the first has changed, and paints it anew with a mask of what is new:
+colours and, as a fourth channel, where. In a close-up things stand in the middle, so that fine edges
+are learnt in hundreds of steps. Where either sees nothing to change, nothing changes.
 
-- what is diffused is not the edited picture but half its difference from the source: nothing need
-  be copied, and doing nothing is zero;
+What is slow to learn from scratch is *whom the words mean*. Four things make it come early:
+
 - an edit of this world has one right answer, so predicting it from pure noise is already the whole
-  task; three in four noise levels are drawn there;
-- the instruction ends up in four sentinel tokens which, in an auxiliary lesson, say what is asked,
-  of which shape, of which colour, and the new value;
-- two grids inside the UNet are asked what stands in each cell before and after, which teaches
+  task; most noise levels are drawn there;
+- the instruction ends up in sentinel tokens which are taught what is asked, of which thing, and the
+  new values; the UNets see these tokens alone;
+- two grids inside each UNet are asked what stands in each cell before and after, which teaches
   seeing and binding far faster than pixels do;
 - changed and unchanged pixels weigh the same for each picture, or changing nothing would be a hard
-  plateau to leave;
-- the noise starts with a tenth of the source's weight in the first convolution: at equal weight it
-  drowns what there is to copy.
+  plateau to leave; in close-ups the old outline and the new one weigh most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagen_flow_embedded.training.keeper import Keeper
-from imagen_flow_embedded.training.pictures import CLASSES, FACTS, cells, wear_alike
-from imagen_flow_embedded.world import (
-    BACKGROUNDS,
-    COLOURS,
-    EDIT_KINDS,
-    SHAPES,
-    SIZES,
-    Edit,
-    draw_edit,
-    draw_scene,
-    render,
+from imagen_flow_embedded.inference.editing import (
+    CLOSE_FOLD,
+    FACTS,
+    GROUNDS,
+    LAYERS,
+    TOKENS,
+    WHOLE_FOLD,
+    coordinates,
+    numbered,
+    tokens,
+    tokens_mask,
+    watched,
 )
+from imagen_flow_embedded.instructions import OWN_WORDS, Asked, alike, draw_asked, meant
+from imagen_flow_embedded.language import VOCABULARY
+from imagen_flow_embedded.training.foreign import draw_foreign
+from imagen_flow_embedded.training.keeper import Keeper, rate_at
+from imagen_flow_embedded.training.pictures import CLASSES, bend, cells, wear, wear_alike
+from imagen_flow_embedded.training.pictures import FACTS as OF_A_THING
+from imagen_flow_embedded.world import COLOURS, RADII, Scene, coverage, render
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DDIMScheduler
     from transformers import PreTrainedTokenizerFast
 
-BLOCK = 4
-"""A pixel of the UNet's input is a block of this side, unshuffled into channels."""
-VALUES = (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)
-SAID = {
-    "kind": ("nothing", *EDIT_KINDS),
-    "shape": ("any", *SHAPES),
-    "colour": ("any", *COLOURS),
-    "value": ("none", *VALUES),
-}
-"""What the sentinel tokens are asked, in their order, and the answers they choose from."""
-LENGTH = 20
+LENGTH = 36
 """Tokens an instruction is padded or cut to, sentinels included."""
+ASTRAY = 0.3
+"""The part of instructions for whole pictures that mean nothing in them, or what is so already."""
+FOREIGN = 0.15
+"""The part of whole pictures that show none of the world: nothing in them is to change."""
+EASY = ("background", "remove")
+"""Kinds of edits that close-ups show less often: they have no new edge."""
+STAGES = ("reading", "whole", "close")
 
 
 def train_edit(
     scratch: Path,
     *,
-    steps: int = 5000,
-    reading_steps: int = 400,
+    start: Path | None = None,
+    reading_steps: int = 1500,
+    whole_steps: int = 5000,
+    close_steps: int = 3000,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     seed: int = 0,
@@ -78,166 +85,370 @@ def train_edit(
     Inputs:
         scratch: a folder that is kept between runs; training goes on from the checkpoint found
             there.
+        start: the folder of an editor to go on from.
     Params:
-        steps: of all training; the first ``reading_steps`` of them teach the text encoder alone.
-        side: of the pictures that it works on: a multiple of 4, and as often of 2 as there are
+        reading_steps: of the text encoder, alone and in batches four times as large; it is frozen
+            then.
+        whole_steps, close_steps: of the UNet that sees whole pictures and of the one that sees
+            close-ups.
+        side: of the pictures that it works on: a multiple of 8, and as often of 2 as there are
             halvings between ``channels``.
-        channels: of the UNet's levels, from the finest.
+        channels: of the levels of both UNets, from the finest.
         every_s: seconds between checkpoints.
     Outputs: yields (steps done, steps, losses); returns the folder of the model.
     """
     import torch
+    from safetensors.torch import load_file
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    learner = torch.nn.ModuleDict(
-        {
-            "text_encoder": build_text_encoder(tokenizer, text_width),
-            "unet": build_unet(side // BLOCK, channels, text_width),
-            "said": torch.nn.ModuleDict(
-                {name: torch.nn.Linear(text_width, len(answers)) for name, answers in SAID.items()}
-            ),
-            "before": torch.nn.Conv2d(channels[-2], sum(CLASSES.values()) + 2, 1),
-            "after": torch.nn.Conv2d(channels[-2], sum(CLASSES.values()), 1),
+    parts = {
+        "text_encoder": build_text_encoder(tokenizer, text_width),
+        "unet": build_unet(side, channels, text_width, close=False),
+        "close_up": build_unet(side, channels, text_width, close=True),
+    }
+    if start:
+        parts = {
+            name: type(part).from_pretrained(start / name).float() for name, part in parts.items()
         }
-    )
-    schedule = build_schedule()
+    learner = torch.nn.ModuleDict(parts)
+    learner["plan"] = build_plan(text_width, channels[-2])
+    if start:
+        learner["plan"].load_state_dict(load_file(start / "plan" / "model.safetensors"))
+    learner["owner"] = torch.nn.Linear(text_width, 3)
+    for name in ("cells", "close_cells"):
+        learner[name] = torch.nn.ModuleDict(
+            {
+                "before": torch.nn.Conv2d(channels[-2], sum(CLASSES.values()) + 2, 1),
+                "after": torch.nn.Conv2d(channels[-2], sum(CLASSES.values()), 1),
+            }
+        )
     optimizer = torch.optim.AdamW(
         learner.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
+    lengths = {"reading": reading_steps, "whole": whole_steps, "close": close_steps}
     settings = {
         "what": "edit",
-        "steps": steps,
-        "reading_steps": reading_steps,
+        "steps": lengths,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
         "side": side,
         "channels": list(channels),
+        "start": start is not None,
     }
-    keeper = Keeper(scratch, learner, optimizer, settings, decay=0.995, every_s=every_s)
+    keeper = Keeper(scratch, learner, optimizer, settings, decay=0.99, every_s=every_s)
     learner.train()
 
     def losses(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((seed, step))
-        if step < reading_steps:
-            return _reading_losses(
-                learner, tokenizer, [_draw(rng) for _ in range(4 * batch_size)], rng
-            )
-        return _painting_losses(
-            learner, tokenizer, schedule, [_draw(rng) for _ in range(batch_size)], rng, side
-        )
+        stage, _ = _stage(step, lengths)
+        if stage == "reading":
+            asked = [draw_asked(rng) for _ in range(4 * batch_size)]
+            return reading_losses(learner, tokenizer, asked)
+        if stage == "whole":
+            return whole_losses(learner, draw_whole(rng, batch_size, side), rng)
+        return close_losses(learner, draw_close(rng, batch_size, side), rng)
 
-    yield from keeper.train(
-        steps, losses, lambda step: learning_rate * _rate(step, reading_steps, steps)
+    def rate(step: int) -> float:
+        stage, within = _stage(step, lengths)
+        return rate_at(within, lengths[stage], learning_rate, warm_up=min(50, lengths[stage] // 4))
+
+    yield from keeper.train(sum(lengths.values()), losses, rate)
+    return write(
+        {name: learner[name] for name in parts}, learner["plan"], tokenizer, scratch / "edit"
     )
-    return write(learner["unet"], learner["text_encoder"], tokenizer, schedule, scratch / "edit")
 
 
-def _draw(rng: np.random.Generator) -> Edit:
-    """Draw an edit; one in twenty-five has no words and asks for nothing."""
-    if rng.random() < 0.04:
-        scene = draw_scene(rng, held_out=False)
-        return Edit("", scene, scene, "nothing")
-    return draw_edit(rng, held_out=False)
+def _stage(step: int, lengths: dict[str, int]) -> tuple[str, int]:
+    """Say in which stage a step is, and its number there."""
+    for name in STAGES[:-1]:
+        if step < lengths[name]:
+            return name, step
+        step -= lengths[name]
+    return STAGES[-1], step
+
+
+# --- lessons
+# --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Pictures of one size before and after what was asked."""
+
+    asked: Sequence[Asked]
+    before: np.ndarray
+    after: np.ndarray
+    shown: Sequence[tuple[Scene, Scene]]
+    """What each picture shows before and after, in its own measure."""
+
+
+def draw_whole(rng: np.random.Generator, count: int, side: int) -> Lesson:
+    """Draw whole pictures; some show none of the world, and nothing in them is to change."""
+    asked = [draw_asked(rng, astray=ASTRAY) for _ in range(count)]
+    before, after = _rendered(asked, side)
+    shown = [(each.before, each.after) for each in asked]
+    for number in np.flatnonzero(rng.random(count) < FOREIGN):
+        empty = Scene(asked[number].before.background, ())
+        before[number] = after[number] = draw_foreign(rng, side)
+        shown[number] = empty, empty
+    return Lesson(asked, before, after, shown)
+
+
+def draw_close(rng: np.random.Generator, count: int, side: int) -> Lesson:
+    """Draw close-ups of half the side: around what is to change, around another thing, or, where
+    the background is to change, anywhere.
+    """
+    asked: list[Asked] = []
+    while len(asked) < count:
+        drawn = draw_asked(rng)
+        if drawn.ask.kind in EASY and rng.random() < 0.6:
+            continue
+        # what is meant, but out of the close-up or one of two, would be told wrongly
+        if drawn.before != drawn.after or not meant(drawn.ask, drawn.before):
+            asked.append(drawn)
+    before, after = _rendered(asked, side)
+    width, shown = side // 2, []
+    closed = np.empty((2, count, width, width, 3), np.uint8)
+    for number, each in enumerate(asked):
+        rows, columns = np.nonzero((before[number] != after[number]).any(-1))
+        jitter = rng.integers(-4, 5, 2) * side // 128
+        if each.ask.kind == "background":
+            corner: np.ndarray = rng.integers(0, 3, 2) * width // 2
+        elif len(rows):
+            corner = np.array([columns.min() + columns.max(), rows.min() + rows.max()]) // 2
+            corner = corner - width // 2 + jitter
+        else:
+            thing = each.before.things[int(rng.integers(len(each.before.things)))]
+            corner = (np.array([thing.x, thing.y]) * side).astype(int) - width // 2 + jitter
+        left, top = (int(at) for at in corner.clip(0, side - width))
+        part = np.s_[number, top : top + width, left : left + width]
+        closed[0, number], closed[1, number] = before[part], after[part]
+        shown.append((_seen(each.before, left, top, side), _seen(each.after, left, top, side)))
+    for number in map(int, np.flatnonzero(rng.random(count) < FOREIGN / 3)):
+        empty = Scene(asked[number].before.background, ())
+        closed[:, number] = draw_foreign(rng, width)
+        shown[number] = empty, empty
+    return Lesson(asked, closed[0], closed[1], shown)
+
+
+def _seen(scene: Scene, x: int, y: int, side: int) -> Scene:
+    """Give a scene in the measure of a close-up whose corner is at x, y."""
+    things = tuple(
+        replace(thing, x=2 * (thing.x - x / side), y=2 * (thing.y - y / side))
+        for thing in scene.things
+    )
+    return Scene(scene.background, things)
+
+
+def _rendered(asked: Sequence[Asked], side: int) -> tuple[np.ndarray, np.ndarray]:
+    both = render([each.before for each in asked] + [each.after for each in asked], side)
+    return both[: len(asked)], both[len(asked) :]
 
 
 # --- what is learnt
 # --------------------------------------------------------------------------------------------------------------
 
 
-def _reading_losses(
-    learner: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    edits: Sequence[Edit],
-    rng: np.random.Generator,
+def reading_losses(
+    learner: Any, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Asked]
 ) -> dict[str, torch.Tensor]:
-    ids, mask = tokens(tokenizer, [_spoken(edit.instruction, rng) for edit in edits])
-    return {"said": _said_loss(learner, read(learner["text_encoder"], ids, mask), edits)}
-
-
-def _painting_losses(
-    learner: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    schedule: DDIMScheduler,
-    edits: Sequence[Edit],
-    rng: np.random.Generator,
-    side: int,
-) -> dict[str, torch.Tensor]:
+    """Give the losses of the text encoder: of each fact that it reads, and of what each word is
+    about.
+    """
     import torch
     from torch.nn import functional as F
 
-    ids, mask = tokens(tokenizer, [_spoken(edit.instruction, rng) for edit in edits])
-    text = read(learner["text_encoder"], ids, mask)
-
-    before, after = (
-        render([getattr(edit, when) for edit in edits], side) for when in ("before", "after")
+    found = tokenizer(
+        [each.instruction for each in asked],
+        padding=True,
+        truncation=True,
+        max_length=LENGTH,
+        return_tensors="pt",
     )
-    changed = torch.from_numpy((before != after).any(-1))
-    unet = learner["unet"]
-    source, wanted = (_channels(pictures) for pictures in wear_alike(before, after, rng))
-    near = F.max_pool2d(
-        changed[:, None].float(), 9, stride=1, padding=4
-    )  # elsewhere the source's wear is to stay
-    target = (wanted - source) / 2 * F.pixel_unshuffle(near.expand(-1, 3, -1, -1), BLOCK)
-    levels = np.where(
-        rng.random(len(edits)) < 0.75,
-        rng.integers(980, 1000, len(edits)),
-        rng.integers(0, 1000, len(edits)),
-    )
-    noise = torch.from_numpy(rng.standard_normal(target.shape, np.float32))
-    noisy = schedule.add_noise(target, noise, torch.from_numpy(levels))
+    states = learner["text_encoder"](
+        input_ids=found["input_ids"], attention_mask=found["attention_mask"]
+    ).last_hidden_state
+    losses = {}
+    for index, (fact, values) in enumerate(FACTS.items()):
+        wanted = torch.tensor([values.index(getattr(each.ask, fact)) for each in asked])
+        losses[fact] = F.cross_entropy(learner["plan"]["heads"][fact](states[:, index]), wanted)
+    owners = np.full(states.shape[:2], -1)
+    for row, each in zip(owners, asked, strict=True):
+        kept = each.owners[: len(row) - len(FACTS)]
+        row[len(FACTS) : len(FACTS) + len(kept)] = kept
+    about = learner["owner"](states).flatten(0, 1)
+    wanted = torch.from_numpy(owners).flatten()
+    losses["owner"] = 2 * F.cross_entropy(about, wanted, ignore_index=-1)
+    return losses
 
-    seen: dict[str, torch.Tensor] = {}
-    # of the last level but one: what goes over its skip on the way down, and what leaves it on the
-    # way up
-    hooks = [
-        unet.down_blocks[-2].register_forward_hook(
-            lambda _module, _inputs, outputs: seen.update(before=outputs[1][0])
-        ),
-        unet.up_blocks[1].register_forward_hook(
-            lambda _module, _inputs, outputs: seen.update(after=outputs)
-        ),
+
+def whole_losses(learner: Any, lesson: Lesson, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    """Give the losses of the UNet that sees whole pictures."""
+    import torch
+    from torch.nn import functional as F
+
+    changed = torch.from_numpy((lesson.before != lesson.after).any(-1))[:, None].float()
+    near = F.max_pool2d(changed, 9, stride=1, padding=4)
+    source, new = (F.pixel_unshuffle(x, WHOLE_FOLD) for x in _worn(lesson, rng))
+    target = (new - source) / 2 * F.pixel_unshuffle(near.expand(-1, 3, -1, -1), WHOLE_FOLD)
+    painted, seen = _painted(learner, "unet", target, [source], lesson, rng)
+    missed = 2 * F.pixel_shuffle(painted - target, WHOLE_FOLD)
+    error = (missed.square() + 0.5 * missed.abs()).mean(1, keepdim=True)
+    pixels = _mean_where(error, changed) + _mean_where(error, 1 - changed)
+    return {"pixels": 2 * pixels, **_cell_losses(learner["cells"], seen, lesson, changed)}
+
+
+def close_losses(learner: Any, lesson: Lesson, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    """Give the losses of the UNet that sees close-ups: of where the picture is new, of what things
+    cover, and of the colours of the things and of the background.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    changed = torch.from_numpy((lesson.before != lesson.after).any(-1))[:, None].float()
+    near = F.max_pool2d(changed, 7, stride=1, padding=3)
+    edges = _edges(lesson.before).maximum(_edges(lesson.after)) * near
+    side = lesson.before.shape[1]
+    becomes = [after for _, after in lesson.shown]
+    cover = torch.from_numpy(_covered(becomes, side))
+    worn = torch.from_numpy(wear(lesson.before, rng, untouched=0.5)).permute(0, 3, 1, 2)
+    both = torch.cat([worn.float() / 127.5 - 1, 2 * cover - 1], 1)
+    source, cover = bend(both, rng, (0.0, 0.0, 0.0, 0.25, 0.5)).split([3, 1], 1)
+    target = F.pixel_unshuffle(torch.cat([2 * near - 1, cover], 1), CLOSE_FOLD)
+    given = [F.pixel_unshuffle(source, CLOSE_FOLD)]
+    given.append(coordinates(given[0].shape[-1]).expand(len(source), -1, -1, -1))
+    painted, seen = _painted(learner, "close_up", target, given, lesson, rng)
+    missed = F.pixel_shuffle(painted - target, CLOSE_FOLD)
+    beyond, uncovered = (missed.square() + missed.abs()).split(1, 1)
+    covers = _mean_where(uncovered, changed + 0.5 * near + edges)
+    covers = covers + 0.2 * _mean_where(uncovered, 1 - near)
+    masks = _mean_where(beyond, near) + _mean_where(beyond, 1 - near)
+
+    features = seen["after"]
+    parts = F.adaptive_avg_pool2d(torch.cat([near, (cover + 1) / 2 * near], 1), features.shape[-1])
+    grounds = torch.tensor([GROUNDS.index(scene.background) for scene in becomes])
+    colours = torch.from_numpy(_nearest(becomes, features.shape[-1]))
+    wanted = (
+        grounds[:, None, None].where(parts[:, 0] > 0, -1),
+        colours.where((parts[:, 1] > 0.02) & (colours >= 0), -1),
+    )
+    logits = learner["plan"]["colours"](features).split([len(GROUNDS), len(COLOURS)], 1)
+    named = [
+        F.cross_entropy(each, index, ignore_index=-1, reduction="sum") / (index >= 0).sum().clamp(1)
+        for each, index in zip(logits, wanted, strict=True)
     ]
-    try:
-        painted = unet(
-            torch.cat([noisy, source], 1),
-            torch.from_numpy(levels),
-            text,
-            encoder_attention_mask=mask,
-        ).sample
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-    missed = 2 * F.pixel_shuffle(painted - target, BLOCK)
-    error = (missed.square() + 0.5 * missed.abs()).mean(1)  # the absolute part keeps edges sharp
-    pixels = _mean_where(error, changed) + _mean_where(error, ~changed)
-
-    coarse = seen["before"].shape[-1]
-    moved = F.adaptive_avg_pool2d(changed[:, None].float(), coarse)[:, 0] > 0.2
-    answers = learner["before"](seen["before"])
-    old = _cells_loss(answers[:, 2:], cells([edit.before for edit in edits], coarse), None)
-    old = old + F.cross_entropy(answers[:, :2], moved.long())
-    fine = seen["after"].shape[-1]
-    weights = 1 + 4 * (F.adaptive_avg_pool2d(changed[:, None].float(), fine)[:, 0] > 0.2)
-    new = _cells_loss(
-        learner["after"](seen["after"]), cells([edit.after for edit in edits], fine), weights
-    )
     return {
-        "pixels": 2 * pixels,
-        "said": 0.2 * _said_loss(learner, text, edits),
-        "before": 0.15 * old,
-        "after": 0.15 * new,
+        "cover": covers,
+        "mask": 0.5 * masks,
+        "ground": 0.3 * named[0],
+        "colour": 0.3 * named[1],
+        **_cell_losses(learner["close_cells"], seen, lesson, changed),
     }
 
 
-def _mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Average over the chosen pixels of each picture, then over pictures; a region below a fiftieth
-    of the picture counts as one.
+def _covered(scenes: Sequence[Scene], side: int) -> np.ndarray:
+    """Give what things cover of close-ups: float32 (N, 1, side, side)."""
+    cover = np.zeros((len(scenes), 1, side, side), np.float32)
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    for number, scene in enumerate(scenes):
+        for thing in scene.things:
+            dx, dy = axis[None] - thing.x, axis[:, None] - thing.y
+            part = coverage(thing.shape, dx, dy, 2 * RADII[thing.size], 1 / side)
+            cover[number, 0] = np.maximum(cover[number, 0], part)
+    return cover
+
+
+def _nearest(scenes: Sequence[Scene], side: int) -> np.ndarray:
+    """Give the number of the colour of the thing nearest to each cell of close-ups: (N, side, side),
+    -1 if there is none.
     """
-    count = chosen.flatten(1).sum(1).clamp_min(chosen[0].numel() // 50)
-    return ((values * chosen).flatten(1).sum(1) / count).mean()
+    nearest = np.full((len(scenes), side, side), -1)
+    axis = (np.arange(side) + 0.5) / side
+    for number, scene in enumerate(scenes):
+        least = np.full((side, side), np.inf)
+        for thing in scene.things:
+            far = np.hypot(axis[None] - thing.x, axis[:, None] - thing.y) - 2 * RADII[thing.size]
+            nearest[number][far < least] = list(COLOURS).index(thing.colour)
+            least = np.minimum(least, far)
+    return nearest
+
+
+def _painted(
+    learner: Any,
+    name: str,
+    target: torch.Tensor,
+    given: Sequence[torch.Tensor],
+    lesson: Lesson,
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Noise a target and give what the UNet makes of it, and its features of the last level but one: what goes over its skip on the way down, and what leaves it on the way up."""
+    import torch
+
+    unet, projection, count = learner[name], learner["plan"][name], len(target)
+    said = numbered([vars(each.ask) for each in lesson.asked])
+    text = tokens(said, projection.weight, projection.bias)
+    levels = np.where(
+        rng.random(count) < 0.85, rng.integers(980, 1000, count), rng.integers(0, 1000, count)
+    )
+    noise = torch.from_numpy(rng.standard_normal(target.shape, np.float32))
+    noisy = build_schedule().add_noise(target, noise, torch.from_numpy(levels))
+    with watched(unet) as seen:
+        painted = unet(
+            torch.cat([noisy, *given], 1),
+            torch.from_numpy(levels),
+            text,
+            encoder_attention_mask=tokens_mask(text),
+        ).sample
+    return painted, seen
+
+
+def _cell_losses(
+    heads: Any, seen: dict[str, torch.Tensor], lesson: Lesson, changed: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    from torch.nn import functional as F
+
+    coarse, fine = seen["before"].shape[-1], seen["after"].shape[-1]
+    moved = F.adaptive_avg_pool2d(changed, coarse)[:, 0] > 0.2
+    answers = heads["before"](seen["before"])
+    old = _cells_loss(answers[:, 2:], cells([was for was, _ in lesson.shown], coarse), None)
+    old = old + F.cross_entropy(answers[:, :2], moved.long())
+    focus = 1 + 4 * (F.adaptive_avg_pool2d(changed, fine)[:, 0] > 0.2)
+    wanted = cells([becomes for _, becomes in lesson.shown], fine)
+    new = _cells_loss(heads["after"](seen["after"]), wanted, focus)
+    return {"before": 0.15 * old, "after": 0.15 * new}
+
+
+def _worn(lesson: Lesson, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the pictures before and after, -1 to 1: before as another model might have drawn it,
+    after in its light and bent alike.
+    """
+    import torch
+
+    before, after = wear_alike(lesson.before, lesson.after, rng, untouched=0.5)
+    both = torch.from_numpy(np.concatenate([before, after], 3)).permute(0, 3, 1, 2).float()
+    both = bend(both / 127.5 - 1, rng, (0.0, 0.0, 0.0, 0.25, 0.5))
+    source, new = both.split(3, 1)
+    return source, new
+
+
+def _edges(pictures: np.ndarray) -> torch.Tensor:
+    """Mark the pixels with another colour beside them: float (N, 1, H, W), 0 or 1."""
+    import torch
+    from torch.nn import functional as F
+
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+    most, least = F.max_pool2d(x, 3, stride=1, padding=1), -F.max_pool2d(-x, 3, stride=1, padding=1)
+    return ((most - least).amax(1, keepdim=True) > 30).float()
+
+
+def _mean_where(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Average by weights over the pixels of each picture, then over pictures; weights below a
+    fiftieth of the picture count as one.
+    """
+    count = weights.flatten(1).sum(1).clamp_min(weights[0].numel() / 50)
+    return ((values * weights).flatten(1).sum(1) / count).mean()
 
 
 def _cells_loss(
@@ -247,51 +458,11 @@ def _cells_loss(
     from torch.nn import functional as F
 
     total = torch.zeros(())
-    for fact, part in zip(FACTS, answers.split([CLASSES[fact] for fact in FACTS], 1), strict=True):
+    parts = answers.split([CLASSES[fact] for fact in OF_A_THING], 1)
+    for fact, part in zip(OF_A_THING, parts, strict=True):
         each = F.cross_entropy(part, torch.from_numpy(grids[fact]), reduction="none")
         total = total + (each.mean() if weights is None else (each * weights).sum() / weights.sum())
     return total
-
-
-def _said_loss(learner: Any, text: torch.Tensor, edits: Sequence[Edit]) -> torch.Tensor:
-    import torch
-    from torch.nn import functional as F
-
-    facts = [_said(edit) for edit in edits]
-    total = torch.zeros(())
-    for index, (name, answers) in enumerate(SAID.items()):
-        wanted = torch.tensor([answers.index(fact[name]) for fact in facts])
-        total = total + F.cross_entropy(learner["said"][name](text[:, index]), wanted)
-    return total
-
-
-def _said(edit: Edit) -> dict[str, str]:
-    """Say what an instruction asks for, as the sentinels are to: what kind of change, of which
-    shape and colour if it names them, to which value.
-    """
-    fact = {"kind": edit.kind, "shape": "any", "colour": "any", "value": "none"}
-    if edit.kind == "background":
-        return fact | {"value": edit.after.background}
-    gone = [thing for thing in edit.before.things if thing not in edit.after.things]
-    if not gone:
-        return fact
-    fact["shape"] = gone[0].shape
-    if f"{gone[0].colour} {gone[0].shape}" in edit.instruction:
-        fact["colour"] = gone[0].colour
-    if edit.kind != "remove":
-        (came,) = (thing for thing in edit.after.things if thing not in edit.before.things)
-        fact["value"] = getattr(came, edit.kind)
-    return fact
-
-
-def _rate(step: int, reading_steps: int, steps: int) -> float:
-    """Give the learning rate's factor: each stage warms up; painting holds 1 for three fifths of
-    its steps, then falls in a line.
-    """
-    if step < reading_steps:
-        return min(1.0, (step + 1) / 50)
-    part = (step - reading_steps) / (steps - reading_steps)
-    return min(1.0, (step - reading_steps + 1) / 100) * (1 - 0.98 * max(0.0, (part - 0.6) / 0.4))
 
 
 # --- words
@@ -299,48 +470,26 @@ def _rate(step: int, reading_steps: int, steps: int) -> float:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Give a tokenizer of the instructions' words: lower case, no punctuation, near words brought
-    to the world's, sentinels before the words.
+    """Give a tokenizer of the words of prompts and instructions: lower case, no punctuation,
+    synonyms as one word, sentinels before the words.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    sentinels = [f"<extra_id_{index}>" for index in range(len(SAID))]
+    sentinels = [f"<extra_id_{index}>" for index in range(len(FACTS))]
     special = ["<pad>", "</s>", "<unk>", *sentinels]
-    verbs = (
-        "make",
-        "change",
-        "turn",
-        "remove",
-        "delete",
-        "erase",
-        "into",
-        "to",
-        "the",
-        "a",
-        "an",
-        "background",
-        "smaller",
-        "larger",
+    read_as = alike()
+    words = sorted(
+        {read_as.get(word, word) for word in (*VOCABULARY, *OWN_WORDS) if word.isalpha()}
     )
-    words = sorted({*verbs, *COLOURS, *BACKGROUNDS, *SHAPES, *SIZES})
-    vocabulary = {word: number for number, word in enumerate(special + words)}
+    vocabulary = {word: number for number, word in enumerate([*special, *words])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    near = {
-        "grey": "gray",
-        "big": "large",
-        "bigger": "larger",
-        "little": "small",
-        "tiny": "small",
-        "disc": "circle",
-        "disk": "circle",
-        "violet": "purple",
-    }
     inner.normalizer = normalizers.Sequence(
         [
+            normalizers.NFKC(),
             normalizers.Lowercase(),
             normalizers.Replace(Regex(r"[^\p{L}\p{N} ]"), " "),
-            *(normalizers.Replace(Regex(rf"\b{word}\b"), ours) for word, ours in near.items()),
+            *(normalizers.Replace(Regex(rf"\b{word}\b"), read) for word, read in alike().items()),
         ]
     )
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -356,37 +505,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         extra_special_tokens=sentinels,
         model_max_length=LENGTH,
     )
-
-
-def tokens(
-    tokenizer: PreTrainedTokenizerFast, instructions: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give token ids and mask, both (N, LENGTH)."""
-    found = tokenizer(
-        list(instructions),
-        padding="max_length",
-        truncation=True,
-        max_length=LENGTH,
-        return_tensors="pt",
-    )
-    return found["input_ids"], found["attention_mask"]
-
-
-def read(text_encoder: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Give the hidden states (N, LENGTH, width) of an instruction, zero where there is no word."""
-    return text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
-
-
-def _spoken(instruction: str, rng: np.random.Generator) -> str:
-    """Put a word that the tokenizer does not know into an instruction now and then, or in the place
-    of its verb.
-    """
-    words, chance = instruction.split(), rng.random()
-    if words and chance < 0.08:
-        words.insert(int(rng.integers(len(words) + 1)), "unknownword")
-    elif words and chance < 0.12 and words[0] in ("make", "change", "turn"):
-        words[0] = "unknownword"
-    return " ".join(words)
 
 
 # --- the model
@@ -415,18 +533,43 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast, width: int) -> Any:
     )
 
 
-def build_unet(side: int, channels: tuple[int, ...], text_width: int) -> Any:
+def build_plan(width: int, features: int) -> Any:
+    """Give untrained heads, which read an instruction off the sentinels, and for each UNet a
+    projection of what it says onto tokens; and the head that reads colours off a close-up's features.
+    """
+    from torch import nn
+
+    said = sum(map(len, FACTS.values()))
+    heads = {fact: nn.Linear(width, len(values)) for fact, values in FACTS.items()}
+    return nn.ModuleDict(
+        {
+            "heads": nn.ModuleDict(heads),
+            "unet": nn.Linear(said, TOKENS * width),
+            "close_up": nn.Linear(said, TOKENS * width),
+            "colours": nn.Conv2d(features, len(GROUNDS) + len(COLOURS), 1),
+        }
+    )
+
+
+def build_unet(side: int, channels: tuple[int, ...], text_width: int, *, close: bool) -> Any:
     """Give an untrained UNet over blocks of pixels, the noisy picture's and the source's side by
-    side; words reach the two coarsest levels.
+    side; words reach the two coarsest levels, and all levels beside the time.
+
+    Params:
+        close: sees half the side in finer blocks, has coordinates besides, and gives a mask.
     """
     from diffusers import UNet2DConditionModel
 
     plain = max(1, len(channels) - 2)
     below = len(channels) - plain
+    fold, given, painted = WHOLE_FOLD, 3 * WHOLE_FOLD**2, 3 * WHOLE_FOLD**2
+    if close:
+        fold, painted = CLOSE_FOLD, LAYERS * CLOSE_FOLD**2
+        given = 3 * CLOSE_FOLD**2 + coordinates(1).shape[1]
     unet = UNet2DConditionModel(
-        sample_size=side,
-        in_channels=2 * 3 * BLOCK**2,
-        out_channels=3 * BLOCK**2,
+        sample_size=side // (2 if close else 1) // fold,
+        in_channels=painted + given,
+        out_channels=painted,
         block_out_channels=channels,
         layers_per_block=1,
         down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * below,
@@ -438,8 +581,8 @@ def build_unet(side: int, channels: tuple[int, ...], text_width: int) -> Any:
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
     )
-    unet.conv_in.weight.data[:, : unet.config.out_channels] *= 0.1
-    unet.conv_out.weight.data.zero_()
+    unet.conv_in.weight.data[:, :painted] *= 0.1
+    unet.conv_out.weight.data *= 0.1
     unet.conv_out.bias.data.zero_()
     return unet
 
@@ -458,38 +601,28 @@ def build_schedule() -> DDIMScheduler:
     )
 
 
-def _channels(pictures: np.ndarray) -> torch.Tensor:
-    """Bring uint8 (N, H, W, 3) to -1..1, blocks of pixels as channels (N, 3 · BLOCK², H / BLOCK, W
-    / BLOCK).
-    """
-    import torch
-    from torch.nn import functional as F
-
-    return F.pixel_unshuffle(
-        torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, BLOCK
-    )
-
-
 def write(
-    unet: Any,
-    text_encoder: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    schedule: DDIMScheduler,
-    folder: Path,
+    parts: dict[str, Any], plan: Any, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> Path:
     """Save the model's parts in diffusers' layout, weights in half precision."""
     import copy
     import json
 
     import diffusers
+    from safetensors.torch import save_file
 
-    copy.deepcopy(unet).half().save_pretrained(folder / "unet")
-    copy.deepcopy(text_encoder).half().save_pretrained(folder / "text_encoder")
+    for name, part in parts.items():
+        copy.deepcopy(part).half().save_pretrained(folder / name)
+    (folder / "plan").mkdir(parents=True, exist_ok=True)
+    half = {name: value.half().contiguous() for name, value in plan.state_dict().items()}
+    save_file(half, folder / "plan" / "model.safetensors", {"format": "pt"})
     tokenizer.save_pretrained(folder / "tokenizer")
-    schedule.save_pretrained(folder / "scheduler")
+    build_schedule().save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "InstructPix2Pix",
         "_diffusers_version": diffusers.__version__,
+        "close_up": ["diffusers", "UNet2DConditionModel"],
+        "plan": ["torch.nn", "Linear"],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "T5EncoderModel"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
