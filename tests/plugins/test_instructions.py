@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from imagen_flow_embedded.instructions import (
-    OWN_WORDS,
-    Ask,
-    carry_out,
-    draw_asked,
-    meant,
-    word,
-)
+from imagen_flow_embedded.asks import OWN_WORDS, Ask, carry_out, meant
+from imagen_flow_embedded.instructions import draw_asked
 from imagen_flow_embedded.language import UNKNOWN, VOCABULARY
+from imagen_flow_embedded.wording import word
 from imagen_flow_embedded.world import Scene, Thing, is_held_out
 
 CIRCLE = Thing("small", "red", "circle", 0.25, 0.5)

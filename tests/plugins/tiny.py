@@ -90,10 +90,17 @@ def pixel_editor(folder: Path) -> Path:
 
     torch.manual_seed(4)
     tokenizer = edit.build_tokenizer()
-    unet = edit.build_unet(4, (16, 32, 32), 32)
-    return edit.write(
-        unet, edit.build_text_encoder(tokenizer, 32), tokenizer, edit.build_schedule(), folder
-    )
+    parts = {
+        "text_encoder": edit.build_text_encoder(tokenizer, 32),
+        "unet": edit.build_unet(32, (16, 32, 32), 32, close=False),
+        "close_up": edit.build_unet(32, (16, 32, 32), 32, close=True),
+    }
+    plan = edit.build_plan(32, 32)
+    with torch.no_grad():
+        plan["heads"]["kind"].bias[0] = -99  # it reads a change in every instruction
+        for name in ("unet", "close_up"):
+            parts[name].conv_out.weight.normal_(std=0.5)
+    return edit.write(parts, plan, tokenizer, folder)
 
 
 def captioner(folder: Path, kind: str) -> Path:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from imagen_flow_embedded.asks import PLACES, Kind
 from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, SHAPES, SIZES
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ WHOLE_FOLD, CLOSE_FOLD = 4, 2
 """A cell of the UNet that sees whole pictures, and of that which sees close-ups, is a block of pixels
 of this side, unshuffled into channels."""
 FACTS: dict[str, tuple[str | None, ...]] = {
-    "kind": ("nothing", "colour", "shape", "size", "background", "remove"),
+    "kind": get_args(Kind),
     "size": (None, *SIZES),
     "colour": (None, *COLOURS),
     "shape": (None, *SHAPES),
-    "place": (None, "left", "right", "top", "bottom"),
+    "place": (None, *PLACES),
     "new_size": (None, *SIZES),
     "new_colour": (None, *COLOURS),
     "new_shape": (None, *SHAPES),
