@@ -5,13 +5,13 @@ compared.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from .._models import BadReference, parse_reference
-from .._text.spec import UNREADABLE, GraphSpec, Pair, Reference, Template, Word
+from .._text.spec import UNREADABLE, GraphSpec, NodeSpec, Pair, Reference, Template, Word
 from .._types.node import NodeType
 from .._types.ports import BadValue, PortType, Record, describe, fits
 from ..errors import MAX_PROBLEMS, Mark, Problem, nearest
@@ -63,6 +63,8 @@ class Binder:
         # and references to it are not judged.
         self.types: dict[str, NodeType | Graph | None] = {}
         self.used_inputs: set[str] = set()
+        #: How many lists deep nodes with `each` run, as far as it was asked.
+        self._depths: dict[str, int] = {}
 
     def say(
         self,
@@ -215,17 +217,80 @@ class Binder:
             )
         if not isinstance(word.value, Reference):
             return False
-        problems = list(self.problems)
-        found = self.look_up(word.value)
-        self.problems[:] = problems
-        given = found[1] if found is not None else None
+        given = self._quietly(word.value)
         if given is None or given.kind != "list":
             return False
         return not _takes_list(field) or (of_lists and _takes_list(given.element))
 
-    def per_element(self, word: Word, port: PortType, what: str) -> Binding | None:
-        """Bind what `each` gives to a port: a list of its values; or, for a port of records, what
-        one element gets, written once with lists for some of its fields.
+    def depth(self, name: str) -> int:
+        """Say how many lists deep a node with `each` runs: as deep as the deepest of its lists. It
+        depends on the nodes that these come from, however long the chain is.
+        """
+        pending = [name]
+        seen: set[str] = set()
+        while pending:
+            current = pending[-1]
+            written = self.spec.nodes[current]
+            lists = self._each(written)
+            needs = [
+                reference.name
+                for pair in lists.values()
+                for reference in _references(pair.value)
+                if reference.name in self.spec.nodes
+                and "each" in self.spec.nodes[reference.name].reserved
+                and reference.name not in self._depths
+                and reference.name not in seen  # a cycle, which is reported as such
+            ]
+            if needs and current not in seen:
+                seen.add(current)
+                pending += needs
+                continue
+            pending.pop()
+            if current not in self._depths:
+                self._depths[current] = 1  # in a cycle
+                self._depths[current] = max(
+                    (self.depth_of(written, port) for port in lists), default=1
+                )
+        return self._depths[name]
+
+    def _each(self, written: NodeSpec) -> dict[str, Pair]:
+        pair = written.reserved.get("each")
+        return pair.value.value if pair is not None and isinstance(pair.value.value, dict) else {}
+
+    def depth_of(self, written: NodeSpec, port: str) -> int:
+        """Say how many lists deep `each` goes for a port: until what is left fits it."""
+        type_ = self.types[written.name.value]
+        ports = (
+            {} if type_ is None else type_.inputs if isinstance(type_, NodeType) else type_.ports
+        )
+        pair = self._each(written).get(port)
+        wanted = ports[port].type if port in ports else None
+        if pair is None or wanted is None or wanted.innermost_record is not None:
+            return 1
+        own = _levels(wanted)
+        return 1 if own is None else max(1, self._nesting(pair.value) - own)
+
+    def _nesting(self, word: Word) -> int:
+        """Count how many lists are around the values of what is written."""
+        if isinstance(word.value, tuple):
+            return 1 + max(map(self._nesting, word.value), default=0)
+        if not isinstance(word.value, Reference):
+            return 0
+        found, levels = self._quietly(word.value), 0
+        while found is not None and found.kind == "list":
+            found, levels = found.element, levels + 1
+        return levels
+
+    def _quietly(self, reference: Reference) -> PortType | None:
+        """Give the type of what a reference names; what is wrong with it is said when it is bound."""
+        problems, used = list(self.problems), set(self.used_inputs)
+        found = self.look_up(reference)
+        self.problems[:], self.used_inputs = problems, used
+        return None if found is None else found[1]
+
+    def per_element(self, word: Word, port: PortType, what: str, depth: int) -> Binding | None:
+        """Bind what `each` gives to a port: a list of its values, so many lists deep; or, for a port
+        of records, what one element gets, written once with lists for some of its fields.
         """
         value = word.value
         if port.record is not None and isinstance(value, dict):
@@ -249,7 +314,10 @@ class Binder:
             whole = tuple([item for item in items if item is not None])
             bound = Listed(whole) if len(whole) == len(items) else None
         else:
-            return self.bind(word, PortType("list", element=port), what)
+            lists = port
+            for _ in range(depth):
+                lists = PortType("list", element=lists)
+            return self.bind(word, lists, what)
         if bound is None:
             return None
         if not any(sizing(PerElement(bound))):
@@ -396,7 +464,7 @@ class Binder:
                 fix=whole
                 if what.startswith("element ")
                 else ""
-                if "'each' of " in what  # it goes through one list, not through lists in it
+                if "'each' of " in what  # a field of a record goes through one list
                 else f"run the node for each element: each: {{{_nested(port_name, name, what)}}}",
             )
             return None
@@ -436,9 +504,7 @@ class Binder:
             output = type_.outputs.get(port)
             if output is None and port == ROUNDS and isinstance(repeat, dict) and "until" in repeat:
                 rounds = PortType("int")
-                return FromNode(name, port), (
-                    PortType("list", element=rounds) if "each" in spec else rounds
-                )
+                return FromNode(name, port), self._in_lists(name, rounds)
             if output is None:
                 self.say(
                     "unknown-output",
@@ -449,9 +515,7 @@ class Binder:
                 return None
             repeated = "repeat" in spec and not (isinstance(repeat, dict) and "keep" in repeat)
             given = PortType("list", element=output.type) if repeated else output.type
-            return FromNode(name, port), (
-                PortType("list", element=given) if "each" in spec else given
-            )
+            return FromNode(name, port), self._in_lists(name, given)
         if name in self.spec.inputs:
             self.used_inputs.add(name)
             if reference.port is not None:
@@ -472,6 +536,13 @@ class Binder:
             fix=self.nearest(name, known, what="there are"),
         )
         return None
+
+    def _in_lists(self, name: str, type_: PortType) -> PortType:
+        """Give the type of an output of a node with its lists of `each`."""
+        if "each" in self.spec.nodes[name].reserved:
+            for _ in range(self.depth(name)):
+                type_ = PortType("list", element=type_)
+        return type_
 
     def nearest_output(self, name: str, port: str, type_: NodeType | Graph) -> str:
         """Say how to mend a reference to an output that a node has not: a node's only output needs
@@ -512,6 +583,27 @@ class Binder:
         elif isinstance(value, dict):
             for pair in value.values():
                 self.scan(pair.value)
+
+
+def _levels(type_: PortType) -> int | None:
+    """Count the lists of a type; None if it may be any number of them."""
+    if type_.kind in ("json", "any") or any(_levels(m) != 0 for m in type_.members):
+        return None
+    if type_.kind != "list" or type_.element is None:
+        return 0
+    inner = _levels(type_.element)
+    return None if inner is None else 1 + inner
+
+
+def _references(word: Word) -> Iterator[Reference]:
+    """Give the references of a list, at any depth."""
+    pending = [word]
+    while pending:
+        value = pending.pop().value
+        if isinstance(value, Reference):
+            yield value
+        elif isinstance(value, tuple):
+            pending += value
 
 
 def _takes_list(port: PortType | None) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "Mapped",
     "ModelAt",
     "PerElement",
+    "Place",
     "RecordOf",
     "element_of",
     "fields_of",
@@ -137,6 +138,10 @@ Binding = (
 )
 
 
+#: Where an element is in lists of lists: its number in each, from the outermost.
+Place = tuple[int, ...]
+
+
 def parts_of(binding: Binding) -> tuple[Binding, ...]:
     """Give the bindings that a binding is made of; none if it is a literal or a reference."""
     if isinstance(binding, Listed):
@@ -212,15 +217,17 @@ def fields_of(binding: Binding, field: str, *, is_first: bool) -> Iterator[Bindi
         yield binding if is_first else None
 
 
-def element_of(binding: Binding, index: int | None) -> Binding:
+def element_of(binding: Binding, place: Place | None) -> Binding:
     """Give what a port of `each` is bound to for one element, as far as it is written out; a
     reference to a list stands for its elements.
     """
-    if index is None:
-        return binding
-    if isinstance(binding, Listed):
-        return binding.items[index]
-    return _for(binding.each, index) if isinstance(binding, PerElement) else binding
+    if place and isinstance(binding, PerElement):
+        return _for(binding.each, place[0])
+    for index in place or ():
+        if not isinstance(binding, Listed):
+            break
+        binding = binding.items[index]
+    return binding
 
 
 def _for(binding: Binding, index: int) -> Binding:

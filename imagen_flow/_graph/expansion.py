@@ -65,17 +65,26 @@ def expanded_too_far(graph: Graph) -> Problem | None:
 def _elements(node: Node) -> int:
     """Count the elements of an `each` over a list that is written out; any other is counted as one."""
     written = [
-        size
-        for binding in (node.bindings.get(port) for port in node.each)
-        if binding is not None
-        for size in sizing(binding)
+        (size, depth)
+        for port, depth in node.each.items()
+        if depth == node.depth and port in node.bindings
+        for size in sizing(node.bindings[port])
     ]
     sizes = [
-        len(b.items) if isinstance(b, Listed) else len(b.value)
-        for b in written
+        _written(b, depth)
+        for b, depth in written
         if isinstance(b, Listed) or (isinstance(b, Given) and isinstance(b.value, list))
     ]
     return min(sizes, default=1)
+
+
+def _written(binding: object, depth: int) -> int:
+    """Count the elements of a list that is written out, so many lists deep."""
+    value = binding.value if isinstance(binding, Given) else binding
+    items = value.items if isinstance(value, Listed) else value
+    if not isinstance(items, list | tuple):
+        return 1
+    return len(items) if depth == 1 else sum(_written(item, depth - 1) for item in items)
 
 
 def _size(graph: Graph, sizes: dict[int, int]) -> int:

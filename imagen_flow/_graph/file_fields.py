@@ -134,8 +134,10 @@ class FileNames:
 def _given(node: Node, port: str) -> PortType:
     """The type of what a node's output gives in all."""
     if port == ROUNDS and port not in node.type.outputs:
-        return PortType("list", element=PortType("int")) if node.each else PortType("int")
-    type_ = node.type.outputs[port].type
-    for goes in (node.repeat is not None and node.repeat.gives_lists, bool(node.each)):
-        type_ = PortType("list", element=type_) if goes else type_
+        type_, repeats = PortType("int"), 0
+    else:
+        type_ = node.type.outputs[port].type
+        repeats = int(node.repeat is not None and node.repeat.gives_lists)
+    for _ in range(repeats + node.depth):
+        type_ = PortType("list", element=type_)
     return type_

@@ -99,7 +99,8 @@ class Node:
     after: tuple[str, ...] = ()
     #: All that its ports read.
     reads: tuple[FromNode | FromInput, ...] = ()
-    each: tuple[str, ...] = ()
+    #: The ports of `each`, and how many lists deep each goes.
+    each: Mapping[str, int] = field(default_factory=dict)
     when: Binding | None = None
     repeat: Repeat | None = None
     retries: int = 0
@@ -116,6 +117,11 @@ class Node:
     def inputs(self) -> dict[str, Port]:
         """The node's input ports; the inputs of a graph are its ports."""
         return self.type.inputs if isinstance(self.type, NodeType) else self.type.ports
+
+    @functools.cached_property
+    def depth(self) -> int:
+        """How many lists deep it runs: 0 without `each`."""
+        return max(self.each.values(), default=0)
 
     @functools.cached_property
     def outputs(self) -> tuple[str, ...]:

@@ -34,7 +34,6 @@ __all__ = ["DTYPE", "LOADING", "is_device", "read_node"]
 _LITERALS = frozenset({Given, FileAt, ModelAt})
 _RETRIES = PortType("int", range=Range(0, 100))
 _BACKOFF = PortType("float", range=Range(0, 86400))
-_FLAGS = PortType("union", members=(PortType("bool"), PortType("list", element=PortType("bool"))))
 _ON_ERROR = PortType("text", choices=("fail", "absent", "drop"))
 _TIMES = PortType("int", range=Range(1, 10_000))
 
@@ -117,8 +116,9 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
             if type(read) is FromNode
         )
     )
+    depths = {name: binder.depth_of(written, name) for name in each}
     return Node(
-        written.name.value, type_, bindings, written.name.mark, after, reads, tuple(each), **words
+        written.name.value, type_, bindings, written.name.mark, after, reads, depths, **words
     )
 
 
@@ -162,8 +162,9 @@ def _each(
         elif port is None:
             _refuse_port(binder, label, type_, name, item)
         else:
+            depth = binder.depth_of(written, name)
             binding = binder.per_element(
-                item.value, port.type, f"'each' of port '{name}' of {label}"
+                item.value, port.type, f"'each' of port '{name}' of {label}", depth
             )
             if binding is not None:
                 bound[name] = binding
@@ -185,7 +186,11 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
                 fix="write it on the nodes of that graph",
             )
     found: dict[str, Any] = {}
-    flag = _FLAGS if "each" in words else PortType("bool")
+    flag = flags = PortType("bool")
+    if type_ is not None and "each" in words:
+        for _ in range(binder.depth(written.name.value)):
+            flags = PortType("list", element=flags)
+            flag = PortType("union", members=(*(flag.members or (flag,)), flags))
     if (pair := words.get("when")) and (bound := binder.bind(pair.value, flag, "'when'")):
         found["when"] = bound
     if pair := words.get("cache"):

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .._graph import (
+    Binding,
     FromInput,
     FromNode,
     Graph,
@@ -22,7 +23,6 @@ from .._graph import (
     PerElement,
     element_of,
     readings,
-    sizing,
 )
 from ..errors import GraphError
 from .elements import Elements, elements, is_off
@@ -51,30 +51,24 @@ def demands(
     """
     if node.is_single:
         return _missing(state, frame, node.reads)
-    lists = [node.bindings[p] for p in node.each]
     now: list[NodeOutput] = []
     if node.when is not None:
         now = _missing(state, frame, readings(node.when))
     if not now:
         if is_off(state.values, frame, node):
             return []
-        now = [
-            output
-            for binding in lists
-            for size in sizing(binding)
-            if not isinstance(size, Listed)
-            for output in _missing(state, frame, readings(size))
-        ]
+        looked: list[Binding] = []
+        try:
+            found = elements(state.values, frame, node, looked)
+        except (GraphError, ValueError):
+            found = None  # settling it says what is wrong
+        now = [one for binding in looked for one in _missing(state, frame, readings(binding))]
     if now:
         if later is not None:
             later += _missing(state, frame, node.reads)
             _inside(state, frame, node, port, later, later, may_enter=True)
         return now
-    try:
-        found = elements(state.values, frame, node)
-    except (GraphError, ValueError):
-        return []  # settling it says what is wrong
-    if not isinstance(found, Elements) or found.size == len(found.off):
+    if not isinstance(found, Elements) or len(found.places) == len(found.off):
         return []
     for binding_name, binding in node.bindings.items():
         is_each = binding_name in node.each
@@ -83,9 +77,8 @@ def demands(
         if is_each and isinstance(binding, Listed | PerElement):
             now += [
                 output
-                for i in range(found.size)
-                if i not in found.off
-                for output in _missing(state, frame, readings(element_of(binding, i)))
+                for place in found.running(node.each[binding_name])
+                for output in _missing(state, frame, readings(element_of(binding, place)))
             ]
         else:
             now += _missing(state, frame, readings(binding))
@@ -156,7 +149,8 @@ def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) 
             outer, node = frame.parent
             binding = node.bindings[read.name]
             if read.name in node.each:
-                binding = element_of(binding, frame.element)
+                place = frame.element and frame.element[: node.each[read.name]]
+                binding = element_of(binding, place)
             found += _missing(state, outer, readings(binding))
     return found
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from inspect import signature
 from typing import Any
 
-from .._graph import Binding, FromNode, Listed, ModelAt, Node, RecordOf, element_of
+from .._graph import Binding, FromNode, Listed, ModelAt, Node, Place, RecordOf, element_of
 from .._models import UnresolvedModel
 from .._types.artifact import Artifact
 from .._types.digest import SIZE
@@ -26,6 +26,7 @@ from .step import (
     at_port,
     holds,
     in_records,
+    item_of,
     leaves,
     list_of,
     without_value,
@@ -66,7 +67,7 @@ class Keying:
         self,
         frame: Frame,
         node: Node,
-        element: int | None = None,
+        element: Place | None = None,
         elements: Mapping[str, Slot] | None = None,
     ) -> Step:
         """Key one node for one element of its `each` (`elements` says what its ports receive of
@@ -75,7 +76,7 @@ class Keying:
         type_ = node.type
         assert isinstance(type_, NodeType)
         name = frame.full(node.name)
-        item = frame.item if element is None else f"{frame.item}[{element}]"
+        item = frame.item if element is None else item_of(frame, element)
         slots: dict[str, Artifact] = {}
         #: The models in records of which something else is not known yet.
         early: dict[str, Artifact] = {}
@@ -89,7 +90,9 @@ class Keying:
             binding = bindings.get(port_name)
             if elements and port_name in elements:
                 slot = elements[port_name]
-                binding = binding and element_of(binding, element)
+                binding = binding and element_of(
+                    binding, element and element[: node.each.get(port_name, 0)]
+                )
             else:
                 slot = default if binding is None else self.values.bind(frame, binding)
             slot = paired.get(port_name, slot)

@@ -154,7 +154,7 @@ def _home(values: Values, frame: Frame, binding: Binding | None) -> Path:
         frame, node = frame.parent
         binding = node.bindings.get(name)
         if name in node.each and binding is not None:
-            binding = element_of(binding, element)
+            binding = element_of(binding, element and element[: node.each[name]])
     return frame.graph.folder
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from .._graph import ROUNDS, STEPS, FromInput, FromNode, Graph, Input, Node, Output, readings
+from .._graph import ROUNDS, STEPS, FromInput, FromNode, Graph, Input, Node, Output, Place, readings
 from .._store import Store
 from .._types.artifact import Artifact
 from .._types.node import NodeType
@@ -27,8 +27,8 @@ from .step import (
     Step,
     Unknown,
     after_error,
+    item_of,
     leaves,
-    list_of,
     listed,
     without_value,
 )
@@ -197,9 +197,9 @@ class State:
             return self._settle_graph(frame, node, node.type, found)
         before = state.steps if state is not None and state.many == many else []
         if not before and frame.parent is not None:
-            self._count(frame, found.size)
+            self._count(frame, len(found.places))
         steps: list[Step] = []
-        for i in range(found.size):
+        for i, place in enumerate(found.places):
             if i in found.off:
                 steps.append(off_step(frame, node, found, i))
             elif i < len(before) and (
@@ -209,21 +209,21 @@ class State:
             elif not many:
                 steps.append(self.keying.step(frame, node))
             else:
-                steps.append(self._element(frame, node, i))
+                steps.append(self._element(frame, node, place))
         if any(step.outputs is None for step in steps):
             return NodeState(steps, _NOTHING, many=many)
         outputs = [step.outputs for step in steps if step.outputs is not None]
         return NodeState(
             steps,
             (
-                {port: list_of([o[port] for o in outputs]) for port in node.outputs}
+                {port: found.nested_known([o[port] for o in outputs]) for port in node.outputs}
                 if many
                 else outputs[0]
             ),
             many=many,
         )
 
-    def _element(self, frame: Frame, node: Node, i: int) -> Step:
+    def _element(self, frame: Frame, node: Node, i: Place) -> Step:
         """Key one element of a node. What cannot be made of what is written for it fails it alone."""
         try:
             received = {port: self.values.element(frame, node, port, i) for port in node.each}
@@ -242,12 +242,14 @@ class State:
         """Enter a graph for each element, and take its outputs as far as they are known."""
         results: list[dict[str, Slot]] = []
         steps: list[Step] = []
-        for i in range(found.size):
+        for i, place in enumerate(found.places):
             if i in found.off:
+                if found.off[i].kind == "unfit":
+                    steps.append(off_step(frame, node, found, i))
                 results.append(dict.fromkeys(node.outputs, without_value(found.off[i].kind)))
                 continue
             try:
-                fate = self._enter(frame, node, inner, i)
+                fate = self._enter(frame, node, inner, i, place)
                 results.append(
                     self._gather(frame, node, inner, i, steps)
                     if fate is None
@@ -257,7 +259,7 @@ class State:
                 if not node.each:
                     raise
                 results.append(dict.fromkeys(node.outputs, FAILED))
-                steps.append(_unfit(frame, node, i, error))
+                steps.append(_unfit(frame, node, place, error))
         if node.on_error != "fail":
             results = [
                 {
@@ -267,7 +269,7 @@ class State:
                 for result in results
             ]
         whole: dict[str, Slot] = (
-            {port: listed([r[port] for r in results]) for port in node.outputs}
+            {port: found.nested([r[port] for r in results]) for port in node.outputs}
             if node.each
             else results[0]
         )
@@ -278,7 +280,9 @@ class State:
             pending={port: slot for port, slot in whole.items() if isinstance(slot, Unknown)},
         )
 
-    def _enter(self, frame: Frame, node: Node, inner: Graph, element: int) -> Slot | None:
+    def _enter(
+        self, frame: Frame, node: Node, inner: Graph, element: int, place: Place
+    ) -> Slot | None:
         """Make a graph's frames for an element. Its required inputs are known first, and those with
         bounds: where one is absent so are all outputs. None if it is entered.
 
@@ -291,7 +295,7 @@ class State:
         absent, outside = False, None
         is_open = node.repeat is not None and node.repeat.until is not None
         for r in range(1 if is_open else times):
-            child = self._child(frame, node, inner, element, r)
+            child = self._child(frame, node, inner, element, place, r)
             for name, wanted in first:
                 try:
                     # What is in the graph may have read it before another input was known, and
@@ -319,14 +323,14 @@ class State:
         if waits:
             return Unknown(tuple(dict.fromkeys(waits)))
         if is_open:
-            self._go_on(frame, node, inner, element)
+            self._go_on(frame, node, inner, element, place)
         return None
 
-    def _go_on(self, frame: Frame, node: Node, inner: Graph, element: int) -> None:
+    def _go_on(self, frame: Frame, node: Node, inner: Graph, element: int, place: Place) -> None:
         """Begin repetitions as long as what ends them is known not to hold."""
         frames = self._repetitions(frame, node, element)
         while self.is_over(node, frames) is False:
-            child = self._child(frame, node, inner, element, len(frames))
+            child = self._child(frame, node, inner, element, place, len(frames))
             child.entered = True
             if self.listing:
                 self.walk(child)
@@ -350,25 +354,23 @@ class State:
             raise BadValue(f"takes true or false for 'until', not {slot.kind}")
         return slot.kind == "bool" and bool(self.values.value(slot))
 
-    def _child(self, frame: Frame, node: Node, inner: Graph, element: int, r: int) -> Frame:
+    def _child(
+        self, frame: Frame, node: Node, inner: Graph, element: int, place: Place, r: int
+    ) -> Frame:
         """Give the frame of a repetition; it is made when it is asked for first."""
         frames = frame.below.setdefault(node.name, {})
         index = element * (node.repeat.times if node.repeat else 1) + r
         child = frames.get(index)
         if child is None:
             self._count(frame, len(inner.nodes) - len(inner.unneeded))
-            parts = [
-                f"[{n}]"
-                for n, on in ((element, bool(node.each)), (r, node.repeat is not None))
-                if on
-            ]
+            parts = [f"[{n}]" for n in (*place, *((r,) if node.repeat else ()))]
             child = frames[index] = Frame(
                 inner,
                 f"{frame.full(node.name)}{''.join(parts)}/",
                 frame.item,
                 {},
                 parent=(frame, node),
-                element=element if node.each else None,
+                element=place if node.each else None,
                 repetition=r if node.repeat else None,
             )
         return child
@@ -401,8 +403,9 @@ class State:
             try:
                 return self.values.bind(child, output.source)
             except BadValue as error:  # an input that an output hands on cannot be made
-                if not steps or steps[-1].element != element:
-                    steps.append(_unfit(frame, node, element, error))
+                place = child.element or ()
+                if not steps or steps[-1].element != place:
+                    steps.append(_unfit(frame, node, place, error))
                 return FAILED
 
         if node.repeat is None:
@@ -516,10 +519,10 @@ class State:
         groups: dict[int, list[Frame]] = {}
         for index, child in frame.below.get(name, {}).items():
             groups.setdefault(index // repeat.times, []).append(child)
-        for element, frames in groups.items():
+        for frames in groups.values():
             over = self.is_over(node, frames)
             if isinstance(over, Unknown):
-                item = f"{frame.item}[{element}]" if node.each else frame.item
+                item = item_of(frame, frames[0].element)
                 more = repeat.times - len(frames)
                 why = f"after {' and '.join(over.after)}: up to {more:,} more of {repeat.times:,}"
                 yield (
@@ -559,14 +562,13 @@ class State:
         top.below.clear()
 
 
-def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
+def _unfit(frame: Frame, node: Node, place: Place, error: BadValue) -> Step:
     """The step of an element that fails because a value does not fit."""
-    item = f"{frame.item}[{i}]" if node.each else frame.item
     return Step(
         frame.full(node.name),
-        item,
+        item_of(frame, place),
         node,
-        i,
+        place,
         "failed",
         f"it {error}",
         outputs=dict.fromkeys(node.outputs, after_error(FAILED, node.on_error)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from .._graph import Graph, Node, OnError
+from .._graph import Graph, Node, OnError, Place
 from .._types.artifact import Artifact
 from .._types.digest import tagged
 from .._types.value_digests import digest_value
@@ -32,6 +32,7 @@ __all__ = [
     "after_error",
     "holds",
     "in_records",
+    "item_of",
     "leaves",
     "list_of",
     "listed",
@@ -79,7 +80,8 @@ class Step(NamedTuple):
     #: The label of the plan's item, if it has several, followed by the element in brackets.
     item: str
     node: Node
-    element: int | None
+    #: Where the element is in the lists of `each`.
+    element: Place | None
     status: Status
     reason: str = ""
     key: str | None = None
@@ -150,7 +152,7 @@ class Frame:
         *,
         by_default: Iterable[str] = (),
         parent: tuple[Frame, Node] | None = None,
-        element: int | None = None,
+        element: Place | None = None,
         repetition: int | None = None,
     ) -> None:
         self.graph = graph
@@ -222,6 +224,11 @@ class Frame:
 NodeOutput = tuple[Frame, Node, str]
 
 
+def item_of(frame: Frame, place: Place | None) -> str:
+    """Label an element of a node in a frame."""
+    return frame.item + "".join([f"[{i}]" for i in place or ()])
+
+
 def element_part(item: str) -> str:
     """Give what of a step's item says which element it is, without the label of the plan's item."""
     return item[item.find("[") :] if "[" in item else ""
@@ -229,7 +236,7 @@ def element_part(item: str) -> str:
 
 def without_value(kind: str) -> Artifact:
     """Give what an output is when what it needs is absent, failed or dropped."""
-    return {"failed": FAILED, "dropped": DROPPED}.get(kind, ABSENT)
+    return {"failed": FAILED, "unfit": FAILED, "dropped": DROPPED}.get(kind, ABSENT)
 
 
 def after_error(slot: Artifact, on_error: OnError) -> Artifact:

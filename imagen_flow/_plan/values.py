@@ -29,6 +29,7 @@ from .._graph import (
     ModelAt,
     Node,
     PerElement,
+    Place,
     RecordOf,
     element_of,
 )
@@ -244,19 +245,24 @@ class Values:
         frame.inputs[name] = slot
         return slot
 
-    def element(self, frame: Frame, node: Node, port: str, element: int | None) -> Slot:
+    def element(self, frame: Frame, node: Node, port: str, element: Place | None) -> Slot:
         """Work out what a node's port is given, for one element of its `each`."""
         binding = node.bindings[port]
         if port not in node.each:
             return self.bind(frame, binding)
         if element is None:  # it is not known yet how many there are
             return Unknown((frame.full(node.name),))
-        if isinstance(binding, Listed | PerElement):
-            return self.bind(frame, element_of(binding, element))
+        place = element[: node.each[port]]
+        if isinstance(binding, PerElement):
+            return self.bind(frame, element_of(binding, place))
+        while place and isinstance(binding, Listed):
+            binding, place = binding.items[place[0]], place[1:]
         slot = self.bind(frame, binding)
-        return (
-            slot.items[element] if isinstance(slot, Artifact) and slot.items is not None else slot
-        )
+        for index in place:
+            if isinstance(slot, Unknown) or slot.items is None:
+                break
+            slot = slot.items[index]
+        return slot
 
     def held(self, binding: Binding | None) -> Artifact | None:
         """What a binding that depends on no frame gave, if it was asked."""

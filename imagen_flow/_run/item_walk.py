@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from .._graph import (
+    Binding,
     FromInput,
     FromNode,
     Graph,
@@ -19,7 +20,6 @@ from .._graph import (
     PerElement,
     element_of,
     readings,
-    sizing,
 )
 from .._plan import (
     Elements,
@@ -273,23 +273,21 @@ class ItemWalk:
             yield from _sources(frame, readings(node.when))
             if is_off(self.state.values, frame, node):
                 return
-        for name in node.each:
-            for size in sizing(node.bindings[name]):
-                if not isinstance(size, Listed):
-                    yield from _sources(frame, readings(size))
+        looked: list[Binding] = []
         try:
-            expanded = elements(self.state.values, frame, node)
+            expanded = elements(self.state.values, frame, node, looked)
         except (GraphError, ValueError):
-            return
-        if not isinstance(expanded, Elements) or expanded.size == len(expanded.off):
+            expanded = None
+        for binding in looked:
+            yield from _sources(frame, readings(binding))
+        if not isinstance(expanded, Elements) or len(expanded.places) == len(expanded.off):
             return
         for name, binding in node.bindings.items():
             if isinstance(node.type, Graph) and not is_first(node.type.inputs[name]):
                 continue
             if name in node.each and isinstance(binding, Listed | PerElement):
-                for i in range(expanded.size):
-                    if i not in expanded.off:
-                        yield from _sources(frame, readings(element_of(binding, i)))
+                for place in expanded.running(node.each[name]):
+                    yield from _sources(frame, readings(element_of(binding, place)))
             else:
                 yield from _sources(frame, readings(binding))
         if isinstance(node.type, Graph):
@@ -337,5 +335,6 @@ def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[No
             if read.name in node.bindings:
                 binding = node.bindings[read.name]
                 if read.name in node.each:
-                    binding = element_of(binding, frame.element)
+                    place = frame.element and frame.element[: node.each[read.name]]
+                    binding = element_of(binding, place)
                 yield from _sources(outer, readings(binding))

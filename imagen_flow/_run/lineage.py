@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .._graph import (
@@ -16,6 +16,7 @@ from .._graph import (
     Mapped,
     Output,
     PerElement,
+    Place,
     RecordOf,
     element_of,
     parts_of,
@@ -25,7 +26,8 @@ from .._types.node import NodeType
 
 __all__ = ["UsedBinding", "trace"]
 
-_SourceAt = tuple[Frame, "FromNode | FromInput", "int | None"]
+#: A value, and where in its lists the element is that is looked at.
+_SourceAt = tuple[Frame, "FromNode | FromInput", "Place | None"]
 #: A graph, the name of the input whose default this is (if it is one), and the binding.
 UsedBinding = tuple[Graph, str, Binding]
 
@@ -39,7 +41,9 @@ def trace(
     found: dict[int, Step] = {}
     used: dict[int, UsedBinding] = {}
     seen: set[tuple[Any, ...]] = set()
-    stack: list[tuple[_SourceAt, bool]] = [((top, output.source, index), False)]
+    stack: list[tuple[_SourceAt, bool]] = [
+        ((top, output.source, None if index is None else (index,)), False)
+    ]
     while stack:
         source_at, is_done = stack.pop()
         frame, source, element = source_at
@@ -69,15 +73,16 @@ def _bindings_at(frame: Frame, source: FromNode | FromInput) -> Iterator[UsedBin
         )
 
 
-def _steps_at(frame: Frame, source: FromNode | FromInput, element: int | None) -> list[Step]:
+def _steps_at(frame: Frame, source: FromNode | FromInput, element: Place | None) -> list[Step]:
     node_state = frame.states.get(source.node) if isinstance(source, FromNode) else None
     if node_state is None or not isinstance(source, FromNode):
         return []
-    steps = (
-        node_state.steps[element : element + 1]
-        if element is not None and frame.graph.nodes[source.node].each
-        else node_state.steps
-    )
+    steps: Iterable[Step] = node_state.steps
+    depth = frame.graph.nodes[source.node].depth
+    if element and depth == 1:
+        steps = node_state.steps[element[0] : element[0] + 1]
+    elif element and depth:
+        steps = [s for s in steps if s.element and _is_at(s.element, element)]
     return [
         s
         for s in steps
@@ -86,7 +91,7 @@ def _steps_at(frame: Frame, source: FromNode | FromInput, element: int | None) -
 
 
 def _dependencies(
-    state: State, frame: Frame, source: FromNode | FromInput, element: int | None
+    state: State, frame: Frame, source: FromNode | FromInput, element: Place | None
 ) -> Iterator[_SourceAt]:
     if isinstance(source, FromInput):
         if frame.parent is not None:
@@ -95,7 +100,9 @@ def _dependencies(
                 yield from _sources(
                     outer,
                     node.bindings[source.name],
-                    frame.element if source.name in node.each else element,
+                    frame.element and frame.element[: node.each[source.name]]
+                    if source.name in node.each
+                    else element,
                 )
         return
     node = frame.graph.nodes[source.node]
@@ -103,15 +110,16 @@ def _dependencies(
         yield from _sources(frame, node.when, None)
     if isinstance(node.type, NodeType):
         for name, binding in node.bindings.items():
-            yield from _sources(frame, binding, element if name in node.each else None)
+            depth = node.each.get(name, 0)
+            yield from _sources(frame, binding, element[:depth] if element and depth else None)
         return
     below = [
         child
         for child in frame.below.get(source.node, {}).values()
-        if element is None or not node.each or child.element == element
+        if element is None or child.element is None or _is_at(child.element, element)
     ]
     if node.repeat is not None and node.repeat.decides:
-        groups: dict[int | None, list[Frame]] = {}
+        groups: dict[Place | None, list[Frame]] = {}
         for child in below:
             groups.setdefault(child.element, []).append(child)
             for name in sorted(node.repeat.decides):
@@ -125,7 +133,13 @@ def _dependencies(
         )
 
 
-def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Iterator[_SourceAt]:
+def _is_at(place: Place, element: Place) -> bool:
+    """Whether one of two places is in the other."""
+    depth = min(len(place), len(element))
+    return place[:depth] == element[:depth]
+
+
+def _sources(frame: Frame, binding: Binding | str, element: Place | None) -> Iterator[_SourceAt]:
     """Yield what a binding reads; of a list literal only the element in question."""
     if isinstance(binding, FromNode | FromInput):
         yield frame, binding, element
@@ -133,13 +147,13 @@ def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Itera
         for part in binding.parts:
             yield from _sources(frame, part, None)
     elif isinstance(binding, Listed):
-        for item in binding.items if element is None else binding.items[element : element + 1]:
-            yield from _sources(frame, item, None)
+        for item in binding.items[element[0] : element[0] + 1] if element else binding.items:
+            yield from _sources(frame, item, (element and element[1:]) or None)
     elif isinstance(binding, PerElement):
         one = binding.each if element is None else element_of(binding, element)
         yield from _sources(frame, one, None)
     elif isinstance(binding, ElementOf):
-        yield from _sources(frame, binding.of, binding.index)
+        yield from _sources(frame, binding.of, None if binding.index is None else (binding.index,))
     elif not isinstance(binding, str):
         for item in parts_of(binding):
             yield from _sources(frame, item, None)

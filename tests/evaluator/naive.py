@@ -23,6 +23,10 @@ in short:
   equals) alone. Without a score the outputs are failed if a score failed, else absent.
 - Steps of equal type and inputs are one: called once a run, failing or forced too, and not again
   once kept. What says `cache: false` is called for itself.
+- `each` goes so many lists deep that what is left fits the port; of several ports, the deepest says
+  how deep the node runs, and the others are shared by what is deeper. An element that still has
+  lists in it is like a node with an `each` of its own: it is absent, or fails, as that would be. So do
+  lists of flags, which may be less deep.
 - `on_error` decides about each element that fails, for whatever reason (without `each`, about the
   node): `absent` makes absent what failed of its outputs, at any depth; `drop` takes it out of the
   list. A dropped element keeps its place for what goes through its list by `each`, where all that is
@@ -216,6 +220,9 @@ def after_error(value: Any, policy: str) -> Any:
     return {"absent": ABSENT, "drop": DROPPED}[policy] if value is FAILED else value
 
 
+#: An element whose lists differ in length.
+UNFIT = _Mark("UNFIT")
+
 #: The ports that a node type pairs.
 PAIRED = {"t.weigh": ("values", "by")}
 
@@ -307,7 +314,7 @@ class Scope:
         *,
         force: Iterable[str] = (),
         prefix: str = "",
-        around: tuple[Scope, str, int] | None = None,
+        around: tuple[Scope, str, tuple[int, ...]] | None = None,
     ) -> None:
         self.graph = graph
         self.files = files
@@ -318,8 +325,9 @@ class Scope:
         self.force = frozenset(force)
         self.prefix = prefix
         self.around = around
+        self.known_depths: dict[str, dict[str, int]] = {}
         self.values: dict[str, dict[str, Any]] = {}
-        self.children: dict[tuple[str, int, int], Scope] = {}
+        self.children: dict[tuple[str, tuple[int, ...], int], Scope] = {}
 
     # -- values ------------------------------------------------------------------------------------
 
@@ -360,26 +368,66 @@ class Scope:
 
     def node(self, name: str) -> dict[str, Any]:
         if name not in self.values:
-            ports = self.output_names(name)
-            policy = self.policy(name)
             whole, elements = self.shape(name)
-            if whole is not None:
-                has_each = "each" in self.graph["nodes"][name]
-                mark = whole if has_each else after_error(whole, policy)
-                self.values[name] = dict.fromkeys(ports, mark)
-            elif elements is None:
-                result = self.element(name, 0)
-                self.values[name] = {port: after_error(result[port], policy) for port in ports}
+            if whole is not None and "each" in self.graph["nodes"][name]:
+                self.values[name] = dict.fromkeys(self.output_names(name), whole)
             else:
-                results = [
-                    dict.fromkeys(ports, flag) if isinstance(flag, _Mark) else self.element(name, i)
-                    for i, flag in enumerate(elements)
-                ]
-                self.values[name] = {
-                    port: [after_error(result[port], policy) for result in results]
-                    for port in ports
-                }
+                self.values[name] = self.nested(name, True if elements is None else elements, ())
         return self.values[name]
+
+    def nested(self, name: str, shape: Any, place: tuple[int, ...]) -> dict[str, Any]:
+        """The outputs of the elements of a shape, nested like it."""
+        ports = self.output_names(name)
+        if isinstance(shape, list):
+            results = [self.nested(name, inner, (*place, i)) for i, inner in enumerate(shape)]
+            return {port: [result[port] for result in results] for port in ports}
+        if isinstance(shape, _Mark):
+            result = dict.fromkeys(ports, FAILED if shape is UNFIT else shape)
+        else:
+            result = self.element(name, place)
+        return {port: after_error(result[port], self.policy(name)) for port in ports}
+
+    # -- types -------------------------------------------------------------------------------------
+
+    def depths(self, name: str) -> dict[str, int]:
+        """How many lists deep each port of an `each` goes."""
+        if name not in self.known_depths:
+            node = self.graph["nodes"][name]
+            self.known_depths[name] = {
+                port: 1
+                if isinstance(written, dict)
+                else max(1, self.lists_in(written) - self.wanted(node["type"], port).count("list["))
+                for port, written in node.get("each", {}).items()
+            }
+        return self.known_depths[name]
+
+    def wanted(self, type_: str, port: str) -> str:
+        if type_ in NODE_TYPES:
+            return NODE_TYPES[type_].inputs[port][0]
+        return str(self.files[type_]["inputs"][port]["type"])
+
+    def lists_in(self, written: Any) -> int:
+        """How many lists are around the values of what is written."""
+        if isinstance(written, list):
+            return 1 + max(map(self.lists_in, written), default=0)
+        found = _REFERENCE.fullmatch(written) if isinstance(written, str) else None
+        return self.lists_of(found[1], found[2]) if found else 0
+
+    def lists_of(self, name: str, port: str | None) -> int:
+        if name in self.inputs:
+            return str(self.graph["inputs"][name]["type"]).count("list[")
+        node = self.graph["nodes"][name]
+        around = max(self.depths(name).values(), default=0)
+        if node["type"] in NODE_TYPES:
+            outputs = NODE_TYPES[node["type"]].outputs
+            return around + outputs[port or next(iter(outputs))].count("list[")
+        inner = Scope(self.files[node["type"]], self.files)
+        source = inner.graph["outputs"].get(port or next(iter(inner.graph["outputs"])))
+        if source is None:  # how many repetitions there were
+            return around
+        if "repeat" in node and self.keeps_all(name):
+            around += 1
+        return around + inner.lists_in(source)
 
     def policy(self, name: str) -> str:
         return str(self.graph["nodes"][name].get("on_error", "fail"))
@@ -390,49 +438,68 @@ class Scope:
             return True
         return self.around is not None and self.around[0].tolerates(self.around[1])
 
-    def shape(self, name: str) -> tuple[_Mark | None, list[Any] | None]:
-        """Whether all outputs of a node are absent or failed; else its elements (each is True, or
-        the mark that its outputs are), or None without `each`.
+    def shape(self, name: str) -> tuple[_Mark | None, Any]:
+        """Whether all outputs of a node are absent or failed; else its elements, nested as its lists
+        are (each is True, or the mark that its outputs are), or what it is itself without `each`.
         """
         node = self.graph["nodes"][name]
         flags = self.bound(node.get("when", True))
         if not isinstance(flags, list) and flags is not True:
-            return FAILED if flags is FAILED else ABSENT, None
+            mark = FAILED if flags is FAILED else ABSENT
+            return mark, mark
         if "each" not in node:
             return None, None
-        lists = [self.bound(size) for written in node["each"].values() for size in sizing(written)]
-        for mark in (ABSENT, FAILED):
-            if any(values is mark for values in lists):
-                return mark, None
-        lists += [flags] if isinstance(flags, list) else []
-        if len({len(values) for values in lists}) > 1:
-            return FAILED, None
-        marks = flags if isinstance(flags, list) else [True] * len(lists[0])
-        marks = [
-            True if flag is True else flag if flag in (FAILED, DROPPED) else ABSENT
-            for flag in marks
+        depths = self.depths(name)
+        lists = [
+            (self.bound(size), depths[port])
+            for port, written in node["each"].items()
+            for size in sizing(written)
         ]
-        return None, [
-            DROPPED if any(values[i] is DROPPED for values in lists) else mark
-            for i, mark in enumerate(marks)
-        ]
+        shape = self.level(lists, flags)
+        if isinstance(shape, _Mark):
+            return FAILED if shape is UNFIT else shape, None
+        return None, shape
 
-    def arguments(self, name: str, i: int) -> dict[str, Any]:
+    def level(self, lists: list[tuple[Any, int]], flags: Any) -> Any:
+        """What is in lists that are gone through side by side, each so many lists deep."""
+        for mark in (ABSENT, FAILED):
+            if any(values is mark for values, _ in lists):
+                return mark
+        rows = [values for values, _ in lists] + ([flags] if isinstance(flags, list) else [])
+        if len({len(row) for row in rows}) > 1:
+            return UNFIT
+        found: list[Any] = []
+        for i in range(len(rows[0])):
+            flag = flags[i] if isinstance(flags, list) else True
+            deeper = [(values[i], depth - 1) for values, depth in lists if depth > 1]
+            if any(row[i] is DROPPED for row in rows):
+                found.append(DROPPED)
+            elif not isinstance(flag, list) and flag is not True:
+                found.append(FAILED if flag is FAILED else ABSENT)
+            else:
+                found.append(self.level(deeper, flag) if deeper else True)
+        return found
+
+    def arguments(self, name: str, i: tuple[int, ...]) -> dict[str, Any]:
         """The values of the ports that are written."""
         node = self.graph["nodes"][name]
         given = {port: self.bound(written) for port, written in self.written(name).items()}
         return given | {
-            port: self.for_element(written, i) for port, written in node.get("each", {}).items()
+            port: self.for_element(written, i[: self.depths(name)[port]])
+            for port, written in node.get("each", {}).items()
         }
 
-    def for_element(self, written: Any, i: int) -> Any:
+    def for_element(self, written: Any, place: tuple[int, ...]) -> Any:
         """What a port of `each` receives for an element: of a record, the elements of the lists in
         its fields.
         """
         if not isinstance(written, dict):
-            return self.bound(written)[i]
+            value = self.bound(written)
+            for i in place:
+                value = value[i]
+            return value
         return {
-            name: self.bound(value)[i] if goes_through(value) else value
+            name: self.bound(value)[place[0]] if goes_through(value) else value
             for name, value in written.items()
         }
 
@@ -443,7 +510,7 @@ class Scope:
             if key not in ("type", "each", "when", "repeat", "retry", "cache", "on_error")
         }
 
-    def element(self, name: str, i: int) -> dict[str, Any]:
+    def element(self, name: str, i: tuple[int, ...]) -> dict[str, Any]:
         """The outputs of one element of a node (of the node, without `each`)."""
         mark, _, prepared = self.prepared(name, i)
         ports = self.output_names(name)
@@ -469,7 +536,7 @@ class Scope:
         repeat = self.graph["nodes"][name].get("repeat")
         return not isinstance(repeat, dict) or "keep" not in repeat
 
-    def kept(self, name: str, i: int) -> list[Scope] | _Mark:
+    def kept(self, name: str, i: tuple[int, ...]) -> list[Scope] | _Mark:
         """The repetitions that are kept; or the mark of all outputs if none has a score."""
         scopes = self.repetitions(name, i)
         if self.keeps_all(name):
@@ -548,7 +615,7 @@ class Scope:
             "min", -math.inf
         ) <= value <= wanted.get("max", math.inf)
 
-    def repetitions(self, name: str, i: int) -> list[Scope]:
+    def repetitions(self, name: str, i: tuple[int, ...]) -> list[Scope]:
         node = self.graph["nodes"][name]
         times = (
             node.get("repeat", 1)
@@ -563,7 +630,7 @@ class Scope:
                 break
         return scopes
 
-    def child(self, name: str, i: int, r: int) -> Scope:
+    def child(self, name: str, i: tuple[int, ...], r: int) -> Scope:
         if (name, i, r) not in self.children:
             node = self.graph["nodes"][name]
             inner = self.files[node["type"]]
@@ -577,14 +644,14 @@ class Scope:
                 given = given | {
                     key: derived(given[key], r) for key in seeds if isinstance(given[key], int)
                 }
-            element = f"[{i}]" if "each" in node else ""
+            element = "".join(f"[{n}]" for n in i)
             prefix = f"{self.prefix}{name}{element}{f'[{r}]' if 'repeat' in node else ''}/"
             self.children[name, i, r] = Scope(
                 inner, self.files, given, force=self.force, prefix=prefix, around=(self, name, i)
             )
         return self.children[name, i, r]
 
-    def best(self, name: str, i: int) -> int | _Mark:
+    def best(self, name: str, i: tuple[int, ...]) -> int | _Mark:
         """The repetition with the best score; the mark of all outputs if none has one."""
         repeat = self.graph["nodes"][name]["repeat"]
         scores = [scope.outputs()[repeat["keep"]["best"]] for scope in self.repetitions(name, i)]
@@ -634,12 +701,14 @@ class _Demand:
             outer, node, i = scope.around
             self.port(outer, node, name, i)
 
-    def port(self, scope: Scope, name: str, port: str, i: int) -> None:
+    def port(self, scope: Scope, name: str, port: str, place: tuple[int, ...]) -> None:
         """What is written for a port: of an element, if it is written as a list."""
         node = scope.graph["nodes"][name]
         if port in node.get("each", {}):
             written = node["each"][port]
-            self.references(scope, written[i] if isinstance(written, list) else written)
+            for i in place[: scope.depths(name)[port]]:
+                written = written[i] if isinstance(written, list) else written
+            self.references(scope, written)
         else:
             self.references(scope, scope.written(name).get(port))
 
@@ -666,11 +735,20 @@ class _Demand:
             return
         if not self.least:  # how long a list is may be known before what is in it
             self.references(scope, list(each.values()))
-        for i, flag in enumerate(elements if elements is not None else [True]):
-            if flag is True:
-                self.element(scope, name, port, i)
+        self.elements(scope, name, port, True if elements is None else elements, ())
 
-    def element(self, scope: Scope, name: str, port: str, i: int) -> None:
+    def elements(
+        self, scope: Scope, name: str, port: str, shape: Any, place: tuple[int, ...]
+    ) -> None:
+        if isinstance(shape, list):
+            for i, inner in enumerate(shape):
+                self.elements(scope, name, port, inner, (*place, i))
+        elif shape is True:
+            self.element(scope, name, port, place)
+        else:
+            self.refused |= shape is UNFIT and not scope.tolerates(name)
+
+    def element(self, scope: Scope, name: str, port: str, i: tuple[int, ...]) -> None:
         node = scope.graph["nodes"][name]
         mark, reasons, prepared = scope.prepared(name, i)
         ports = [*scope.written(name), *node.get("each", {})]
@@ -688,7 +766,7 @@ class _Demand:
                 f"{p}={_logged(node['type'], p, prepared[p])}" for p in sorted(prepared)
             )
             forced = bool(scope.force & {name, *re.sub(r"\[\d+\]", "", scope.prefix).split("/")})
-            item = f"[{i}]" if "each" in node else ""
+            item = "".join(f"[{n}]" for n in i)
             fails = any(value is FAILED for value in scope.element(name, i).values())
             self.calls.append(
                 Call(

@@ -123,6 +123,10 @@ def _numbers(seen: Any, written: Any, places: list[tuple[Any, Any]]) -> None:
             places.append((written, key))
 
 
+def _in_lists(type_: str, depth: int) -> str:
+    return _in_lists(f"list[{type_}]", depth - 1) if depth else type_
+
+
 def _needed(graph: dict[str, Any]) -> set[str]:
     return {source[2:-1].partition(".")[0] for source in graph["outputs"].values()}
 
@@ -249,6 +253,15 @@ class _Drawing:
             fields["label"] = self.value("text")
         return fields
 
+    def lists_of(self, type_: str) -> dict[int, list[str]]:
+        """The lists, and lists of lists, of values of a type, by how deep they are."""
+        found = {}
+        for depth in (1, 2, 3):
+            type_ = f"list[{type_}]"
+            if references := self.references(type_, nodes_only=True):
+                found[depth] = references
+        return found
+
     def use_for_each(self) -> dict[str, Any] | None:
         """A record some fields of which go through lists of nodes; None if there are none."""
         dice = self.dice
@@ -291,8 +304,8 @@ class _Drawing:
             node["retry"] = 2
         if self.dice.random() < 0.06:
             node["cache"] = False
-        self.on_error(node, has_lists=many)
-        return node, {port: f"list[{o}]" for port, o in outputs.items()} if many else outputs
+        self.on_error(node, has_lists=bool(many))
+        return node, {port: _in_lists(o, many) for port, o in outputs.items()}
 
     def graph_node(self, inner: _Included) -> tuple[dict[str, Any], dict[str, str]]:
         node: dict[str, Any] = {"type": inner.path}
@@ -320,11 +333,11 @@ class _Drawing:
                 outputs["rounds"] = "int"
             node["repeat"] = repeat if len(repeat) > 1 else repeat["times"]
         repeats = node.get("repeat")
-        has_lists = many or isinstance(repeats, int) or (bool(repeats) and "keep" not in repeats)
+        has_lists = (
+            bool(many) or isinstance(repeats, int) or (bool(repeats) and "keep" not in repeats)
+        )
         self.on_error(node, has_lists=has_lists)
-        return node, {
-            name: f"list[{type_}]" for name, type_ in outputs.items()
-        } if many else outputs
+        return node, {name: _in_lists(type_, many) for name, type_ in outputs.items()}
 
     def on_error(self, node: dict[str, Any], *, has_lists: bool) -> None:
         """Perhaps say what becomes of elements that fail."""
@@ -333,28 +346,40 @@ class _Drawing:
                 ("absent", "drop", "fail") if has_lists else ("absent",)
             )
 
-    def arguments(self, node: dict[str, Any], ports: dict[str, str], bounded: set[str]) -> bool:
+    def arguments(self, node: dict[str, Any], ports: dict[str, str], bounded: set[str]) -> int:
         """Write a node's arguments, perhaps some of them in an `each`, and perhaps a `when`; tell
-        whether there is an `each`.
+        how many lists deep it runs.
         """
         dice = self.dice
         each: dict[str, Any] = {}
+        many = 0
         # Lists of unequal length, and values out of bounds, are problems of the file where they are
         # literals: here they come on edges.
-        lists = [
-            port
+        lists = {
+            port: found
             for port, type_ in ports.items()
-            if type_ != "json" and self.references(f"list[{type_}]", nodes_only=True)
-        ]
+            if type_ != "json" and (found := self.lists_of(type_))
+        }
         if "one" in ports and dice.random() < 0.4 and (use := self.use_for_each()) is not None:
             each["one"] = use
+            many = 1
         elif lists and dice.random() < 0.35:
-            for port in dice.sample(lists, min(len(lists), dice.choice((1, 1, 2)))):
-                each[port] = dice.choice(self.references(f"list[{ports[port]}]", nodes_only=True))
+            for port in dice.sample(list(lists), min(len(lists), dice.choice((1, 1, 2)))):
+                depth = dice.choice(list(lists[port]))
+                each[port] = dice.choice(lists[port][depth])
+                many = max(many, depth)
         elif ports and dice.random() < 0.12:
             port = dice.choice(list(ports))
             if ports[port] not in ("json",) and port not in bounded:
                 each[port] = [self.value(ports[port]) for _ in range(dice.randint(0, 3))]
+                many = 1
+                nested = self.references(f"list[{ports[port]}]", nodes_only=True)
+                if ports[port] in ("int", "text") and nested and dice.random() < 0.5:
+                    each[port] = [
+                        dice.choice((dice.choice(nested), [self.literal(ports[port])]))
+                        for _ in range(dice.randint(1, 3))
+                    ]
+                    many = 2
         for port, type_ in ports.items():
             if port in bounded and port not in each:
                 found = self.references(type_, nodes_only=True)
@@ -380,4 +405,4 @@ class _Drawing:
                 node["when"] = [self.value("bool") for _ in written[0]]
             else:
                 node["when"] = self.value("bool")
-        return bool(each)
+        return many
