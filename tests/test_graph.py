@@ -306,7 +306,7 @@ def test_each_binds_ports_to_elements_of_lists() -> None:
           c: {type: t.add, each: {a: "${a}"}, b: 1}
         outputs: {b: "${b}", c: "${c}"}
         """)
-    assert graph.nodes["a"].each == ("a", "b")
+    assert graph.nodes["a"].each == {"a": 1, "b": 1}
     assert graph.nodes["a"].bindings == {
         "a": FromInput("sizes"),
         "b": Listed((Given(3), FromNode("n", "value"))),
