@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -472,6 +474,54 @@ def test_a_full_disk_stops_the_sweep_in_words_and_a_rerun_goes_on(
     assert [row["index"] for row in rows(folder)] == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of two megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs to mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("count", "megabytes"),
+    [(400, 2), pytest.param(6_000, 40, marks=pytest.mark.slow)],
+)
+def test_a_disk_that_fills_up_under_a_long_sweep(
+    load: Any, folder: Path, small_disk: Path, count: int, megabytes: int
+) -> None:
+    """With the store and the outputs on it: what was made is whole, the rest is counted in words,
+    and with more room the same call makes only that.
+    """
+
+    def resize(size: int) -> None:
+        options = f"remount,size={size}m"
+        subprocess.run(["mount", "-o", options, str(small_disk)], check=True)
+
+    resize(megabytes)
+    graph = load(WORDS)
+    seeds = {"seed": f"1..{count}"}
+    places = {"out": small_disk / "out", "store": small_disk / "store"}
+    found: list[Any] = []
+    with pytest.raises(OutputError) as stopped:
+        found += flow.sweep(graph, seeds, plugins="nodes.py", **places)
+    assert re.search(r"is full: [\d,]+ items? (was|were) not made", str(stopped.value))
+    done = [item for item in found if item.status == "done"]
+    assert 0 < len(done) < count, len(done)
+    for item in done:
+        path = small_disk / "out" / item.row["outputs"]["words"]["path"]
+        assert path.read_text() == item.outputs["words"] + "\n"
+
+    resize(10 * megabytes)
+    again = swept(graph, seeds, **places)
+    assert [item.status for item in again] == ["done"] * count
+    lines = (small_disk / "out" / "index.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(count))
+
+
 def test_one_item_that_fails_does_not_stop_the_others(load: Any) -> None:
     """The failed item has its reason; with fail_fast, nothing after it runs."""
     graph = load(WORDS)
@@ -541,6 +591,8 @@ def test_axes_that_are_refused(load: Any, folder: Path, axes: Any, wanted: str) 
         ("t.csv", "prompt,seed\n", "the table 't.csv' has no rows"),
         ("t.csv", "", "the table 't.csv' has no rows"),
         ("t.csv", 'prompt\n"a\n', "t.csv:2:1: error[bad-sweep]: the table cannot be read from here on"),
+        ("t.csv", "prompt\na\n" + "x" * 140_000 + "\n", "t.csv:3:1: error[bad-sweep]: the row has a cell that is too long, or a double quote that is not closed"),
+        ("t.csv", "prompt\na\n" + "x" * 140_000 + "\n", "  = why: a cell of a CSV file has at most 131,072 characters\n  = fix: write longer texts into a JSON Lines table (.jsonl)"),
         ("t.jsonl", '{"prompt": "a", "seed": 1}\n{"prompt": "b"}\n', "t.jsonl:2:1: error[bad-sweep]: the row lacks 'seed', which the first row has"),
         ("t.jsonl", '{"prompt": "a"}\n{"prompt": "b", "seed": 1}\n', "the row has 'seed', which the first row lacks"),
         ("t.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "t.jsonl:2:1: error[bad-sweep]: 'prompt' takes text, not 3"),
@@ -551,7 +603,7 @@ def test_axes_that_are_refused(load: Any, folder: Path, axes: Any, wanted: str) 
         ("t.jsonl", '{"seed": ' + "9" * 5_000 + "}\n", "= why: it has a number with too many digits"),
         ("t.txt", "a\n", "'t.txt' is not a table"),
     ],
-    ids=range(17),
+    ids=range(19),
 )  # fmt: skip
 def test_tables_that_are_refused(
     load: Any, folder: Path, name: str, text: str, wanted: str

@@ -176,9 +176,16 @@ def _csv_rows(reader: Any, source: Source) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             at = Mark(source, line, 1, max(1, len(source.line(line))))
-            raise GraphError(
-                [Problem("bad-sweep", "the table cannot be read from here on", at, str(error))]
-            ) from error
+            problem = Problem("bad-sweep", "the table cannot be read from here on", at, str(error))
+            if "field limit" in str(error):
+                problem = Problem(
+                    "bad-sweep",
+                    "the row has a cell that is too long, or a double quote that is not closed",
+                    at,
+                    f"a cell of a CSV file has at most {csv.field_size_limit():,} characters",
+                    "write longer texts into a JSON Lines table (.jsonl)",
+                )
+            raise GraphError([problem]) from error
         if cells:
             yield line, cells
         line = reader.line_num + 1

@@ -96,7 +96,13 @@ def _csv(text: str, delimiter: str, cells: str) -> Iterator[dict[str, Any]]:
         except StopIteration:
             break
         except csv.Error as error:
-            raise ValueError(f"the row in line {line} cannot be read: {error}") from error
+            why = str(error)
+            if "field limit" in why:
+                why = (
+                    f"it has a cell of more than {csv.field_size_limit():,} characters, or a double"
+                    " quote that is not closed; write longer texts into a JSON Lines file"
+                )
+            raise ValueError(f"the row in line {line} cannot be read: {why}") from error
         if row and columns is None:
             columns = _columns(row, line)
         elif row and columns is not None:

@@ -857,6 +857,13 @@ def test_a_table_is_read_row_by_row(
             {},
             "the row in line 3 cannot be read: unexpected end of data",
         ),
+        (
+            "a.csv",
+            f"a,b\n1,2\n{'x' * 140_000},2\n",
+            {},
+            "the row in line 3 cannot be read: it has a cell of more than 131,072 characters, or a"
+            " double quote that is not closed; write longer texts into a JSON Lines file",
+        ),
         ("a.csv", "a,a\n", {}, "two columns are named 'a' in line 1"),
         ("a.csv", "\na,\n", {}, "column 2 has no name in line 2"),
         (
