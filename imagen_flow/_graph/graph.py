@@ -131,7 +131,7 @@ class Node:
         counts = self.repeat is not None and self.repeat.until is not None
         return (*self.type.outputs, ROUNDS) if counts else tuple(self.type.outputs)
 
-    @property
+    @functools.cached_property
     def is_single(self) -> bool:
         """Whether it is always one step: a plugin's node without `each` and `when`."""
         return self.when is None and not self.each and isinstance(self.type, NodeType)

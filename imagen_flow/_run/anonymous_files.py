@@ -29,6 +29,10 @@ NAME_DIGITS = 16
 MAX_SUFFIX_BYTES = 32
 
 
+#: Values without files, by far the most.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
 def _has_name(value: File | Folder) -> bool:
     return isinstance(value, File) and bool(value.significant_name)
 
@@ -57,6 +61,8 @@ class AnonymousFiles:
 
     def anonymize(self, value: Any) -> Any:
         """Replace every file and folder in a value by a link that is named after its content."""
+        if type(value) in _PLAIN:
+            return value
         if isinstance(value, File) and value.significant_name:  # the key covers the name
             link = self._link(value, value.significant_name)
             return replace(value, path=link, name=value.significant_name)

@@ -90,29 +90,13 @@ class Caller:
         began = time.monotonic()
         notes = Notes()
         arguments, leased = self._arguments(step, type_)
-        if type_.uses_torch:
-            self._device(step)
-        conditions = self.conditions
-
-        def changed(settings: list[str], current: dict[str, Any]) -> None:
-            nonlocal conditions
-            if "number of threads" in settings and conditions:
-                conditions = {**conditions, "threads": current["number of threads"]}
-            self.queue.note(
-                step,
-                f"{type_.name} changed torch's {' and '.join(settings)} for the whole process;"
-                " they were restored",
-            )
-
-        with devices.restored_switches(changed):
-            result, memory_levels = self._call_with_models(
-                step,
-                type_,
-                arguments,
-                leased,
-                frame,
-                lambda given, lent: self._call_function(step, type_, given, notes, lent),
-            )
+        result, memory_levels, conditions = self._call_with_models(
+            frame,
+            step,
+            arguments,
+            leased,
+            lambda given, lent: self._call_function(step, type_, given, notes, lent),
+        )
         return CallResult(
             self.anonymous.restore(result),
             memory_levels,
@@ -141,26 +125,14 @@ class Caller:
         arguments, leased = gathered[0]
         for name in many.varies & arguments.keys():
             arguments[name] = [own[name] for own, _ in gathered]
-        if type_.uses_torch:
-            self._device(first)
-
-        def changed(settings: list[str], _current: dict[str, Any]) -> None:
-            self.queue.note(
-                first,
-                f"{type_.name} changed torch's {' and '.join(settings)} for the whole process;"
-                " they were restored",
-            )
-
-        with devices.restored_switches(changed):
-            results, _ = self._call_with_models(
-                first,
-                type_,
-                arguments,
-                leased,
-                frame,
-                lambda given, lent: self._call_many(steps, type_, many, given, notes, lent),
-                is_group=True,
-            )
+        results, _, conditions = self._call_with_models(
+            frame,
+            first,
+            arguments,
+            leased,
+            lambda given, lent: self._call_many(steps, type_, many, given, notes, lent),
+            is_group=True,
+        )
         if results is NotImplemented:
             return None
         if not isinstance(results, list | tuple) or len(results) != len(steps):
@@ -170,9 +142,7 @@ class Caller:
             )
         took_s = (time.monotonic() - began) / len(steps)
         return [
-            CallResult(
-                self.anonymous.restore(result), (), took_s, tuple(own.notes), self.conditions
-            )
+            CallResult(self.anonymous.restore(result), (), took_s, tuple(own.notes), conditions)
             for result, own in zip(results, notes, strict=True)
         ]
 
@@ -239,50 +209,81 @@ class Caller:
 
     def _call_with_models(
         self,
+        frame: Frame,
+        step: Step,
+        arguments: dict[str, Any],
+        leased: dict[str, tuple[Loader[Any], Any]],
+        call: Callable[[dict[str, Any], Mapping[str, Any]], Any],
+        *,
+        is_group: bool = False,
+    ) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+        """Call a step's function with the models that it leases, and restore torch's settings; return
+        its result, the memory fallback levels that were needed, and the hardware and library
+        settings it ran with. A group has no levels: it is made smaller instead.
+        """
+        type_ = step.node.type
+        assert isinstance(type_, NodeType)
+        if type_.uses_torch:
+            self._device(step)
+        conditions = self.conditions
+
+        def changed(settings: list[str], current: dict[str, Any]) -> None:
+            nonlocal conditions
+            if "number of threads" in settings and conditions:
+                conditions = {**conditions, "threads": current["number of threads"]}
+            self.queue.note(
+                step,
+                f"{type_.name} changed torch's {' and '.join(settings)} for the whole process;"
+                " they were restored",
+            )
+
+        levels: tuple[str, ...] = ()
+        with devices.restored_switches(changed):
+            if type_.uses_torch:
+                result, levels = self._lend_and_call(
+                    frame, step, type_, arguments, leased, call, is_group
+                )
+            else:
+                result = call(arguments, {})
+        return result, levels, conditions
+
+    def _lend_and_call(
+        self,
+        frame: Frame,
         step: Step,
         type_: NodeType,
         arguments: dict[str, Any],
         leased: dict[str, tuple[Loader[Any], Any]],
-        frame: Frame,
         call: Callable[[dict[str, Any], Mapping[str, Any]], Any],
-        *,
-        is_group: bool = False,
+        is_group: bool,
     ) -> tuple[Any, tuple[str, ...]]:
-        """Call a step's function with the models that it leases; return its result and the memory
-        fallback levels that were needed. A group has none: it is made smaller instead.
-        """
-        if type_.uses_torch:
-            if leased:
-                companions = {
-                    port: model
-                    for port, (_, model) in leased.items()
-                    if isinstance(model, Model) and "[" not in port
-                }
-                leased.update(
-                    (
-                        port,
-                        (leased[port][0], with_replaced_parts(leased[port][0], port, companions)),
-                    )
-                    for port in companions
-                )
-                self.pool.plan_ahead(self.lookahead.upcoming(frame, step.node), of=self)
-            policy = self.keys.policy(step.node)
-            level_ports = [name for name, what in type_.injected.items() if what == "memory_levels"]
-            return lend_and_call(
-                self.pool,
-                leased,
-                lambda lent, taken: call({**arguments, **dict.fromkeys(level_ports, taken)}, lent),
-                device=policy.device,
-                dtype=policy.dtype,
-                settings=policy.settings,
-                levels=() if is_group else policy.memory_levels,
-                steps_down=type_.steps_down,
-                loading=lambda what: self.queue.loading(step, what),
-                left_changed=lambda what: self.queue.note(
-                    step, f"{type_.name} left {what} modified; it is reloaded for other steps"
-                ),
+        if leased:
+            companions = {
+                port: model
+                for port, (_, model) in leased.items()
+                if isinstance(model, Model) and "[" not in port
+            }
+            leased.update(
+                (port, (leased[port][0], with_replaced_parts(leased[port][0], port, companions)))
+                for port in companions
             )
-        return call(arguments, {}), ()
+            self.pool.plan_ahead(self.lookahead.upcoming(frame, step.node), of=self)
+        policy = self.keys.policy(step.node)
+        level_ports = [name for name, what in type_.injected.items() if what == "memory_levels"]
+        return lend_and_call(
+            self.pool,
+            leased,
+            lambda lent, taken: call({**arguments, **dict.fromkeys(level_ports, taken)}, lent),
+            device=policy.device,
+            dtype=policy.dtype,
+            settings=policy.settings,
+            levels=() if is_group else policy.memory_levels,
+            steps_down=type_.steps_down,
+            loading=lambda what: self.queue.loading(step, what),
+            left_changed=lambda what: self.queue.note(
+                step, f"{type_.name} left {what} modified; it is reloaded for other steps"
+            ),
+        )
 
     def _device(self, step: Step) -> str:
         """Give a step's device, once torch has confirmed it."""
