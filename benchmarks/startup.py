@@ -22,10 +22,10 @@ from pathlib import Path
 
 from _results import machine, record
 
-#: What is wanted, in seconds.
+#: What is wanted, in seconds: of processor time where that is what there is to save, by the clock
+#: for what a user waits for.
+OWN_TARGETS = {"help": 0.05, "first call": 0.12}
 TARGETS = {
-    "help": 0.05,
-    "first call": 0.12,
     "plan": 0.6,
     "main graph, cold": 20.0,
     "main graph, from the store": 1.0,
@@ -108,7 +108,8 @@ def main() -> None:
             "IMAGEN_FLOW_STORE": str(folder / "store"),
             "HF_HUB_OFFLINE": "1",
         }
-        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        # With bytecode, as for every user but the first time.
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "PYTHONDONTWRITEBYTECODE"):
             environment.pop(name, None)
         graph = folder / "hundred.yaml"
         graph.write_text(hundred(), "utf-8")
@@ -151,10 +152,13 @@ def main() -> None:
     empty = statistics.median(own for _, own in times["python -c pass"])
     for name, took in times.items():
         clock, own = [c for c, _ in took], statistics.median(o for _, o in took)
-        median, wanted = statistics.median(clock), TARGETS.get(name)
-        goal = "–" if wanted is None else f"≤ {wanted:g}: {'met' if median <= wanted else 'missed'}"
+        median, goal = statistics.median(clock), "–"
+        if name in TARGETS:
+            goal = f"≤ {TARGETS[name]:g}: {'met' if median <= TARGETS[name] else 'missed'}"
+        elif name in OWN_TARGETS:
+            goal = f"own ≤ {OWN_TARGETS[name]:g}: {'met' if own <= OWN_TARGETS[name] else 'missed'}"
         lines.append(
-            f"| {name} | {median:.2f} | {min(clock):.2f} | {max(clock):.2f} | {own:.2f} | {own / empty:.0f} | {len(took)} | {goal} |"
+            f"| {name} | {median:.2f} | {min(clock):.2f} | {max(clock):.2f} | {own:.3f} | {own / empty:.1f} | {len(took)} | {goal} |"
         )
     text = "\n".join([*lines, "", *(f"- {n}" for n in notes)]).rstrip()
     print(machine())

@@ -241,7 +241,7 @@ class Caller:
         with devices.restored_switches(changed):
             if type_.uses_torch:
                 result, levels = self._lend_and_call(
-                    frame, step, type_, arguments, leased, call, is_group
+                    frame, step, type_, arguments, leased, call, is_group=is_group
                 )
             else:
                 result = call(arguments, {})
@@ -255,6 +255,7 @@ class Caller:
         arguments: dict[str, Any],
         leased: dict[str, tuple[Loader[Any], Any]],
         call: Callable[[dict[str, Any], Mapping[str, Any]], Any],
+        *,
         is_group: bool,
     ) -> tuple[Any, tuple[str, ...]]:
         if leased:
