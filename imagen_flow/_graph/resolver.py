@@ -14,6 +14,7 @@ from typing import Any
 
 from .._plugins.registry import Registry
 from .._settings.devices import nearest_device
+from .._system.collection import paused_collection
 from .._text import spec as spec_
 from .._text.spec import UNREADABLE, GraphSpec, NodeSpec, Pair
 from .._types.node import NodeType
@@ -44,6 +45,7 @@ GRAPH_SUFFIXES = (".yaml", ".yml", ".json")
 _SETTINGS = {"device": PortType("text"), "dtype": DTYPE, **LOADING}
 
 
+@paused_collection()
 def resolve(
     spec: GraphSpec, registry: Registry, *, read: Callable[[Path, str], GraphSpec] | None = None
 ) -> Graph:

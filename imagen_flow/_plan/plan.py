@@ -13,6 +13,7 @@ from .._plugins.registry import Registry
 from .._settings import devices
 from .._store import Damaged, Store
 from .._store.file_digests import FileDigests
+from .._system.collection import paused_collection
 from .._system.dataclass import dataclass
 from .._types.artifact import Artifact
 from .._types.models import Loader, Model
@@ -248,6 +249,7 @@ def _weight(identity: models.Identity, loader: Loader[Any], model: Model) -> int
     return models.weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
 
 
+@paused_collection()
 def make_plan(
     graph: Graph,
     values: Mapping[str, Any] | None = None,

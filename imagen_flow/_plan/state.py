@@ -500,7 +500,8 @@ class State:
                         f"after {' and '.join(state.waits.after)}",
                     ),
                 )
-            yield from self._open_rounds(frame, name, state)
+            if state.pending:
+                yield from self._open_rounds(frame, name, state)
             below = frame.below.get(name)
             if below:
                 pending += [
@@ -514,7 +515,7 @@ class State:
         """Give a step that stands for the repetitions that may follow those that were begun."""
         node = frame.graph.nodes[name]
         repeat = node.repeat
-        if not state.pending or repeat is None or repeat.until is None:
+        if repeat is None or repeat.until is None:
             return
         groups: dict[int, list[Frame]] = {}
         for index, child in frame.below.get(name, {}).items():

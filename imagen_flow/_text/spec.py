@@ -14,6 +14,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from .._system.collection import paused_collection
 from .._system.dataclass import dataclass
 from .._system.regular_files import open_regular
 from .._types.node import RESERVED
@@ -176,6 +177,7 @@ def _unreadable(path: Path, name: str, error: Exception) -> Problem:
     )
 
 
+@paused_collection()
 def parse_mapping(data: Mapping[str, Any], *, name: str = "<graph>") -> GraphSpec:
     """Read a graph that was composed in Python. Problems point into the graph written as JSON.
 
@@ -194,6 +196,7 @@ def parse_mapping(data: Mapping[str, Any], *, name: str = "<graph>") -> GraphSpe
     return parse(text, name=name)
 
 
+@paused_collection()
 def parse(text: str | bytes, *, name: str, path: Path | None = None) -> GraphSpec:
     """Read a graph from text.
 
