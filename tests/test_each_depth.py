@@ -252,3 +252,15 @@ def test_a_table_of_lists_of_lists_is_counted_before_it_is_made() -> None:
     )
     with pytest.raises(GraphError, match="the graph has more than 200,000 steps"):
         ran(text)
+
+
+def test_pictures_in_lists_of_lists_are_flattened_before_they_are_written() -> None:
+    """Each element of a list is a file; the message says what to do with one that is a list."""
+    text = graph(
+        "  noise: {type: image.noise, each: {seed: [[1, 2], [3]]}, width: 4, height: 4}\n", "noise"
+    ).replace('noise: "${noise}"', 'noise: {from: "${noise}", path: "{index}.png"}')
+    with pytest.raises(GraphError) as refused:
+        ran(text)
+    (problem,) = refused.value.problems
+    assert problem.message == "a list of image cannot be written as one file"
+    assert problem.fix == "make one list of all with list.flatten"

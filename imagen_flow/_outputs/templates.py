@@ -326,6 +326,16 @@ def _check_ending(name: str, type: PortType) -> TemplateFault | None:
         members = (*(PortType(kind) for kind in ENDINGS), PortType("folder"))
     if any(m.kind not in ENDINGS and m.kind not in (*FOLDERS, "list") for m in members):
         return None  # a file, or a plugin's own kind, whose ending is known only to it
+    for member in members:
+        inner = member
+        while inner.kind == "list" and inner.element is not None:
+            inner = inner.element
+        if member.kind == "list" and not inner.members and inner.kind not in _ROWS:
+            return TemplateFault(
+                f"a list of {inner.kind} cannot be written as one file",
+                "the output is a list of such lists, and each of its elements is a file",
+                "make one list of all with list.flatten",
+            )
     ending = os.path.splitext(name)[1].lower()
     allows_folder = any(m.kind in FOLDERS for m in members)
     endings = sorted(
