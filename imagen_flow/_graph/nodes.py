@@ -24,8 +24,8 @@ from .._types.ports import Port, PortType, describe, fits
 from .._types.values import Range
 from .binder import Binder
 from .bindings import Binding, FileAt, FromNode, Given, ModelAt, readings
+from .call_settings import STEP_CACHE, takes_itself
 from .graph import ROUNDS, Graph, Node, Repeat
-from .step_caches import STEP_CACHE, take_step_cache
 from .suggestions import only_suggestion, plain, reference_text, suggest
 
 __all__ = ["DTYPE", "LOADING", "is_device", "read_node"]
@@ -298,9 +298,7 @@ def _settings(
             )
         else:
             settings = found.setdefault("settings", {})
-            if key == "step_cache":
-                take_step_cache(binder, item, f"'settings.{key}'", settings)
-            else:
+            if not takes_itself(binder, item, f"'settings.{key}'", settings):
                 binder.take(item, LOADING[key], f"'settings.{key}'", settings, key)
 
 

@@ -21,13 +21,13 @@ from .._types.node import NodeType
 from .._types.ports import BadValue, PortType, describe
 from ..errors import MAX_PROBLEMS, GraphError, Mark, Problem
 from .binder import Binder
+from .call_settings import takes_itself
 from .expansion import expanded_too_far
 from .graph import Graph
 from .inputs import read_input
 from .nodes import DTYPE, LOADING, is_device, read_node
 from .order import asked_alone, order, unneeded
 from .outputs import check_paths, read_output
-from .step_caches import take_step_cache
 from .suggestions import plain
 from .sweeps import read_sweep
 
@@ -327,8 +327,7 @@ class _Resolver:
                     fix=self.binder.nearest(key, _SETTINGS, what="settings of a graph are"),
                 )
                 continue
-            if key == "step_cache":
-                take_step_cache(self.binder, pair, "'step_cache'", found)
+            if takes_itself(self.binder, pair, f"'{key}'", found):
                 continue
             try:
                 found[key] = port.check(plain(pair.value))

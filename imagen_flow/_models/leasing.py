@@ -54,6 +54,7 @@ def lend_and_call(
     attention = (
         settings.attention
         if settings != PLAIN
+        and settings.of_diffusers is None
         and any(
             effective_settings(loader, settings).attention != "auto"
             for loader, _ in _loaders(wanted)

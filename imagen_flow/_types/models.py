@@ -50,10 +50,11 @@ class Loading(NamedTuple):
     `quantization` is ``none``, ``int8``, ``int4``, ``nf4`` or ``float8``. `offload` is ``none``,
     ``model`` (models wait on the host and come to the device in turn), ``layers`` or ``groups``
     (their layers do, one by one or several at a time). `attention` is ``auto`` (what torch
-    chooses), ``math``, ``flash``, ``efficient`` or ``cudnn``. `compile` compiles what is called
+    chooses), ``math``, ``flash``, ``efficient`` or ``cudnn``, or ``diffusers/NAME``, one that diffusers dispatches to. `compile` compiles what is called
     most: whole models, or with ``regional`` the blocks that these repeat. `layerwise_casting` is
     ``none``, or the dtype in which layers keep their weights while they do not compute.
-    `step_cache` acts on calls alone: it changes nothing of what is loaded.
+    `step_cache`, and attention of diffusers, act on calls alone: they change nothing of what is
+    loaded.
     """
 
     quantization: str = "none"
@@ -65,7 +66,14 @@ class Loading(NamedTuple):
 
     def resident(self) -> Loading:
         """Return what of the settings decides what is loaded."""
-        return self if self.step_cache is None else self._replace(step_cache=None)
+        called = self._replace(step_cache=None)
+        return called if self.of_diffusers is None else called._replace(attention="auto")
+
+    @property
+    def of_diffusers(self) -> str | None:
+        """The implementation of attention of diffusers that is asked for, if any."""
+        library, slash, name = self.attention.partition("/")
+        return name if (library, slash) == ("diffusers", "/") else None
 
 
 #: How models are loaded by default.

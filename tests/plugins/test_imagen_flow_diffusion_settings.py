@@ -20,7 +20,7 @@ import torch
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow.loaders import Loading
-from imagen_flow_diffusion.checkpoints.abilities import abilities_of
+from imagen_flow_diffusion.checkpoints.abilities import abilities_of, attention_names
 from imagen_flow_diffusion.tiny import companions
 
 pytestmark = [
@@ -275,6 +275,33 @@ def test_a_pipeline_that_does_not_tell_its_branches_is_refused(
     assert "is not for FluxImg2ImgPipeline, which does not tell the steps" in str(caught.value)
 
 
+def test_an_editor_follows_them_too(
+    at: Callable[[str], str], pool: ModelPool, photos: Callable[[int], Any]
+) -> None:
+    """An editor is lent by a loader that other plugins may replace."""
+
+    def edited(settings: dict[str, Any]) -> np.ndarray:
+        node = {
+            "type": "image.edit",
+            "model": at("qwen-edit"),
+            "image": "${photo}",
+            "instruction": "make it blue",
+            "num_inference_steps": 6,
+            "seed": 3,
+        }
+        asked = {
+            "imagen_flow": 1,
+            "settings": settings,
+            "nodes": {"photo": photos(1)[1], "edited": node},
+            "outputs": {"out": "${edited}"},
+        }
+        return np.asarray(flow.run(asked, store=None, pool=pool, device="cpu")["out"].pixels)
+
+    plain = edited({})
+    assert not np.array_equal(edited({"step_cache": {"taylor_seer": 3}}), plain)
+    assert np.array_equal(edited({}), plain)
+
+
 def test_attention_is_not_handed_to_the_negative_prompt(
     at: Callable[[str], str], pool: ModelPool
 ) -> None:
@@ -379,6 +406,9 @@ def test_compiled_blocks_draw_the_same_within_one_level(at: Callable[[str], str]
         plain = draw(pool, model)
         drawn = draw(pool, model, {"compile": "regional"})
         assert np.abs(drawn.astype(int) - plain.astype(int)).max() <= 1
+        cached = {"step_cache": {"first_block": 0.3}}
+        both = draw(pool, model, {"compile": "regional", **cached}).astype(int)
+        assert np.abs(both - draw(pool, model, cached)).max() <= 1
         assert np.array_equal(draw(pool, model, {"compile": "regional"}), drawn)
         assert np.array_equal(draw(pool, model), plain)
 
@@ -444,3 +474,106 @@ def test_adapters_do_not_go_with_hooks_on_layers(
         pytest.raises(flow.NodeError, match=f"adapters do not go with {name}: {value}"),
     ):
         draw(pool, at("sd"), asked, loras=[str(lora)])
+
+
+# --- attention
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["native", "_native_math"])
+def test_attention_is_what_diffusers_computes_by_that_name(
+    name: str, at: Callable[[str], str]
+) -> None:
+    """Bit for bit; the name is in the key, the model is not loaded twice, and nothing is left of
+    it on the network or in the process.
+    """
+    from diffusers.models.attention_dispatch import (
+        AttentionBackendName,
+        _AttentionBackendRegistry,
+        attention_backend,
+    )
+
+    model, settings = at("flux"), {"attention": f"diffusers/{name}"}
+    active = _AttentionBackendRegistry._active_backend
+    with attention_backend(AttentionBackendName(name)):
+        direct = by_hand(pipeline_of(model))
+    seen: list[Any] = []
+    backends = _AttentionBackendRegistry._backends
+    computed = backends[AttentionBackendName(name)]
+    backends[AttentionBackendName(name)] = lambda **given: seen.append(name) or computed(**given)
+    try:
+        with ModelPool() as pool:
+            plain = draw(pool, model)
+            loaded = pool.resident()
+            seen.clear()
+            assert np.array_equal(draw(pool, model, settings), direct)
+            assert seen
+            seen.clear()
+            assert np.array_equal(draw(pool, model), plain)
+            assert bool(seen) == (name == active.value)
+            assert pool.resident() == loaded
+    finally:
+        backends[AttentionBackendName(name)] = computed
+    assert _AttentionBackendRegistry._active_backend is active
+    assert key(graph(model, settings)) != key(graph(model, {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("flux", "sage", "for the library sageattention is not installed"),
+        ("flux", "flash_varlen", "for the library flash-attn is not installed"),
+        ("flux", "xformers", "for the library xformers is not installed"),
+        ("flux", "flash_hub", "its code would be downloaded from the hub"),
+        ("flux", "_native_cudnn", "it runs on accelerators alone"),
+        ("flux", "sagee", "did you mean 'sage'?"),
+        ("sd", "native", "does not ask diffusers for its attention"),
+    ],
+)
+def test_attention_that_cannot_be_had_is_told_when_planning(
+    kind: str, name: str, words: str, at: Callable[[str], str]
+) -> None:
+    assert words in problem(at(kind), {"attention": f"diffusers/{name}"})
+
+
+def test_every_attention_of_diffusers_is_known_by_its_name() -> None:
+    """Read in its source without importing it."""
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    assert set(attention_names()) == {name.value for name in AttentionBackendName}
+
+
+# --- text encodings
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def test_encoded_text_is_kept_like_any_step(at: Callable[[str], str], tmp_path: Path) -> None:
+    """Under another seed and another step cache, in a pool of its own, no text encoder is
+    loaded: the states come from the store.
+    """
+    model = at("flux")
+
+    def asked(seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "imagen_flow": 1,
+            "nodes": {
+                "words": {"type": "text.encode", "model": model, "prompt": "a red fox"},
+                "latents": {
+                    "type": "diffusion.denoise",
+                    "model": model,
+                    "text": "${words}",
+                    "seed": seed,
+                    "settings": settings,
+                    **ASKED,
+                },
+            },
+            "outputs": {"out": "${latents}"},
+        }
+
+    loaded = []
+    for seed, settings in ((3, {}), (4, {}), (4, {"step_cache": {"first_block": 0.3}})):
+        with ModelPool() as pool:
+            flow.run(asked(seed, settings), store=tmp_path / "store", pool=pool, device="cpu")
+            loaded.append(sorted(one.loader.rpartition(".")[2] for one in pool.resident()))
+    assert [names.count("TextParts") for names in loaded] == [1, 0, 0]
+    assert [names.count("DenoiserParts") for names in loaded] == [1, 1, 1]

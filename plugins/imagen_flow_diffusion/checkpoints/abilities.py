@@ -15,6 +15,7 @@ from typing import Any
 
 import imagen_flow as flow
 from imagen_flow import loaders
+from imagen_flow.errors import nearest
 
 SKIPPING = ("first_block", "mag")
 """The step caches that skip whole blocks, and so must know what these take and return."""
@@ -158,6 +159,45 @@ def _known_blocks() -> frozenset[str]:
     )
 
 
+PACKAGES = {
+    "aiter": ("aiter", "aiter"),
+    "flash": ("flash_attn", "flash-attn"),
+    "_flash_3": ("flash_attn_interface", "flash-attn 3, which is built from source"),
+    "_flash_varlen_3": ("flash_attn_interface", "flash-attn 3, which is built from source"),
+    "sage": ("sageattention", "sageattention"),
+    "_sage": ("sageattention", "sageattention"),
+    "xformers": ("xformers", "xformers"),
+    "_native_npu": ("torch_npu", "torch_npu"),
+    "_native_xla": ("torch_xla", "torch_xla"),
+}
+"""What an implementation of attention needs, module and distribution, by how its name begins; it
+runs on accelerators alone. Those that are not here are torch's."""
+
+
+def _check_attention(reference: str, name: str, device: str) -> None:
+    """Refuse an implementation of attention that is unknown, not installed or not for this device.
+
+    Raises:
+        ModelError: it is; the message names the package.
+    """
+    problem = f"the model '{reference}' cannot be called with attention: diffusers/{name}"
+    if name not in attention_names():
+        near = nearest(name, attention_names())
+        raise flow.ModelError(f"{problem}: diffusers has none of that name; {near}")
+    if name.endswith("_hub"):
+        raise flow.ModelError(
+            f"{problem}: its code would be downloaded from the hub, and run; install the package"
+            " and say its name without _hub"
+        )
+    begins = [begin for begin in PACKAGES if name.startswith(begin)]
+    if begins:
+        module, package = PACKAGES[max(begins, key=len)]
+        if find_spec(module) is None:
+            raise flow.ModelError(f"{problem}, for the library {package} is not installed")
+    if device == "cpu" and (begins or name == "_native_cudnn"):
+        raise flow.ModelError(f"{problem} on cpu: it runs on accelerators alone")
+
+
 def _with_article(name: str) -> str:
     return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
@@ -194,6 +234,8 @@ def check_abilities(
                 f" offload: {settings.offload}: both hold the weights of its layers; say offload:"
                 " model"
             )
+    if settings.of_diffusers is not None:
+        _check_attention(reference, settings.of_diffusers, device)
     for part, name in networks.items():
         can = abilities_of(name)
         problem = f"the {part} of the model '{reference}', {_with_article(name)}, "
@@ -210,6 +252,11 @@ def check_abilities(
                     f"{problem}has no step_cache: {cache.kind}, for diffusers does not know its"
                     " blocks; taylor_seer needs no blocks"
                 )
+        if settings.of_diffusers is not None and not can.dispatches:
+            raise flow.ModelError(
+                f"{problem}does not ask diffusers for its attention: say attention: auto, math,"
+                " flash, efficient or cudnn, which are torch's"
+            )
         if settings.compile == "regional" and not can.repeats:
             raise flow.ModelError(
                 f"{problem}names no blocks to compile: say compile: true, for all of it"

@@ -16,6 +16,8 @@ from imagen_flow.loaders import Loading
 
 from ..checkpoints.abilities import SKIPPING
 
+_ABSENT = object()
+
 
 def called_with(settings: Loading, pipeline: Any) -> Any:
     """Return a pipeline that `as_set` calls as the settings say."""
@@ -36,10 +38,56 @@ def as_set(pipeline: Any, steps: int) -> Iterator[None]:
     settings = getattr(pipeline, "imagen_flow_settings", Loading())
     with ExitStack() as prepared:
         for name, prepare in _SETTINGS.items():
-            value = getattr(settings, name)
-            if value != getattr(Loading(), name):
+            if (value := getattr(settings, name)) is not None:
                 prepared.enter_context(prepare(pipeline, value, steps))
         yield
+
+
+@contextmanager
+def _attending(pipeline: Any, name: str, steps: int) -> Iterator[None]:
+    """Let the denoisers attend by an implementation of diffusers.
+
+    Source: diffusers' ``set_attention_backend``, which also changes the default of the whole
+        process; so each processor is told here, and told what it was before.
+    """
+    from diffusers.models import attention_dispatch
+
+    backend = attention_dispatch.AttentionBackendName(name)
+    try:
+        attention_dispatch._check_attention_backend_requirements(backend)
+    except RuntimeError as error:  # a package is too old
+        raise ValueError(f"attention: diffusers/{name} cannot be used: {error}") from error
+    before = [
+        (vars(processor), vars(processor).get("_attention_backend", _ABSENT))
+        for network in _denoisers(pipeline)
+        for layer in network.modules()
+        if hasattr(processor := getattr(layer, "processor", None), "_attention_backend")
+    ]
+    if not before:
+        raise ValueError(
+            f"attention: diffusers/{name} is not for {type(pipeline).__name__}: its layers do not"
+            " ask diffusers for their attention"
+        )
+    try:
+        for processor, _ in before:
+            processor["_attention_backend"] = backend
+        yield
+    finally:
+        for processor, was in before:
+            if was is _ABSENT:  # the class has it
+                del processor["_attention_backend"]
+            else:
+                processor["_attention_backend"] = was
+
+
+def _denoisers(pipeline: Any) -> list[Any]:
+    from diffusers.models.modeling_utils import ModelMixin
+
+    return [
+        part
+        for name, part in pipeline.components.items()
+        if isinstance(part, ModelMixin) and name.startswith(("transformer", "unet", "prior"))
+    ]
 
 
 @contextmanager
@@ -52,11 +100,7 @@ def _step_caching(pipeline: Any, cache: Any, steps: int) -> Iterator[None]:
     from diffusers.models.cache_utils import CacheMixin
 
     name, of = f"step_cache: {cache.kind}", type(pipeline).__name__
-    networks = [
-        part
-        for part_name, part in pipeline.components.items()
-        if isinstance(part, CacheMixin) and not part_name.startswith("controlnet")
-    ]
+    networks = [part for part in _denoisers(pipeline) if isinstance(part, CacheMixin)]
     if not networks:
         raise ValueError(f"{name} is not for {of}: its networks have no step caches")
     if cache.kind == "pyramid":
@@ -182,5 +226,6 @@ def _one_call_a_step(network: Any, pipeline: Any) -> Iterator[None]:
 
 #: How each setting that acts on calls is followed.
 _SETTINGS: Mapping[str, Callable[[Any, Any, int], AbstractContextManager[None]]] = {
+    "of_diffusers": _attending,
     "step_cache": _step_caching,
 }

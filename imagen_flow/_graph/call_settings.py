@@ -1,7 +1,10 @@
-"""Read the setting ``step_cache``: which of the kinds of cache, and its options."""
+"""Read the settings whose values are more than a word or a number: ``step_cache``, a kind of cache
+with its options, and ``attention``, which names implementations of diffusers besides torch's.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .._text.spec import Pair
@@ -11,7 +14,7 @@ from .._types.values import Range
 from .binder import Binder
 from .suggestions import plain
 
-__all__ = ["STEP_CACHE", "STEP_CACHES", "take_step_cache"]
+__all__ = ["STEP_CACHE", "STEP_CACHES", "takes_itself"]
 
 STEP_CACHE = PortType("json")
 
@@ -43,10 +46,25 @@ STEP_CACHES: dict[str, dict[str, PortType]] = {
 
 _NEEDED = {"mag": "mag_ratios"}
 
+#: Which of them there are, and which are installed, the loaders of models know.
+_OF_DIFFUSERS = re.compile(r"diffusers/[a-z0-9_]{1,60}\Z")
+
 _HOW = "write step_cache: {first_block: 0.05}"
 
 
-def take_step_cache(binder: Binder, pair: Pair, what: str, found: dict[str, Any]) -> None:
+def takes_itself(binder: Binder, pair: Pair, what: str, found: dict[str, Any]) -> bool:
+    """Read a setting if its value is of these; tell whether it was."""
+    value = pair.value.value
+    if pair.key.value == "step_cache":
+        _take_step_cache(binder, pair, what, found)
+        return True
+    if pair.key.value == "attention" and isinstance(value, str) and _OF_DIFFUSERS.match(value):
+        found["attention"] = value
+        return True
+    return False
+
+
+def _take_step_cache(binder: Binder, pair: Pair, what: str, found: dict[str, Any]) -> None:
     """Read ``none``, a kind, or a mapping of a kind to its options or to the first of them."""
     written = pair.value.value
     if isinstance(written, dict) and len(written) == 1:
