@@ -300,12 +300,13 @@ def test_a_faulty_loader_is_a_problem_of_the_plan(
     [
         (
             "settings = 'offload'",
-            "Asked.settings is 'offload'; it is a list of quantization, offload, attention, compile",
+            "Asked.settings is 'offload'; it is a list of quantization, offload, attention, compile,"
+            " layerwise_casting, step_cache",
         ),
         (
             "settings = ('ofload',)",
             "Asked.settings is ('ofload',); it is a list of quantization, offload, attention,"
-            " compile",
+            " compile, layerwise_casting, step_cache",
         ),
         ("role = 5", "Asked.role is 5; it is text"),
         ("__hash__ = None", "Asked is not hashable; declare it with @dataclass(frozen=True)"),
