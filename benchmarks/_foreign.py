@@ -186,6 +186,51 @@ def _hexagon(rng: np.random.Generator) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], 1) * 1.05
 
 
+def _regular(corners: int) -> Callable[[np.random.Generator], np.ndarray]:
+    """Draw a regular polygon, turned in any way."""
+
+    def outline(rng: np.random.Generator) -> np.ndarray:
+        angles = (np.arange(corners) + rng.random()) * 2 * np.pi / corners
+        return np.stack([np.cos(angles), np.sin(angles)], 1) * 1.05
+
+    return outline
+
+
+def _rounded_square(rng: np.random.Generator) -> np.ndarray:
+    angles = np.linspace(0, np.pi / 2, 12)
+    bow = np.stack([np.cos(angles), np.sin(angles)], 1) * rng.uniform(0.3, 0.5)
+    centre = 0.9 - bow[0, 0]
+    turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
+    return np.concatenate([(bow + centre) @ turn.T for turn in turns])
+
+
+def _tilted_square(rng: np.random.Generator) -> np.ndarray:
+    turn = rng.uniform(np.pi / 12, np.pi / 6) * rng.choice([-1, 1])
+    angles = np.arange(4) * np.pi / 2 + np.pi / 4 + turn
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * 1.23
+
+
+def _crescent(rng: np.random.Generator) -> np.ndarray:
+    depth, turn = rng.uniform(0.1, 0.6), rng.uniform(0, 2 * np.pi)
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 40)
+    outer = np.stack([np.cos(angles), np.sin(angles)], 1)
+    inner = outer[::-1] * np.array([depth, 1])
+    moon = np.concatenate([outer, inner]) * 1.1 - np.array([0.3, 0])
+    return moon @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+
+
+def _oval(rng: np.random.Generator) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    flat = np.stack([np.cos(angles), rng.uniform(0.6, 0.8) * np.sin(angles)], 1) * 1.1
+    return flat if rng.random() < 0.5 else flat[:, ::-1]
+
+
+def _star_of_six(rng: np.random.Generator) -> np.ndarray:
+    angles = np.arange(12) * np.pi / 6
+    lengths = np.where(np.arange(12) % 2, rng.uniform(0.5, 0.62), 1.1)
+    return np.stack([np.sin(angles), -np.cos(angles)], 1) * lengths[:, None]
+
+
 def _heart(rng: np.random.Generator) -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 80, endpoint=False)
     x = 16 * np.sin(t) ** 3
@@ -308,6 +353,13 @@ KINDS: dict[str, Draw] = {
     "overlapping shapes": _overlap,
     "half-hidden shapes": _hidden,
     "hexagons": _figure(_hexagon),
+    "pentagons": _figure(_regular(5)),
+    "octagons": _figure(_regular(8)),
+    "ovals": _figure(_oval),
+    "stars of six points": _figure(_star_of_six),
+    "rounded squares (never trained)": _figure(_rounded_square),
+    "tilted squares (never trained)": _figure(_tilted_square),
+    "crescents (never trained)": _figure(_crescent),
     "hearts (never trained)": _figure(_heart),
     "arrows (never trained)": _figure(_arrow),
     "letters (never trained)": _letter,
