@@ -456,7 +456,7 @@ def test_a_prompt_in_other_words_is_drawn(quick: Path, store: Store) -> None:
 # ------------------------------------------------------------------------------------------------------------------
 
 TRAINING: dict[str, dict[str, int]] = {
-    "calibrate_captioner": {"made": 2, "count": 3},
+    "calibrate_captioner": {"made": 2, "changed": 1, "count": 3},
     "captioner": {"steps": 2, "made": 2, "count": 3, "judged": 2},
     "edit": {"reading_steps": 2, "whole_steps": 2, "close_steps": 2},
     "imagen": {"text_steps": 2, "base_steps": 2, "super_resolution_steps": 2},

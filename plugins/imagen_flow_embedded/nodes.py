@@ -306,14 +306,14 @@ def train_captioner(
     )
 
 
-@node("calibrate.captioner", version=2, uses=("torch", "transformers"))
+@node("calibrate.captioner", version=3, uses=("torch", "transformers"))
 def calibrate_captioner(
     captioner: Model,
     scratch: Scratch,
     *,
     pictures: List[Image] | None = None,
     scenes: List[Json] | None = None,
-    count: Count = 250,
+    count: Count = 40,
     seed: Seed,
 ) -> Steps[Model]:
     """Calibrate how sure a captioner has to be of a caption, on pictures of its world and others.

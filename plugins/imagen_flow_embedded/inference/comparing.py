@@ -1,31 +1,37 @@
 """Compare a picture with what a caption says of it: place the things that it names where they fit
-best, render them, and measure what is left over.
+best, render them as softly as the picture is, and measure what is left over.
 
-A soft or wavering edge leaves little over, because what is left is smoothed before it is measured:
-too much on one side of an edge makes up for too little on the other. A hole, another outline, a
-third thing or a patterned background does not. A disc is also compared with polygons, which
-leave no more over of a disc than a badly drawn disc does.
+The outline of each thing is measured to a fraction of a pixel: what is left over across an edge,
+summed, is how far the edge is from the rendered one, however soft it is. So a hexagon is told from
+a disc of its area. What is left over within things is a hole or a spot, and what is left over away
+from them is a third thing or a patterned background.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 
 from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, RADII, coverage
 
-SIDE = 96
+SIDE = 128
 """The side at which pictures are compared."""
-_SMOOTHING = 0.016
-"""The standard deviation of the smoothing, as a fraction of the side."""
-_RIVALS = (5, 6, 7)
-"""The corners of the polygons that a disc is compared with; of more, edges are too near a disc's."""
-_NEAR = 3
-"""How many pixels from a rendered edge a place is near it."""
 _SCALES = (0.88, 1.0, 1.12)
 """How much larger than the world's a thing may be drawn, to begin with."""
+_SOFT = (0.0, 0.5, 0.8, 1.2, 1.7, 2.3)
+"""By how many pixels (standard deviation) a picture's edges may be blurred."""
+_SMOOTHING = 1.0
+"""The standard deviation in pixels by which differences of colour are smoothed."""
+_BAND = 2.5
+"""How many pixels from a rendered edge the seen one is looked for: what is farther away, such as a
+ghost of what an editor changed, is none of the outline.
+"""
+_CLEAR = 3.5
+"""From how many pixels on a place is clear of an edge."""
+_DIRECTIONS = 48
+"""Into how many directions, seen from its centre, a thing's outline is divided."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +44,25 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Leftover:
-    """What a caption does not explain of a picture, in units of the things' contrast: 0 is nothing.
+class Outline:
+    """How far a thing's outline is from the rendered one: root mean square along it, in pixels."""
 
-    ``worst`` is the strongest smoothed difference at any place, ``away`` that at a place that is
-    not near a rendered edge, ``whole`` the part of the energy of what differs from the background,
-    ``rival`` the part of a disc's leftover that a polygon explains, and ``scale`` how far the worst
-    thing's radius is from its size's, as a logarithm.
+    shape: str
+    spread: float
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a caption does not explain of a picture; 0 is nothing.
+
+    ``inside`` and ``away`` are the strongest smoothed differences of colour within a thing and away
+    from all (a channel's full range is 1), and ``scale`` is how far the worst thing's radius is
+    from its size's, as a logarithm.
     """
 
-    worst: float
+    outlines: tuple[Outline, ...]
+    inside: float
     away: float
-    whole: float
-    rival: float
     scale: float
 
 
@@ -69,22 +81,19 @@ def compare(picture: np.ndarray, background: str, claims: tuple[Claim, ...]) -> 
         (_place(difference, named, order) for order in permutations(claims)),
         key=lambda found: float((found.rest**2).sum()),
     )
-    smoothed = np.sqrt((_smoothed(placed.rest) ** 2).sum(-1)) / placed.contrast
-    edges = np.zeros((SIDE, SIDE), bool)
-    for alpha in placed.alphas:
-        edges |= _spread(alpha) - (1 - _spread(1 - alpha)) > 0.02
-    discs = [
-        _rival(placed.rest, alpha, tint, at)
-        for claim, alpha, tint, at in zip(
-            placed.claims, placed.alphas, placed.tints, placed.at, strict=True
-        )
-        if claim.shape == "circle"
-    ]
+    rest = _least(difference, placed)
+    smoothed = np.sqrt((_blurred(rest, _SMOOTHING) ** 2).sum(-1))
+    distances = [_distance(claim, *at) for claim, at in zip(placed.claims, placed.at, strict=True)]
+    nearest = np.min(distances, 0)
     return Leftover(
-        worst=float(smoothed.max()),
-        away=float(smoothed[~edges].max(initial=0)),
-        whole=float((placed.rest**2).sum()) / max(float((difference**2).sum()), 1e-9),
-        rival=max(discs, default=0.0),
+        outlines=tuple(
+            _outline(claim.shape, rest @ tint / float((tint**2).sum()), distance, at)
+            for claim, tint, distance, at in zip(
+                placed.claims, placed.tints, distances, placed.at, strict=True
+            )
+        ),
+        inside=float(smoothed[nearest < -_CLEAR].max(initial=0)),
+        away=float(smoothed[nearest > _CLEAR].max(initial=0)),
         scale=max(abs(float(np.log(scale))) for _, _, scale in placed.at),
     )
 
@@ -98,16 +107,13 @@ class _Placed:
     alphas: list[np.ndarray]
     tints: list[np.ndarray]
     rest: np.ndarray
-    contrast: float
 
 
 def _place(difference: np.ndarray, ground: np.ndarray, claims: tuple[Claim, ...]) -> _Placed:
     """Take things away from a picture, one after the other, each where it fits best."""
-    placed = _Placed(claims, [], [], [], difference.copy(), np.inf)
-    contrasts = []
+    placed = _Placed(claims, [], [], [], difference.copy())
     for claim in claims:
         tint = np.array(COLOURS[claim.colour], np.float32) / 255 - ground
-        contrasts.append(float(np.linalg.norm(tint)))
         at = _refine(placed.rest, tint, claim, *_search(placed.rest, tint, claim))
         alpha = _alpha(claim, *at)
         shown = np.einsum("yx,yxc->c", alpha, placed.rest) / max(float((alpha**2).sum()), 1e-9)
@@ -118,40 +124,39 @@ def _place(difference: np.ndarray, ground: np.ndarray, claims: tuple[Claim, ...]
         placed.at.append(at)
         placed.alphas.append(alpha)
         placed.tints.append(tint)
-    return replace(placed, contrast=min(contrasts))
+    return placed
 
 
-def _rival(
-    rest: np.ndarray, disc: np.ndarray, tint: np.ndarray, at: tuple[float, float, float]
-) -> float:
-    """Give the part of a disc's smoothed leftover that the best polygon explains, 0 if none does."""
-    reach = 0.3
-    x, y, _ = at
+def _least(difference: np.ndarray, placed: _Placed) -> np.ndarray:
+    """Give what is left over when the things are as soft as leaves the least."""
+    rests = []
+    for sigma in _SOFT:
+        rest = difference.copy()
+        for alpha, tint in zip(placed.alphas, placed.tints, strict=True):
+            rest -= _blurred(alpha[..., None], sigma) * tint
+        rests.append(rest)
+    return min(rests, key=lambda rest: float((rest**2).sum()))
+
+
+def _outline(
+    shape: str, left: np.ndarray, distance: np.ndarray, at: tuple[float, float, float]
+) -> Outline:
+    """Measure how far an outline is from the rendered one.
+
+    Inputs:
+        left: what is left over, in units of the thing's contrast.
+        distance: of each pixel from the rendered outline.
+    """
+    band = np.abs(distance) < _BAND
+    if not band.any():
+        return Outline(shape, _BAND)
     axis = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
-    rows, columns = np.abs(axis - y) < reach, np.abs(axis - x) < reach
-    window = np.ix_(rows, columns)
-    left = (rest @ tint / float((tint**2).sum()))[window]
-    whole = left + disc[window]
-    dx, dy = axis[columns][None] - x, axis[rows][:, None] - y
-    angle, distance = np.arctan2(dy, dx), np.hypot(dx, dy)
-    area = float(whole.clip(0, 1).sum()) / SIDE**2
-    vertical = _blur_matrix(SIDE, _SMOOTHING * SIDE)[np.ix_(rows, rows)]
-    across = _blur_matrix(SIDE, _SMOOTHING * SIDE)[np.ix_(columns, columns)]
-
-    def energy(found: np.ndarray) -> float:
-        return float(((vertical @ found @ across.T) ** 2).sum())
-
-    alone = energy(left)
-    best = alone
-    for corners in _RIVALS:
-        wedge = 2 * np.pi / corners
-        inner = np.sqrt(area / (corners * np.tan(wedge / 2)))  # of the polygon of this area
-        for turn in np.arange(6) * wedge / 6:
-            folded = np.abs((angle - turn) % wedge - wedge / 2)
-            side = distance * np.cos(folded)
-            polygon = np.clip(0.5 + (inner - side) * SIDE, 0, 1)
-            best = min(best, energy(whole - polygon))
-    return 1 - best / max(alone, 1e-9)
+    angle = np.arctan2(axis[:, None] - at[1], axis[None] - at[0])[band]
+    direction = ((angle / (2 * np.pi) + 0.5) * _DIRECTIONS).astype(int) % _DIRECTIONS
+    pixels = np.bincount(direction, minlength=_DIRECTIONS)
+    # across an edge, what is left over sums up to the way from the one edge to the other
+    ways = 2 * _BAND * np.bincount(direction, left[band], _DIRECTIONS)
+    return Outline(shape, float(np.sqrt((ways**2 / np.maximum(pixels, 1)).sum() / pixels.sum())))
 
 
 def _search(rest: np.ndarray, tint: np.ndarray, claim: Claim) -> tuple[float, float, float]:
@@ -173,11 +178,12 @@ def _refine(
     rest: np.ndarray, tint: np.ndarray, claim: Claim, x: float, y: float, scale: float
 ) -> tuple[float, float, float]:
     """Move and scale a thing by fractions of a pixel for as long as it explains more."""
-    seen = rest @ tint
+    rows, columns = (_near(centre, RADII[claim.size] * scale) for centre in (y, x))
+    seen = (rest @ tint)[rows, columns]
     power = float((tint**2).sum())
 
     def gain(at: tuple[float, float, float]) -> float:
-        alpha = _alpha(claim, *at)
+        alpha = _covered(claim, *at, 1 / SIDE, rows=rows, columns=columns)
         return float(2 * (alpha * seen).sum() - power * (alpha**2).sum())
 
     best = (x, y, scale)
@@ -199,23 +205,44 @@ def _refine(
 
 
 def _alpha(claim: Claim, x: float, y: float, scale: float) -> np.ndarray:
+    return _covered(claim, x, y, scale, 1 / SIDE)
+
+
+def _distance(claim: Claim, x: float, y: float, scale: float) -> np.ndarray:
+    """Give the distance of each pixel from a thing's outline, in pixels, negative inside."""
+    return SIDE * (0.5 - _covered(claim, x, y, scale, 1))
+
+
+def _covered(
+    claim: Claim,
+    x: float,
+    y: float,
+    scale: float,
+    soft: float,
+    *,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+) -> np.ndarray:
     axis = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
     radius = RADII[claim.size] * scale
-    return coverage(claim.shape, axis[None] - x, axis[:, None] - y, radius, 1 / SIDE)
+    return coverage(claim.shape, axis[None, columns] - x, axis[rows, None] - y, radius, soft)
 
 
-def _smoothed(rest: np.ndarray) -> np.ndarray:
-    smooth = _blur_matrix(SIDE, _SMOOTHING * SIDE)
-    found: np.ndarray = np.einsum("ij,jkc,lk->ilc", smooth, rest, smooth, optimize=True)
+def _near(centre: float, radius: float) -> slice:
+    """Give the pixels of an axis that a thing can cover while it is moved and scaled a little."""
+    reach = 1.5 * radius + 8 / SIDE
+    return slice(max(0, int((centre - reach) * SIDE)), max(0, int((centre + reach) * SIDE) + 1))
+
+
+def _blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur (SIDE, SIDE, channels) by a Gaussian; beyond the edges there is nothing."""
+    if not sigma:
+        return pixels
+    offsets = np.arange(SIDE)[:, None] - np.arange(SIDE)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    smooth = (weights / weights[SIDE // 2].sum()).astype(np.float32)
+    found: np.ndarray = np.einsum("ij,jkc,lk->ilc", smooth, pixels, smooth, optimize=True)
     return found
-
-
-def _spread(alpha: np.ndarray) -> np.ndarray:
-    """Give each pixel the highest value near it."""
-    for axis in (0, 1):
-        padded = np.pad(alpha, [(_NEAR, _NEAR) if n == axis else (0, 0) for n in (0, 1)], "edge")
-        alpha = np.lib.stride_tricks.sliding_window_view(padded, 2 * _NEAR + 1, axis).max(-1)
-    return alpha
 
 
 def _resized(picture: np.ndarray) -> np.ndarray:
@@ -227,10 +254,3 @@ def _resized(picture: np.ndarray) -> np.ndarray:
             Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         )
     return picture.astype(np.float32) / 255
-
-
-def _blur_matrix(side: int, sigma: float) -> np.ndarray:
-    """Give the matrix that blurs a row of pixels by a Gaussian, nothing beyond the ends."""
-    offsets = np.arange(side)[:, None] - np.arange(side)
-    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    return (weights / np.sqrt(2 * np.pi) / sigma).astype(np.float32)

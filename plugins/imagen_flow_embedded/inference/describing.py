@@ -17,8 +17,8 @@ import numpy as np
 
 import imagen_flow as flow
 from imagen_flow.loaders import quiet_libraries
-from imagen_flow_embedded.inference.comparing import Claim, compare
-from imagen_flow_embedded.world import read_caption
+from imagen_flow_embedded.inference.comparing import Claim, Leftover, compare
+from imagen_flow_embedded.world import SHAPES, read_caption
 
 if TYPE_CHECKING:
     import torch
@@ -26,16 +26,8 @@ if TYPE_CHECKING:
     from imagen_flow import Model
 
 CALIBRATION = "calibration.json"
-SIGNALS = ("doubt", "strange", "worst", "away", "whole", "rival", "scale")
-_CAPS = {
-    "doubt": 5.0,
-    "strange": 8.0,
-    "worst": 1.5,
-    "away": 1.0,
-    "whole": 1.0,
-    "rival": 1.0,
-    "scale": 0.4,
-}
+_CAPS = {"doubt": 1.0, "strange": 8.0, "outline": 9.0, "inside": 6.0, "away": 6.0, "scale": 4.0}
+SIGNALS = tuple(_CAPS)
 _LIKELY = 0.9
 """From this probability on, the likeliest words are given, and no others are tried."""
 _OTHERS = 6
@@ -44,24 +36,14 @@ _OTHERS = 6
 
 @dataclass(frozen=True)
 class Signals:
-    """What speaks against a caption; the larger, the more.
-
-    ``doubt`` is the negative logarithm of the words' probability, ``strange`` the log odds that the
-    picture is none of the world's, the others are those of `comparing.Leftover`.
+    """What speaks against a caption: ``doubt`` is the negative logarithm of the words' probability,
+    ``strange`` the log odds that the picture is none of the world's, ``left`` what the caption does
+    not explain.
     """
 
     doubt: float
     strange: float
-    worst: float
-    away: float
-    whole: float
-    rival: float
-    scale: float
-
-    def vector(self) -> np.ndarray:
-        """Give the signals in the order of `SIGNALS`, each within its range."""
-        values = asdict(self)
-        return np.array([np.clip(values[name], -_CAPS[name], _CAPS[name]) for name in SIGNALS])
+    left: Leftover
 
 
 @dataclass(frozen=True)
@@ -72,10 +54,30 @@ class Calibration:
     bias: float
     least: float
     """A caption is given from this probability on."""
+    edges: Mapping[str, float]
+    """How far the outlines of each shape are from the ideal in pictures of the world, in pixels."""
+
+    def vector(self, signals: Signals) -> np.ndarray:
+        """Give the signals in the order of `SIGNALS`, each within its range; the larger, the more
+        they speak against a caption. What is left over enters by its square, so that a small fault
+        in each place does not add up to a large one; outlines are compared with what is usual of
+        their shapes.
+        """
+        left = signals.left
+        values = {
+            "doubt": signals.doubt,
+            "strange": signals.strange,
+            "outline": max(each.spread / self.edges[each.shape] / 2 for each in left.outlines) ** 2,
+            "inside": (left.inside / 0.3) ** 2,
+            "away": (left.away / 0.3) ** 2,
+            "scale": (left.scale / 0.3) ** 2,
+        }
+        return np.array([np.clip(values[name], -_CAPS[name], _CAPS[name]) for name in SIGNALS])
 
     def probability(self, signals: Signals) -> float:
         weights = np.array([self.weights[name] for name in SIGNALS])
-        return float(1 / (1 + np.exp(-np.clip(self.bias + signals.vector() @ weights, -30, 30))))
+        odds = self.bias + self.vector(signals) @ weights
+        return float(1 / (1 + np.exp(-np.clip(odds, -30, 30))))
 
     def write(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2) + "\n"
@@ -91,7 +93,8 @@ class Calibration:
         try:
             found = json.loads((model.path / CALIBRATION).read_text("utf-8"))
             weights = {name: float(found["weights"][name]) for name in SIGNALS}
-            return cls(weights, float(found["bias"]), float(found["least"]))
+            edges = {shape: float(found["edges"][shape]) for shape in SHAPES}
+            return cls(weights, float(found["bias"]), float(found["least"]), edges)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise flow.ModelError(
                 f"the model '{model.reference}' is damaged: {CALIBRATION} cannot be read ({error})"
@@ -171,9 +174,11 @@ def choose(
     """
     best: tuple[str, Signals] | None = None
     likely = -1.0
+    tried: set[str] = set()
     for count in (1, _OTHERS):
         for reading in read(pixels, model=model, tokenizer=tokenizer, longest=longest, beams=count):
-            signals = weigh(picture, reading)
+            signals = None if reading.words in tried else weigh(picture, reading)
+            tried.add(reading.words)
             if signals is not None and calibration.probability(signals) > likely:
                 likely = calibration.probability(signals)
                 best = reading.words, signals
@@ -240,4 +245,4 @@ def weigh(picture: np.ndarray, reading: Reading) -> Signals | None:
         for number in range(1, count + 1)
     )
     left = compare(picture, facts["background"], claims)
-    return Signals(reading.doubt, reading.strange, **asdict(left))
+    return Signals(reading.doubt, reading.strange, left)

@@ -25,10 +25,10 @@ def draw_foreign(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def draw_near_miss(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Draw a scene of which one thing is nearly one of the world's, a regular polygon or a thing
-    with spots: uint8 (side, side, 3).
+    """Draw a picture that is nearly a scene: one thing is a regular polygon or has spots, or there
+    is a third thing; uint8 (side, side, 3).
     """
-    kind = _polygons if rng.random() < 0.6 else _spotted
+    kind = _pick(rng, (_polygons, _polygons, _polygons, _spotted, _crowded))
     return np.clip(np.rint(kind(rng, side)), 0, 255).astype(np.uint8)
 
 
@@ -321,6 +321,19 @@ def _spotted(rng: np.random.Generator, side: int) -> np.ndarray:
     for _ in range(int(rng.integers(2, 5))):
         spot = np.array([thing.x, thing.y]) + rng.uniform(-0.5, 0.5, 2) * radius
         _paint(picture, "circle", spot, radius * rng.uniform(0.12, 0.2), colour)
+    return picture
+
+
+def _crowded(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A scene of two things and a smaller third, where there is room."""
+    while True:
+        scene, place = draw_scene(rng), rng.uniform(0.1, 0.9, 2)
+        apart = [np.hypot(*(place - (t.x, t.y))) - RADII[t.size] for t in scene.things]
+        if len(apart) == 2 and min(apart) > 0.13:
+            break
+    picture = render([scene], side)[0].astype(np.float64)
+    radius = RADII["small"] * rng.uniform(0.4, 0.9)
+    _paint(picture, _pick(rng, SHAPES), place, radius, _colour(rng))
     return picture
 
 

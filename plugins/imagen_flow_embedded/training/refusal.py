@@ -8,14 +8,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree, rmtree
-from typing import Any
 
 import numpy as np
 
-from imagen_flow_embedded.inference.describing import SIGNALS, Calibration, choose
+from imagen_flow_embedded.inference.describing import SIGNALS, Calibration, Signals, choose
 from imagen_flow_embedded.training.foreign import draw_foreign, draw_near_miss
-from imagen_flow_embedded.training.pictures import bend, wear
 from imagen_flow_embedded.world import (
+    SHAPES,
     Scene,
     attributes,
     draw_scene,
@@ -24,10 +23,13 @@ from imagen_flow_embedded.world import (
 )
 
 INDEX = '{\n  "_class_name": "ShapesCaptioner"\n}\n'
-KEPT = 0.995
-"""The part of the captions of known pictures, where they are right, that is given."""
+LEAST = 0.5
+"""How likely a caption has to be right to be given."""
 START = Calibration(
-    dict.fromkeys(SIGNALS, 0.0) | {"doubt": -1.0, "worst": -8.0, "away": -8.0}, 4.0, 0.5
+    dict.fromkeys(SIGNALS, 0.0) | {"doubt": -0.3, "outline": -1.0, "inside": -2.0, "away": -2.0},
+    4.0,
+    LEAST,
+    dict.fromkeys(SHAPES, 0.35),
 )
 """What captions are chosen by before there is a calibration."""
 UNTRAINED = (
@@ -35,7 +37,9 @@ UNTRAINED = (
     "train it further"
 )
 """What a calibration warns of that has nothing to go by."""
-_STRENGTH = 0.3
+_USUAL = 0.9
+"""The part of the outlines of a shape that is nearer the ideal than what is called usual."""
+_STRENGTH = 0.1
 """How strongly the regression is held towards weights of zero, in pictures."""
 
 
@@ -44,7 +48,7 @@ def calibrate_captioner(
     captioner: Path,
     *,
     made: Sequence[tuple[np.ndarray, Scene]] = (),
-    count: int = 250,
+    count: int = 40,
     seed: int = 0,
     side: int = 128,
 ) -> Generator[tuple[int, int, str], None, Path]:
@@ -69,52 +73,37 @@ def calibrate_captioner(
     model, tokenizer = load_model(captioner).eval(), load_tokenizer(captioner)
     rng = np.random.default_rng((seed, 7))
     scenes = [draw_scene(rng) for _ in range(count)]
-    known = list(zip(softened(render(scenes, side), rng), scenes, strict=True)) + list(made)
-    shown: list[tuple[np.ndarray, Scene | None]] = [*known]
+    shown: list[tuple[np.ndarray, Scene | None]] = [
+        *zip(render(scenes, side), scenes, strict=True),
+        *made,
+    ]
     for draw in (draw_foreign, draw_near_miss):
         shown += [(draw(rng, side), None) for _ in range(count)]
-    calibration = START
-    for round_ in (1, 2):  # which caption is chosen depends on the calibration, if only a little
-        vectors: list[np.ndarray] = []
-        right: list[bool] = []
-        for number, (picture, scene) in enumerate(shown, 1):
-            found = choose(
-                picture,
-                normalise(shrink(picture[None])),
-                model=model,
-                tokenizer=tokenizer,
-                calibration=calibration,
-            )
-            if found is not None:
-                vectors.append(found[1].vector())
-                right.append(scene is not None and _is_right(found[0], scene))
-            yield number + (round_ - 1) * len(shown), 2 * len(shown), ""
-        if not any(right):
-            calibration = replace(START, least=1.0)  # no probability reaches it
-            yield 2 * len(shown), 2 * len(shown), UNTRAINED
-            break
-        calibration = fit(np.array(vectors), np.array(right))
+    signals: list[Signals] = []
+    right: list[bool] = []
+    for number, (picture, scene) in enumerate(shown, 1):
+        found = choose(
+            picture,
+            normalise(shrink(picture[None])),
+            model=model,
+            tokenizer=tokenizer,
+            calibration=START,
+        )
+        if found is not None:
+            signals.append(found[1])
+            right.append(scene is not None and _is_right(found[0], scene))
+        yield number, len(shown), ""
+    if any(right):
+        calibration = fit(signals, np.array(right))
+    else:
+        calibration = replace(START, least=1.0)  # no probability reaches it
+        yield len(shown), len(shown), UNTRAINED
     folder = scratch / "caption"
     rmtree(folder, ignore_errors=True)
     copytree(captioner, folder)
     calibration.write(folder)
     (folder / "model_index.json").write_text(INDEX, encoding="utf-8")
     return folder
-
-
-def softened(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give pictures edges as a cascade draws them: a third sharp, a third worn, a third warped."""
-    third = len(pictures) // 3
-    worn = wear(pictures[third:], rng, untouched=0)
-    warped = bend(_signed(worn[third:]), rng, (0.5, 1.0))
-    unsigned = ((warped + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return np.concatenate([pictures[:third], worn[:third], unsigned])
-
-
-def _signed(pictures: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _is_right(words: str, scene: Scene) -> bool:
@@ -124,11 +113,34 @@ def _is_right(words: str, scene: Scene) -> bool:
     return any(attributes(order) == facts for order in orders)
 
 
-def fit(vectors: np.ndarray, right: np.ndarray) -> Calibration:
+def fit(signals: Sequence[Signals], right: np.ndarray) -> Calibration:
+    """Fit a calibration: what is usual of outlines, then the regression.
+
+    Inputs: the signals of each caption and whether it is right; one at least is.
+    """
+    usual = replace(START, edges=usual_edges([s for s, r in zip(signals, right, strict=True) if r]))
+    vectors = np.array([usual.vector(each) for each in signals])
+    weights = regress(vectors, right)
+    named = dict(zip(SIGNALS, (round(float(w), 4) for w in weights), strict=False))
+    return replace(usual, weights=named, bias=round(float(weights[-1]), 4))
+
+
+def usual_edges(signals: Sequence[Signals]) -> dict[str, float]:
+    """Give how far the outlines of each shape usually are from the ideal, in pixels."""
+    edges = dict(START.edges)
+    for shape in edges:
+        found = [o.spread for s in signals for o in s.left.outlines if o.shape == shape]
+        if found:
+            edges[shape] = round(float(np.quantile(found, _USUAL)), 4)
+    return edges
+
+
+def regress(vectors: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Fit the logistic regression by Newton's method, no weight above zero: a signal only ever
     speaks against a caption.
 
-    Inputs: the signals (N, signals) and whether each caption is right (N); one at least is.
+    Inputs: the signals (N, signals) and whether each caption is right (N).
+    Outputs: the weights of the signals, and the bias.
     """
     rows = np.concatenate([vectors, np.ones((len(vectors), 1))], 1)
     target = right.astype(float)
@@ -151,10 +163,5 @@ def fit(vectors: np.ndarray, right: np.ndarray) -> Calibration:
         weights[used] = found
         wrong = (weights > 0) & (np.arange(len(weights)) < len(SIGNALS))
         if not wrong.any():
-            break
+            return weights
         used &= ~wrong
-    named = dict(zip(SIGNALS, (round(float(w), 4) for w in weights), strict=False))
-    calibration = Calibration(named, round(float(weights[-1]), 4), 0.5)
-    odds = 1 / (1 + np.exp(-np.clip(rows @ weights, -30, 30)))
-    least = float(np.quantile(odds[right], 1 - KEPT))
-    return Calibration(calibration.weights, calibration.bias, round(min(0.5, least), 4))
