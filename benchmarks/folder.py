@@ -36,13 +36,12 @@ NODES = '''
 """Toy nodes."""
 from imagen_flow import File, Image, Model, Text, loaders, node
 
-LOADED = []
-
 class Light(loaders.Loader[str]):
     """A loader whose models weigh ten bytes each."""
 
     def load(self, model, *, device, dtype, settings):
-        LOADED.append(model.path.name)
+        with open(model.path.parent / "loads", "a") as loads:
+            loads.write("x")
         return model.path.name
 
     def disk_bytes(self, model):
@@ -152,12 +151,12 @@ def measure_pictures(root: Path, graph: str, *, group: int) -> dict[str, float]:
         running.wait()
         running.close()
     assert (running.fault, len(first)) == (None, 32)
-    loads = registry.types["toy.use"].function.__globals__["LOADED"]
+    loads = root / "loads"
     return {
         "own": time.process_time() - own,
         "wall": time.perf_counter() - began,
         "first": first[0],
-        "loads": len(loads),
+        "loads": loads.stat().st_size if loads.exists() else 1,
     }
 
 
@@ -229,7 +228,7 @@ def main() -> None:
                 pictures.append(
                     f"| {name}, {'one by one' if group == 1 else 'in a group'} | {one['own']:.2f} s"
                     f" | {one['wall']:.2f} s | {one['first']:.2f} s"
-                    f" | {one['loads'] if graph == TWO else 1} |"
+                    f" | {one['loads']} |"
                 )
         many = measure(
             Path(folder) / "many",

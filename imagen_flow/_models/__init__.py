@@ -7,7 +7,7 @@ in the order in which the plan needs it last.
 The modules, from the bottom up: `references` (parsed), `files` (which of them affect results),
 `weights` (headers), `cache` (the hub's own), `lock` (what is pinned), `policy` (what the user allows) and `pickles` (scanned before
 they are loaded); `contents` (each file read once) and `mapped` (weights copied out of their files);
-`pointers` (files that files refer to), `signs` (noticing changes); `locate` (from a reference to a
+`pointers` (files that files refer to), `read_ahead` (of the next model), `signs` (noticing changes); `locate` (from a reference to a
 `Model`), `hub` (the only module that uses the network), `estimates` (sizes), `oom` (when memory
 runs out), `quiet`, `placement` (where a module runs, and where it waits), `attention` (which
 kernels it runs with) and `tensors`; `pool`; `leasing` (what a step is given, and what happens when

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["objects_in", "own_tensors", "tensors_of"]
+__all__ = ["available_bytes", "objects_in", "own_tensors", "tensors_of"]
 
 #: How deep an object is searched for modules and tensors.
 _DEPTH = 6
@@ -52,7 +52,10 @@ def own_tensors(value: Any) -> bool:
         and tensor.numel()
         and tensor.data_ptr() in files
     ]
-    if mapped and sum(tensor.numel() * tensor.element_size() for tensor in mapped) > _available():
+    if (
+        mapped
+        and sum(tensor.numel() * tensor.element_size() for tensor in mapped) > available_bytes()
+    ):
         return False
     copies: dict[tuple[Any, ...], Any] = {}
     with torch.inference_mode(False), torch.no_grad():
@@ -181,7 +184,7 @@ class _Files:
         return not self._known or (at >= 0 and address < self._ends[at])
 
 
-def _available() -> int:
+def available_bytes() -> int:
     """Return how many bytes of memory are available; unlimited where the system does not tell."""
     try:
         line = next(

@@ -24,8 +24,9 @@ from .changes import Look, differences, look_at
 from .mapped import own_tensors
 from .oom import give_back, is_out_of_memory, with_memory_fallback
 from .quiet import quiet_libraries
+from .read_ahead import ReadAhead
 from .run_threads import RunThreads
-from .signs import check_unchanged, is_unchanged
+from .signs import check_unchanged, files_of, is_unchanged
 
 __all__ = [
     "Identity",
@@ -238,6 +239,9 @@ class ModelPool:
         self.sound_groups: dict[str, bool] = {}
         #: The threads that runs with these models compute in.
         self.run_threads = RunThreads()
+        self._reader = ReadAhead()
+        #: What has been read ahead, or was loaded before: its files are probably in memory.
+        self._read: set[Identity] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -319,6 +323,17 @@ class ModelPool:
             if ahead:
                 self._ahead[of] = ahead
 
+    def read_ahead(self, coming: Iterable[tuple[Identity, Loader[Any], Model]]) -> None:
+        """Have the system read the files of the first of these models that is not loaded, once,
+        while others work.
+        """
+        with self._lock:
+            missing = [one for one in coming if one[0] not in self._residents][:1]
+        for identity, loader, model in missing:
+            folders = tuple(answers.folders_of(loader, model) or ())
+            if identity not in self._read and self._reader.begin(files_of(model, folders)):
+                self._read.add(identity)
+
     def would_evict(self, wanted: Mapping[Identity, int]) -> bool:
         """Tell whether leasing these models, of these weights, would evict others."""
         with self._lock:
@@ -367,6 +382,7 @@ class ModelPool:
         with self._lock:
             self._closed = True
         self.run_threads.close()
+        self._reader.close()
         self.evict_idle()
 
     def _release(self, resident: _Resident, left_changed: Callable[[str], object] | None) -> None:
@@ -434,6 +450,7 @@ class ModelPool:
                 mine = resident is None
                 if resident is None:
                     resident = self._residents[identity] = _Resident(identity, model, folders)
+                    self._read.add(identity)
                 resident.leases += 1
                 self._clock += 1
                 resident.used = self._clock

@@ -11,7 +11,7 @@ from .._system.file_signs import sign_of
 from .._types.models import Model
 from .._types.values import FileChanged
 
-__all__ = ["check_unchanged", "is_unchanged"]
+__all__ = ["check_unchanged", "files_of", "is_unchanged"]
 
 
 def is_unchanged(model: Model, folders: Collection[str] = ()) -> bool:
@@ -28,6 +28,18 @@ def is_unchanged(model: Model, folders: Collection[str] = ()) -> bool:
     ) and all(
         is_unchanged(part) for name, part in model.replaced_parts if not folders or name in folders
     )
+
+
+def files_of(model: Model, folders: Collection[str] = ()) -> list[str]:
+    """List the files of a model, and of those parts of other models that replace its own.
+
+    Params:
+        folders: as for `is_unchanged`.
+    """
+    own = [path for path, _ in model.signs if not folders or _is_in(path, model.folder, folders)]
+    for name, part in model.replaced_parts:
+        own += files_of(part) if not folders or name in folders else []
+    return own
 
 
 def _is_in(path: str, home: Path, folders: Collection[str]) -> bool:

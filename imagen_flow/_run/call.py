@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .._models import ModelPool, lend_and_call, with_replaced_parts
+from .._models import Identity, ModelPool, lend_and_call, with_replaced_parts
 from .._plan import Frame, Keys, Step
 from .._settings import devices
 from .._store import Store
@@ -258,6 +258,7 @@ class Caller:
         *,
         is_group: bool,
     ) -> tuple[Any, tuple[str, ...]]:
+        upcoming: list[Identity] = []
         if leased:
             companions = {
                 port: model
@@ -268,13 +269,20 @@ class Caller:
                 (port, (leased[port][0], with_replaced_parts(leased[port][0], port, companions)))
                 for port in companions
             )
-            self.pool.plan_ahead(self.lookahead.upcoming(frame, step.node), of=self)
+            upcoming = self.lookahead.upcoming(frame, step.node)
+            self.pool.plan_ahead(upcoming, of=self)
         policy = self.keys.policy(step.node)
         level_ports = [name for name, what in type_.injected.items() if what == "memory_levels"]
+
+        def work(lent: Mapping[str, Any], taken: tuple[str, ...]) -> Any:
+            # Only now: its own models are loaded.
+            self.pool.read_ahead(self.lookahead.with_models(upcoming))
+            return call({**arguments, **dict.fromkeys(level_ports, taken)}, lent)
+
         return lend_and_call(
             self.pool,
             leased,
-            lambda lent, taken: call({**arguments, **dict.fromkeys(level_ports, taken)}, lent),
+            work,
             device=policy.device,
             dtype=policy.dtype,
             settings=policy.settings,

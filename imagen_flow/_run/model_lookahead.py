@@ -5,7 +5,7 @@ model that is needed last.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -30,6 +30,8 @@ class ModelLookahead:
     def __init__(self, state: State) -> None:
         self.state = state
         self._uses: dict[Identity, deque[tuple[int, Frame, Node]]] = {}
+        #: What each of them is loaded from.
+        self._models: dict[Identity, tuple[Loader[Any], Model]] = {}
         #: The frames are kept, so that no other takes their identity.
         self._seen: dict[tuple[int, str], Frame] = {}
 
@@ -47,15 +49,22 @@ class ModelLookahead:
                 next_uses.append((uses[0][0], identity))
         return [identity for _, identity in sorted(next_uses)]
 
+    def with_models(
+        self, identities: Iterable[Identity]
+    ) -> list[tuple[Identity, Loader[Any], Model]]:
+        """Give models that are upcoming with what they are loaded from."""
+        return [(identity, *self._models[identity]) for identity in identities]
+
     def _scan(self) -> None:
         self._uses.clear()
         self._seen.clear()
         for position, (frame, node) in enumerate(_remaining_nodes(self.state)):
             self._seen[id(frame), node.name] = frame
-            for identity in self._leased(frame, node):
+            for identity, loader, model in self._leased(frame, node):
+                self._models[identity] = loader, model
                 self._uses.setdefault(identity, deque()).append((position, frame, node))
 
-    def _leased(self, frame: Frame, node: Node) -> Iterator[Identity]:
+    def _leased(self, frame: Frame, node: Node) -> Iterator[tuple[Identity, Loader[Any], Model]]:
         """Yield the models that a node will lease, if they are known yet."""
         if not isinstance(node.type, NodeType) or not node.type.uses_torch:
             return
@@ -64,8 +73,7 @@ class ModelLookahead:
             for port in dict.fromkeys(path.partition(".")[0] for path in node.type.loaders)
             if (slot := known_models(self.state.values, frame, node, node.type, port)) is not None
         }
-        for identity, _, _ in _leases(self.state, node, slots):
-            yield identity
+        yield from _leases(self.state, node, slots)
 
 
 def leased_weights(state: State, node: Node, slots: Mapping[str, Artifact]) -> dict[Identity, int]:
