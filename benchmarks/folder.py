@@ -119,7 +119,7 @@ def lay_out(root: Path, graph: str, *, queued: int, concurrency: int, group: int
     (root / "line.yaml").write_text(LINE.format(concurrency=concurrency, group=group))
     for name in "xy":
         (root / name).mkdir()
-        save_file({"w": np.zeros(10, "float32")}, root / name / "model.safetensors")
+        save_file({"w": np.zeros(1000, "float32")}, root / name / "model.safetensors")
         (root / name / "config.json").write_text(json.dumps({"name": name}))
     for number in range(queued):
         if graph == SHOUT:
