@@ -23,7 +23,7 @@ in short:
   equals) alone. Without a score the outputs are failed if a score failed, else absent.
 - Steps of equal type and inputs are one: called once a run, failing or forced too, and not again
   once kept. What says `cache: false` is called for itself.
-- `each` goes so many lists deep that what is left fits the port; of several ports, the deepest says
+- `each` goes so many lists deep that what is left fits the port (one, if anything does); of several ports, the deepest says
   how deep the node runs, and the others are shared by what is deeper. An element that still has
   lists in it is like a node with an `each` of its own: it is absent, or fails, as that would be. So do
   lists of flags, which may be less deep.
@@ -395,7 +395,7 @@ class Scope:
             node = self.graph["nodes"][name]
             self.known_depths[name] = {
                 port: 1
-                if isinstance(written, dict)
+                if isinstance(written, dict) or self.wanted(node["type"], port) in ("any", "json")
                 else max(1, self.lists_in(written) - self.wanted(node["type"], port).count("list["))
                 for port, written in node.get("each", {}).items()
             }

@@ -253,10 +253,12 @@ class _Drawing:
             fields["label"] = self.value("text")
         return fields
 
-    def lists_of(self, type_: str) -> dict[int, list[str]]:
-        """The lists, and lists of lists, of values of a type, by how deep they are."""
+    def lists_of(self, type_: str, *, any_value: bool) -> dict[int, list[str]]:
+        """The lists, and lists of lists, of values of a type, by how deep they are; of those for a
+        port that takes any value, only the first.
+        """
         found = {}
-        for depth in (1, 2, 3):
+        for depth in (1,) if any_value else (1, 2, 3):
             type_ = f"list[{type_}]"
             if references := self.references(type_, nodes_only=True):
                 found[depth] = references
@@ -358,7 +360,8 @@ class _Drawing:
         lists = {
             port: found
             for port, type_ in ports.items()
-            if type_ != "json" and (found := self.lists_of(type_))
+            if type_ != "json"
+            and (found := self.lists_of(type_, any_value=node["type"] == "flow.first"))
         }
         if "one" in ports and dice.random() < 0.4 and (use := self.use_for_each()) is not None:
             each["one"] = use
@@ -374,7 +377,8 @@ class _Drawing:
                 each[port] = [self.value(ports[port]) for _ in range(dice.randint(0, 3))]
                 many = 1
                 nested = self.references(f"list[{ports[port]}]", nodes_only=True)
-                if ports[port] in ("int", "text") and nested and dice.random() < 0.5:
+                is_deep = ports[port] in ("int", "text") and node["type"] != "flow.first"
+                if is_deep and nested and dice.random() < 0.5:
                     each[port] = [
                         dice.choice((dice.choice(nested), [self.literal(ports[port])]))
                         for _ in range(dice.randint(1, 3))
