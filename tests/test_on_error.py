@@ -219,6 +219,17 @@ def test_what_is_paired_with_a_dropped_element_is_dropped_with_it() -> None:
     assert absent == [("[1]", "its 'b' was dropped"), ("[2]", "its 'a' was dropped")]
 
 
+def test_pairs_do_not_shift_when_their_lists_differ_in_length() -> None:
+    """What is absent in one list is left out of all, so that the node sees that they do not fit."""
+    with pytest.raises(NodeError, match="shorter"):
+        ran(
+            PAIRED.replace(
+                'numbers: "${twice}"',
+                "numbers: [10, 20, 30]",
+            )
+        )
+
+
 def test_a_graph_that_is_used_as_a_node_does_without_what_fails_in_it(call: Call) -> None:
     """At any depth in it: its outputs are absent, and so are the elements of its lists."""
     inner = """\

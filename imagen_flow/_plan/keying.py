@@ -200,8 +200,8 @@ class Keying:
     def _paired(
         self, frame: Frame, node: Node, type_: NodeType, elements: Mapping[str, Slot]
     ) -> dict[str, Artifact]:
-        """Leave out of the lists of a node that pairs them what is absent in one of them. Lists of
-        different length are the node's to refuse.
+        """Leave out of the lists of a node that pairs them what is absent in one of them, in lists of
+        different length too: these are the node's to refuse.
         """
         found: dict[str, Artifact] = {}
         for port in type_.paired:
@@ -209,18 +209,16 @@ class Keying:
                 bound = elements.get(port) or self.values.bind(frame, node.bindings[port])
                 if isinstance(bound, Artifact) and bound.items is not None:
                     found[port] = bound
-        rows = [slot.items or () for slot in found.values()]
-        if len({len(row) for row in rows}) != 1:
-            return {}
-        kept = [
+        out = {
             i
-            for i, row in enumerate(zip(*rows, strict=True))
-            if not any(s.kind == "absent" for s in row)
-        ]
-        if len(kept) == len(rows[0]):
+            for slot in found.values()
+            for i, item in enumerate(slot.items or ())
+            if item.kind == "absent"
+        }
+        if not out:
             return {}
         return {
-            port: list_of([slot.items[i] for i in kept if slot.items is not None])
+            port: list_of([item for i, item in enumerate(slot.items or ()) if i not in out])
             for port, slot in found.items()
         }
 

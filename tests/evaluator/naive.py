@@ -230,11 +230,12 @@ PAIRED = {"t.weigh": ("values", "by")}
 def in_pairs(received: dict[str, Any], ports: tuple[str, ...]) -> dict[str, Any]:
     """What ports that are paired receive: without the places at which one has nothing."""
     lists = {port: received[port] for port in ports if isinstance(received.get(port), list)}
-    if len({len(values) for values in lists.values()}) != 1:
-        return {}
-    rows = zip(*lists.values(), strict=True)
-    whole = [i for i, row in enumerate(rows) if ABSENT not in row and DROPPED not in row]
-    return {port: [values[i] for i in whole] for port, values in lists.items()}
+    out = {
+        i for values in lists.values() for i, v in enumerate(values) if v is ABSENT or v is DROPPED
+    }
+    return {
+        port: [v for i, v in enumerate(values) if i not in out] for port, values in lists.items()
+    }
 
 
 def without_absent(value: Any) -> Any:
