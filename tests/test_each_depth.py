@@ -179,6 +179,23 @@ def test_flags_may_be_as_deep_as_the_lists_or_less_deep() -> None:
     assert outputs == {"some": [[100, None], [], [100, None, 102]], "rest": [[100, 101], [], None]}
 
 
+def test_flags_may_be_written_out_as_deep_as_the_lists() -> None:
+    """Or less deep for some of them; not deeper, which has no remedy by `each`."""
+    lists = '  some: {type: toy.add, each: {a: [[1, 2], [3], [4]]}, when: [[true, false], true, false]}\n'
+    outputs, _ = ran(graph(lists, "some"))
+    assert outputs == {"some": [[101, None], [103], None]}
+    with pytest.raises(GraphError) as raised:
+        ran(
+            graph(
+                RAGGED + '  even: {type: toy.even, each: {n: "${groups}"}}\n'
+                '  some: {type: toy.add, each: {a: [1, 2, 3]}, when: "${even}"}\n',
+                "some",
+            )
+        )
+    (problem,) = raised.value.problems
+    assert problem.fix == "go through lists with 'each'; 'when' may be as deep as these, not deeper"
+
+
 def test_graphs_go_through_lists_of_lists_too() -> None:
     """And their repetitions are lists inside these."""
     Path("inner.yaml").write_text(

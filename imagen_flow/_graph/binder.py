@@ -461,7 +461,9 @@ class Binder:
                 f"${{{name}}} is {source}, and {what} takes one"
                 f" {port.name if port.kind != 'list' else port}",
                 reference.mark,
-                fix=whole
+                fix="go through lists with 'each'; 'when' may be as deep as these, not deeper"
+                if what.endswith("'when'")
+                else whole
                 if what.startswith("element ")
                 else ""
                 if "'each' of " in what  # a field of a record goes through one list

@@ -186,11 +186,11 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
                 fix="write it on the nodes of that graph",
             )
     found: dict[str, Any] = {}
-    flag = flags = PortType("bool")
+    flag = PortType("bool")
     if type_ is not None and "each" in words:
         for _ in range(binder.depth(written.name.value)):
-            flags = PortType("list", element=flags)
-            flag = PortType("union", members=(*(flag.members or (flag,)), flags))
+            flags = PortType("list", element=flag)
+            flag = PortType("union", members=(PortType("bool"), flags))
     if (pair := words.get("when")) and (bound := binder.bind(pair.value, flag, "'when'")):
         found["when"] = bound
     if pair := words.get("cache"):
