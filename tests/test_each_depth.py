@@ -181,7 +181,7 @@ def test_flags_may_be_as_deep_as_the_lists_or_less_deep() -> None:
 
 def test_flags_may_be_written_out_as_deep_as_the_lists() -> None:
     """Or less deep for some of them; not deeper, which has no remedy by `each`."""
-    lists = '  some: {type: toy.add, each: {a: [[1, 2], [3], [4]]}, when: [[true, false], true, false]}\n'
+    lists = "  some: {type: toy.add, each: {a: [[1, 2], [3], [4]]}, when: [[true, false], true, false]}\n"
     outputs, _ = ran(graph(lists, "some"))
     assert outputs == {"some": [[101, None], [103], None]}
     with pytest.raises(GraphError) as raised:
