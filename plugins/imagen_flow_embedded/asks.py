@@ -15,6 +15,8 @@ PLACES = ("left", "right", "top", "bottom")
 OWN_WORDS = (
     *("let", "exchange", "do", "cut", "throw", "go", "hide", "down", "removed", "something"),
     *("don", "anything", "changes", "same", "resize", "double", "different", "ll"),
+    *("t", "never", "move", "add", "flip", "touch", "rotate", "transparent", "colours", "blur"),
+    *("bit", "much", "copy", "striped", "zoom", "what", "shine", "look", "invert", "outline"),
 )
 """Words of instructions that no prompt has."""
 
@@ -23,12 +25,12 @@ _ALIKE = {
     "gray": ("grey",),
     "colour": ("color", "recolour", "recolor", "paint", "repaint", "tint", "dye", "fill"),
     "coloured": ("colored",),
-    "remove": ("delete", "erase", "drop", "wipe", "clear", "lose", "hide", "cut", "throw", "leave"),
+    "remove": ("delete", "erase", "drop", "wipe", "clear", "lose", "hide", "cut", "throw"),
     "without": ("no",),
     "change": ("turn", "convert", "transform", "switch", "set", "let"),
     "replace": ("swap", "exchange"),
-    "larger": ("bigger", "grow", "enlarge", "increase", "more"),
-    "smaller": ("shrink", "reduce", "decrease", "less"),
+    "larger": ("bigger", "grow", "enlarge", "increase"),
+    "smaller": ("shrink", "reduce", "decrease"),
     "should": ("must", "needs"),
     "please": ("can", "could", "would", "just", "now", "then", "thanks", "thank"),
     "thing": ("object", "shape", "one"),

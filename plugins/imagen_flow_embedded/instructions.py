@@ -13,7 +13,7 @@ import numpy as np
 
 from imagen_flow_embedded.asks import NOTHING, Ask, Kind, carry_out, meant, place_of
 from imagen_flow_embedded.language import UNKNOWN, describe
-from imagen_flow_embedded.wording import MARKS, loosely, marked_words, pick, unmarked
+from imagen_flow_embedded.wording import MARKS, beyond, loosely, marked_words, pick, unmarked
 from imagen_flow_embedded.world import (
     BACKGROUNDS,
     COLOURS,
@@ -48,12 +48,13 @@ _KINDS: tuple[Kind, ...] = (
 )
 
 
-def draw_asked(rng: np.random.Generator, *, astray: float = 0.15) -> Asked:
+def draw_asked(rng: np.random.Generator, *, idle: float = 0.0, astray: float = 0.15) -> Asked:
     """Draw an instruction for a scene. No scene before or after is held out.
 
     Params:
-        astray: the part of instructions that ask for what is so already or mean nothing in the
-            scene; one in twenty more has no meaning at all.
+        idle: the part of instructions that ask for no change, or for none of those that an `Ask`
+            can say.
+        astray: the part of those that ask for what is so already or mean nothing in the scene.
     """
     while True:
         before = draw_scene(rng)
@@ -64,10 +65,9 @@ def draw_asked(rng: np.random.Generator, *, astray: float = 0.15) -> Asked:
             before = replace(before, things=before.things[:1])
             if is_held_out(before):
                 continue
-        draw = rng.random()
-        if draw < 0.03:
+        if rng.random() < idle:
             return Asked(_idle(before, rng), NOTHING, before, before)
-        fits = draw < 1 - astray
+        fits = rng.random() >= astray
         kind = pick(rng, _KINDS)
         ask = _background(before, rng, fits=fits) if kind == "background" else None
         if ask is None:
@@ -80,7 +80,7 @@ def draw_asked(rng: np.random.Generator, *, astray: float = 0.15) -> Asked:
         twins = len({(t.colour, t.shape) for t in after.things}) < len(after.things)
         if twins:
             continue
-        if fits and draw >= 1 - astray - 0.03:
+        if fits and rng.random() < idle / 5:
             words, unknown = marked_words(ask, rng, None), pick(rng, UNKNOWN)
             if (spoilt := _spoil(words, ask, unknown, rng)) is None:
                 continue
@@ -171,13 +171,20 @@ def _new(rng: np.random.Generator, values: Sequence[str], old: str, *, same: boo
 
 
 def _idle(scene: Scene, rng: np.random.Generator) -> str:
-    """Say something that asks for no change: nothing, a description, words without a verb."""
+    """Say something that asks for no change of an editor's kinds."""
     draw = rng.random()
-    if draw < 0.3:
+    if draw < 0.7:
+        asks: list[Ask] = []
+        while len(asks) < 2:
+            kind = pick(rng, [kind for kind in _KINDS if kind != "background"])
+            if ask := _of_a_thing(scene, rng, kind, fits=rng.random() < 0.5):
+                asks.append(ask)
+        return beyond(asks, rng)
+    if draw < 0.75:
         return ""
-    if draw < 0.6:
+    if draw < 0.85:
         return describe(scene, rng).text
-    if draw < 0.8:
+    if draw < 0.95:
         return pick(
             rng,
             (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
-from imagen_flow_embedded.asks import Ask, meant
+from imagen_flow_embedded.asks import PLACES, Ask, meant
 from imagen_flow_embedded.language import BACKGROUND_WORDS, COLOUR_WORDS, SHAPE_WORDS, SIZE_WORDS
 from imagen_flow_embedded.world import Scene
 
@@ -34,6 +35,7 @@ _COLOURED = (
     *("fill {n} with {v}", "change the colour of {n} to {v}", "change the color of {n} to {v}"),
     *("make the colour of {n} {v}", "give {n} a {v} colour", "tint {n} {v}", "dye {n} {v}"),
     *("turn {n} into {v}", "turn {n} to {v}", "change {n} into a {v} one", "swap {n} to {v}"),
+    *("make {n} more {v}", "i want {n} more {v}"),
     *("make {n} {v} coloured", "the colour of {n} should be {v}", "convert {n} to {v}"),
 )
 _FROM_COLOUR = (
@@ -68,7 +70,13 @@ _SHAPED_BARE = (
 _SMALLER = (
     *("make {n} smaller", "make {n} smaller", "shrink {n}", "reduce {n}", "reduce the size of {n}"),
     *("{n} should be smaller", "decrease the size of {n}", "scale {n} down", "make {n} less large"),
-    *("make {n} smaller in size", "change {n} to a smaller size", "turn {n} smaller"),
+    *("make {n} a bit smaller", "make {n} a little smaller", "make {n} much smaller"),
+    *(
+        "make {n} slightly smaller",
+        "make {n} smaller in size",
+        "change {n} to a smaller size",
+        "turn {n} smaller",
+    ),
     *(
         "i want {n} smaller",
         "i want a smaller {b}",
@@ -79,7 +87,15 @@ _SMALLER = (
 _LARGER = (
     *("make {n} larger", "make {n} bigger", "make {n} bigger", "enlarge {n}", "grow {n}"),
     *("increase the size of {n}", "{n} should be larger", "{n} should be bigger", "scale {n} up"),
-    *("make {n} more large", "blow up {n}", "let {n} grow", "turn {n} bigger", "scale up {n}"),
+    *("make {n} a bit larger", "make {n} a little bigger", "make {n} much bigger"),
+    *(
+        "make {n} slightly bigger",
+        "make {n} more large",
+        "blow up {n}",
+        "let {n} grow",
+        "turn {n} bigger",
+        "scale up {n}",
+    ),
     *("change {n} to a bigger size", "change {n} to a larger size", "i want {n} bigger"),
     *(
         "make the size of {n} larger",
@@ -104,7 +120,13 @@ _REMOVED = (
     *("clear {n}", "clear away {n}", "no {b}", "without {n}", "lose {n}", "take {n} out"),
     *("take out {n}", "i want {n} removed", "leave out {n}", "make {n} go away", "hide {n}"),
     *("remove {n} from the picture", "delete {n} from the image", "there should be no {b}"),
-    *("i do not want {n}", "cut {n}", "make the picture without {n}", "throw away {n}"),
+    *(
+        "do not draw {n}",
+        "i do not want {n}",
+        "cut {n}",
+        "make the picture without {n}",
+        "throw away {n}",
+    ),
 )
 _GROUNDED = (
     *("make {g} {v}", "make {g} {v}", "make {g} {v}", "change {g} to {v}", "change {g} to {v}"),
@@ -134,6 +156,44 @@ _GROUNDED = (
         "swap the {o} background for {v}",
     ),
     *("replace the {o} background with {v}", "turn the {o} background {v}", "show it on {v}"),
+)
+_BEYOND = (
+    *("leave {n} alone", "leave {n} as it is", "keep {n}", "keep {n} as it is", "keep {n} {v}"),
+    *("do not touch {n}", "don t touch {n}", "let {n} be", "leave {n}", "only keep {n}"),
+    *(
+        "move {n}",
+        "move {n} to the {p}",
+        "put {n} on the {p}",
+        "rotate {n}",
+        "flip {n}",
+        "copy {n}",
+    ),
+    *(
+        "add a {v} {s}",
+        "add {m}",
+        "draw another {s}",
+        "add another {s}",
+        "draw a {v} {s}",
+        "blur {n}",
+    ),
+    *("make {n} transparent", "make {n} striped", "give {n} an outline", "make {n} shine"),
+    *("put {n} above {m}", "place {n} below {m}", "move {n} next to {m}", "swap {n} and {m}"),
+    *("make {n} the same colour as {m}", "make {n} as large as {m}", "make {n} look like {m}"),
+    *("make {n} less {v}", "make {n} not {v}", "what colour is {n}", "is {n} {v}", "{n} is {v}"),
+    *("make both shapes {v}", "make both {v}", "make all shapes {v}", "make them {v}"),
+    *("make everything {v}", "turn both into a {s}", "make both things larger", "shrink both"),
+    *("remove both", "remove both shapes", "remove everything", "delete all", "delete all shapes"),
+    *("remove {n} and {m}", "remove {n} and the other one", "make {n} {v} and {m} {w}"),
+    *("make {n} {v} and larger", "make {n} smaller and {v}", "turn {n} {v} and {m} into a {s}"),
+    *("make {n} a {s} and {m} {v}", "make {n} {v} and the background {g}", "swap the colours"),
+    *("move everything to the {p}", "rotate the picture", "flip it", "blur the background"),
+    *("remove the background", "make the background transparent", "zoom in", "invert the colours"),
+)
+"""What asks for no change, or for one that is beyond the facts of an `Ask`."""
+_NEGATED = ("do not", "don t", "never", "please do not", "please don t", "you should not")
+_VERBS = frozenset(
+    "make change turn paint colour color recolour recolor remove delete erase shrink enlarge replace"
+    " swap transform convert grow reduce fill set take get drop wipe".split()
 )
 _GROUNDS = (*("the background",) * 6, "background", "the ground", "the backdrop", "the canvas")
 _BEFORE = (
@@ -203,6 +263,32 @@ def marked_words(ask: Ask, rng: np.random.Generator, scene: Scene | None) -> str
         return pick(rng, _SHAPED).format(n=noun, v=new)
     form = pick(rng, _SHAPED if rng.random() < 0.8 else _SHAPED_BARE)
     return form.format(n=noun, v=mark(new, MARKS[1]))
+
+
+def beyond(asks: Sequence[Ask], rng: np.random.Generator) -> str:
+    """Ask for what the facts of an `Ask` cannot say: to leave something as it is, two changes at once,
+    another kind of change.
+
+    Inputs:
+        asks: two asks, about things.
+    """
+    words = [word(replace(ask, place=None), rng) for ask in asks]
+    draw = rng.random()
+    if draw < 0.5 and words[0].split()[0] in _VERBS:
+        if draw < 0.3:
+            return f"{pick(rng, _NEGATED)} {words[0]}"
+        return f"{words[0]} {pick(rng, ('and', 'and', 'and then', 'but', ','))} {words[1]}"
+    one, other = (unmarked(_noun(ask, rng)) for ask in asks)
+    colours = [pick(rng, pick(rng, tuple(COLOUR_WORDS.values()))) for _ in asks]
+    return pick(rng, _BEYOND).format(
+        n=one,
+        m=other,
+        v=colours[0],
+        w=colours[1],
+        s=pick(rng, pick(rng, tuple(SHAPE_WORDS.values()))),
+        p=pick(rng, PLACES),
+        g=pick(rng, pick(rng, tuple(BACKGROUND_WORDS.values()))),
+    )
 
 
 def _noun(ask: Ask, rng: np.random.Generator) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from imagen_flow_embedded.asks import OWN_WORDS, Ask, carry_out, meant
+from imagen_flow_embedded.asks import NOTHING, OWN_WORDS, Ask, alike, carry_out, meant
 from imagen_flow_embedded.instructions import draw_asked
 from imagen_flow_embedded.language import UNKNOWN, VOCABULARY
 from imagen_flow_embedded.wording import word
@@ -44,8 +44,8 @@ def test_an_ask_for_what_is_absent_twofold_or_so_already_changes_nothing():
 
 
 def test_drawn_instructions_are_of_all_kinds_and_never_held_out():
-    """One in five or six comes to nothing."""
-    drawn = [draw_asked(np.random.default_rng(seed)) for seed in range(400)]
+    """Idle and astray instructions come to nothing, all others to something."""
+    drawn = [draw_asked(np.random.default_rng(seed), idle=0.1) for seed in range(400)]
     assert {each.ask.kind for each in drawn} == {
         "nothing",
         "colour",
@@ -69,6 +69,17 @@ def test_words_are_marked_by_what_they_are_about():
         words = dict(zip(each.instruction.split(), each.owners, strict=True))
         assert words.get("star", 1) in (0, 1)
         assert 2 in each.owners
+
+
+def test_what_is_beyond_one_change_means_nothing():
+    """To leave a thing as it is, two changes at once, changes of another kind."""
+    drawn = [draw_asked(np.random.default_rng(seed), idle=1) for seed in range(300)]
+    assert all(each.ask == NOTHING and each.after == each.before for each in drawn)
+    started = [tuple(each.instruction.split()[:2]) for each in drawn]
+    assert {("do", "not"), ("don", "t"), ("never", "make"), ("keep", "the")} <= {*started}
+    known = {*VOCABULARY, *OWN_WORDS, *alike(), *UNKNOWN}
+    worded = {part for each in drawn for part in each.instruction.split() if part.isalpha()}
+    assert worded <= known | {"sign"}
 
 
 def test_a_meaning_has_many_wordings_in_known_words():

@@ -50,6 +50,10 @@ NEARLY = 32
 LEAST = 24
 """A change of fewer pixels than this, of the model's own picture, is none."""
 UNSEEN = "the model sees nothing in the picture that the instruction would change"
+UNREAD = (
+    "the model reads no change in the instruction that it can make (one at a time: the colour, shape"
+    " or size of a thing, taking a thing away, or the background)"
+)
 FAINT = 1e-3
 """The weight that the least likely pixel still has where scores of colours are summed."""
 REACH = 10
@@ -104,7 +108,7 @@ def edit(
     seen = torch.tensor(reduced).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
     said = read([instruction], text_encoder, tokenizer, plan)
     if said[0]["kind"] == "nothing":
-        return "the model reads no change in the instruction that it can make"
+        return UNREAD
     generator = torch.Generator("cpu").manual_seed(seed)
 
     def sample(

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 ASTRAY = 0.3
 """The part of instructions for whole pictures that mean nothing in them, or what is so already."""
+IDLE = 0.3
+"""The part of instructions that the text encoder learns to read as asking for no change."""
 FOREIGN = 0.15
 """The part of whole pictures that show none of the world: nothing in them is to change."""
 EASY = ("background", "remove")
@@ -148,7 +150,7 @@ def train_edit(
         rng = np.random.default_rng((seed, step))
         stage, _ = _stage(step, lengths)
         if stage == "reading":
-            asked = [draw_asked(rng) for _ in range(4 * batch_size)]
+            asked = [draw_asked(rng, idle=IDLE) for _ in range(4 * batch_size)]
             return reading_losses(learner, tokenizer, asked)
         if stage == "whole":
             return whole_losses(learner, draw_whole(rng, batch_size, side), rng)
