@@ -21,6 +21,7 @@ _VALUED = (
     *(
         "{n} must be {v}",
         "let {n} become {v}",
+        "let {n} be {v}",
         "i d like {n} {v}",
         "let s make {n} {v}",
         "{n} needs to be {v}",
@@ -144,7 +145,13 @@ _GROUNDED = (
         "swap {g} for {v}",
         "tint {g} {v}",
     ),
-    *("turn {g} into {v}", "turn {g} to {v}", "i want {g} {v}", "i want a {v} background"),
+    *(
+        "make everything behind the shapes {v}",
+        "turn {g} into {v}",
+        "turn {g} to {v}",
+        "i want {g} {v}",
+        "i want a {v} background",
+    ),
     *("give it a {v} background", "put it on a {v} background", "use a {v} background"),
     *("give the picture a {v} background", "put everything on {v}", "make it a {v} background"),
     *("{v} background", "background {v}", "background to {v}", "a {v} background", "on {v} please"),
@@ -159,7 +166,7 @@ _GROUNDED = (
 )
 _BEYOND = (
     *("leave {n} alone", "leave {n} as it is", "keep {n}", "keep {n} as it is", "keep {n} {v}"),
-    *("do not touch {n}", "don t touch {n}", "let {n} be", "leave {n}", "only keep {n}"),
+    *("do not touch {n}", "don t touch {n}", "leave {n}", "only keep {n}"),
     *(
         "move {n}",
         "move {n} to the {p}",
