@@ -40,7 +40,9 @@ _COLOURED = (
     *("make {n} {v} coloured", "the colour of {n} should be {v}", "convert {n} to {v}"),
 )
 _FROM_COLOUR = (
-    *("change {n} from {o} to {v}", "make {n} {v} instead of {o}", "turn {n} from {o} to {v}"),
+    *("change {n} from {o} to {v}", "turn {n} from {o} to {v}", "i want {n} {v} instead of {o}"),
+    *("make {n} {v} instead of {o}",) * 4,
+    *("i want {n} {v} instead of {o}", "paint {n} {v} and not {o}"),
     *("replace {n} with a {v} one", "replace {n} by a {v} one", "swap {n} for a {v} one"),
     *("swap {n} with a {v} {s}", "replace {n} with a {v} {s}", "turn {n} into a {v} {s}"),
     *("change {n} to a {v} {s}", "make {n} a {v} {s}", "turn {n} into a {v} one"),
@@ -62,6 +64,7 @@ _SHAPED = (
     ),
     *("make a {v} out of {n}", "make a {v} of {n}", "let {n} become a {v}", "a {v} instead of {n}"),
     *("i want a {v} instead of {n}", "put a {v} in place of {n}", "set {n} to a {v}"),
+    *("make it a {v} instead of {n}", "i want to see a {v} instead of {n}"),
     *("turn {n} to a {v}", "exchange {n} for a {v}", "draw a {v} instead of {n}"),
 )
 _SHAPED_BARE = (
@@ -253,7 +256,7 @@ def marked_words(ask: Ask, rng: np.random.Generator, scene: Scene | None) -> str
         old = ask.colour
         if scene and old is None and len(found := meant(ask, scene)) == 1:
             old = scene.things[found[0]].colour
-        if rng.random() < 0.72:
+        if rng.random() < 0.6:
             form = pick(rng, _COLOURED)
         else:
             form = pick(rng, _FROM_COLOUR)

@@ -284,10 +284,12 @@ def test_a_close_up_is_taken_around_the_change_and_in_the_picture():
     assert editing.views(changed, 64) == []
     changed[60:63, 60:63] = 255
     assert editing.views(changed, 64) == []
-    changed[40:60, 90:120] = 255
-    assert editing.views(changed, 64) == [(57, 19)]
-    changed[5:60, 90:120] = 255
-    assert editing.views(changed, 64) == [(57, 1)]
+    for rows, middle in ((np.s_[40:60], (57, 17)), (np.s_[5:30], (57, editing.APART))):
+        changed[:] = 0
+        changed[rows, 75:104] = 255
+        found = editing.views(changed, 64)
+        assert len({*found}) == 9 and found[4] == middle
+        assert {y - middle[1] for _, y in found} == {-editing.APART, 0, editing.APART}
     changed[:] = 255
     assert editing.views(changed, 64) == [(x, y) for y in (0, 32, 64) for x in (0, 32, 64)]
 

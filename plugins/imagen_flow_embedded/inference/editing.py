@@ -54,6 +54,8 @@ UNREAD = (
     "the model reads no change in the instruction that it can make (one at a time: the colour, shape"
     " or size of a thing, taking a thing away, or the background)"
 )
+APART = 2
+"""How far apart, in pixels, close-ups of one place are: their mean is truer than each."""
 FAINT = 1e-3
 """The weight that the least likely pixel still has where scores of colours are summed."""
 REACH = 10
@@ -273,22 +275,25 @@ def watched(unet: Any) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def views(changed: np.ndarray, width: int) -> list[tuple[int, int]]:
-    """Say where to look closely: one close-up around what changed, nine that overlap by half if it is larger
-    than that, none if nothing changed.
+    """Say where to look closely: nine close-ups a little apart around what changed, or nine all over
+    the picture if it is larger than that; none if nothing changed.
 
     Inputs:
         changed: uint8 (side, side), not 0 where something changed.
         width: the side of a close-up, half that of the picture.
-    Outputs: the left and the upper edge of each close-up.
+    Outputs: the left and the upper edge of each close-up, the upper left one first.
     """
     rows, columns = np.nonzero(changed > 127)
     if len(rows) < LEAST:
         return []
     if max(np.ptp(rows), np.ptp(columns)) > width + width // 8:
-        steps = (0, width // 2, width)
-        return [(x, y) for y in steps for x in steps]
-    x, y = (int(at.min() + at.max()) // 2 - width // 2 for at in (columns, rows))
-    return [(min(max(x, 0), width), min(max(y, 0), width))]
+        apart, x, y = width // 2, width // 2, width // 2
+    else:
+        apart = APART
+        x, y = (int(at.min() + at.max()) // 2 - width // 2 for at in (columns, rows))
+        x, y = (min(max(at, apart), width - apart) for at in (x, y))
+    steps = (-apart, 0, apart)
+    return [(x + across, y + down) for down in steps for across in steps]
 
 
 def coordinates(cells: int) -> torch.Tensor:

@@ -219,7 +219,7 @@ def draw_close(rng: np.random.Generator, count: int, side: int) -> Lesson:
     closed = np.empty((2, count, width, width, 3), np.uint8)
     for number, each in enumerate(asked):
         rows, columns = np.nonzero((before[number] != after[number]).any(-1))
-        jitter = rng.integers(-4, 5, 2) * side // 128
+        jitter = rng.integers(-7, 8, 2) * side // 128
         if each.ask.kind == "background":
             corner: np.ndarray = rng.integers(0, 3, 2) * width // 2
         elif len(rows):
