@@ -216,13 +216,7 @@ def test_an_instruction_in_which_the_model_reads_no_change_is_noted(bold):
     bold["plan"]["heads.kind.bias"] = torch.tensor([99.0, 0, 0, 0, 0, 0])
     picture = render([BEFORE], 64)[0]
     yielded, edited = _editing(bold, picture, "make the star nice")
-    assert yielded == [
-        (
-            *(1, 1),
-            "the model reads no change in the instruction that it can make: the picture stays as"
-            " it is",
-        )
-    ]
+    assert yielded == [(1, 1, f"{editing.UNREAD}: the picture stays as it is")]
     assert (edited == picture).all()
 
 

@@ -120,7 +120,7 @@ def test_a_thing_that_is_not_there_changes_nothing_with_a_note(editor, seed):
     assert notes == [f"{editing.UNSEEN}: the picture stays as it is"]
 
 
-@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("seed", range(1, 5))
 def test_a_picture_of_anything_else_keeps_its_pixels_with_a_note(editor, seed):
     picture = draw_foreign(np.random.default_rng(seed), 128)
     after, notes = edit(editor, picture, "remove the circle")
