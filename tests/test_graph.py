@@ -555,7 +555,10 @@ def test_each_and_repeat_give_lists(tmp_path: Path) -> None:
             "{times: 2, keep: {best: picture}}",
             "type-mismatch: 'keep: best' takes a number, and output 'picture' is image",
         ),
-        ("{times: 2, keep: first}", "unknown-key: 'repeat' has no key 'keep' of this form"),
+        (
+            "{times: 2, keep: first}",
+            "bad-literal: 'keep' takes last, or best with an output, not the text 'first'",
+        ),
     ],
 )
 def test_a_repeat_that_does_not_fit_is_a_problem(tmp_path: Path, repeat: str, said: str) -> None:
@@ -664,3 +667,50 @@ def test_a_circle_of_many_nodes_is_printed_short() -> None:
         graph_of(text)
     (problem,) = [p for p in refused.value.problems if p.code == "cycle"]
     assert len(problem.message) < 250 and " -> … -> n" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("{none: 1}", "'step_cache.none' takes no options"),
+        ("{mag: {mag_ratios: []}}", "'step_cache.mag.mag_ratios' takes at least one ratio"),
+        (
+            "{pyramid: {spatial_attention_timestep_skip_range: [800, 100]}}",
+            "'step_cache.pyramid.spatial_attention_timestep_skip_range' takes a lower and an upper"
+            " time step, not 800 and 100",
+        ),
+        (
+            "{first_block: 0.1, taylor_seer: 3}",
+            "'step_cache' takes none, or one kind of cache with its options, not 2 kinds",
+        ),
+    ],
+)
+def test_a_step_cache_that_would_do_nothing_or_break_is_refused(written: str, message: str) -> None:
+    """Before a model is loaded, with what is wrong about it."""
+    (problem,) = problems(
+        f"settings: {{step_cache: {written}}}\n"
+        "nodes: {n: {type: t.number}}\noutputs: {n: '${n}'}\n"
+    )
+    assert problem.partition(": ")[2] == message
+
+
+@pytest.mark.parametrize(
+    ("written", "fix"),
+    [
+        ("attention: diffusers/SAGE", "write diffusers/sage"),
+        ("attention: Flash", "write flash"),
+        ("attention: diffusers/", ""),
+        ("compile: Regional", "did you mean 'regional'?"),
+        ("compile: 3", ""),
+        ("batch: Auto", "did you mean 'auto'?"),
+    ],
+)
+def test_a_setting_of_several_forms_is_suggested_in_the_nearest(written: str, fix: str) -> None:
+    """And attention of diffusers is named among what the setting takes."""
+    with pytest.raises(GraphError) as refused:
+        graph_of(
+            f"settings: {{{written}}}\nnodes: {{n: {{type: t.number}}}}\noutputs: {{n: '${{n}}'}}\n"
+        )
+    (problem,) = refused.value.problems
+    assert problem.fix == fix
+    assert ("or diffusers/NAME" in problem.message) == written.startswith("attention")

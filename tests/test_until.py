@@ -241,8 +241,12 @@ outputs: {picture: {from: "${picture}", path: p.png}}
             "'until' takes true or false, and output 'rolled' is int",
             "",
         ),
-        ("{times: 4, while: good}", "'repeat' has no key 'while' of this form", "write repeat: "),
-        ("{times: 4, keep: first}", "'repeat' has no key 'keep' of this form", "write repeat: "),
+        ("{times: 4, while: good}", "'repeat' has no key 'while'", "write repeat: "),
+        (
+            "{times: 4, keep: first}",
+            "'keep' takes last, or best with an output, not the text 'first'",
+            "write keep: last or keep: {best: score}; without 'keep' all are kept, as lists",
+        ),
     ],
 )
 def test_what_cannot_end_a_repetition_is_refused(repeat: str, message: str, fix: str) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .._settings.devices import ATTENTIONS
 from .._text.spec import Pair
 from .._types.models import StepCache
 from .._types.ports import BadValue, PortType, describe
 from .._types.values import Range
 from .binder import Binder
-from .suggestions import plain
+from .suggestions import only_suggestion, plain
 
-__all__ = ["STEP_CACHE", "STEP_CACHES", "takes_itself"]
+__all__ = ["ATTENTION", "STEP_CACHE", "STEP_CACHES", "takes_itself"]
 
+ATTENTION = PortType("text", choices=ATTENTIONS)
 STEP_CACHE = PortType("json")
 
 _STEPS = PortType("int", range=Range(1, 1000))
@@ -54,14 +56,33 @@ _HOW = "write step_cache: {first_block: 0.05}"
 
 def takes_itself(binder: Binder, pair: Pair, what: str, found: dict[str, Any]) -> bool:
     """Read a setting if its value is of these; tell whether it was."""
-    value = pair.value.value
     if pair.key.value == "step_cache":
         _take_step_cache(binder, pair, what, found)
-        return True
-    if pair.key.value == "attention" and isinstance(value, str) and _OF_DIFFUSERS.match(value):
+    elif pair.key.value == "attention":
+        _take_attention(binder, pair, what, found)
+    else:
+        return False
+    return True
+
+
+def _take_attention(binder: Binder, pair: Pair, what: str, found: dict[str, Any]) -> None:
+    """Read one of torch's implementations of attention, or one of those of diffusers."""
+    value = pair.value.value
+    if isinstance(value, str) and (value in ATTENTIONS or _OF_DIFFUSERS.match(value)):
         found["attention"] = value
-        return True
-    return False
+        return
+    lowered = value.lower() if isinstance(value, str) else ""
+    binder.say(
+        "bad-setting",
+        f"{what} takes one of {', '.join(map(repr, ATTENTIONS))}, or diffusers/NAME, not"
+        f" {describe(plain(pair.value))}",
+        pair.value.mark,
+        fix=(
+            f"write {lowered}"
+            if lowered in ATTENTIONS or _OF_DIFFUSERS.match(lowered)
+            else only_suggestion(binder.nearest(lowered, ATTENTIONS))
+        ),
+    )
 
 
 def _take_step_cache(binder: Binder, pair: Pair, what: str, found: dict[str, Any]) -> None:
@@ -73,16 +94,25 @@ def _take_step_cache(binder: Binder, pair: Pair, what: str, found: dict[str, Any
     elif isinstance(written, str):
         kind, given, mark = written, None, pair.value.mark
     else:
+        count = len(written) if isinstance(written, dict) else 0
         binder.say(
             "bad-setting",
             f"{what} takes none, or one kind of cache with its options, not"
-            f" {describe(plain(pair.value))}",
+            f" {f'{count} kinds' if count else describe(plain(pair.value))}",
             pair.value.mark,
             fix=_HOW,
         )
         return
-    if kind == "none" and given is None:
-        found["step_cache"] = None
+    if kind == "none":
+        if given is None:
+            found["step_cache"] = None
+        else:
+            binder.say(
+                "bad-setting",
+                f"{what[:-1]}.none' takes no options",
+                mark,
+                fix="write step_cache: none",
+            )
         return
     known = STEP_CACHES.get(kind)
     if known is None:
@@ -128,9 +158,19 @@ def _options(
             continue
         try:
             value = known[name].check(plain(pair.value))
-            if name.endswith("timestep_skip_range") and len(value) != 2:
-                raise BadValue(f"takes two time steps, a lower and an upper one, not {len(value)}")
+            if name.endswith("timestep_skip_range"):
+                _check_bounds(value)
+            elif name == "mag_ratios" and not value:
+                raise BadValue("takes at least one ratio")
             found[name] = value
         except BadValue as error:
             binder.say("bad-literal", f"{what}.{name}' {error}", pair.value.mark)
     return found if len(found) == len(pairs) else None
+
+
+def _check_bounds(value: list[int]) -> None:
+    """Refuse bounds between which there is no time step: such a cache would do nothing."""
+    if len(value) != 2:
+        raise BadValue(f"takes two time steps, a lower and an upper one, not {len(value)}")
+    if value[0] >= value[1]:
+        raise BadValue(f"takes a lower and an upper time step, not {value[0]} and {value[1]}")

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._settings.devices import (
-    ATTENTIONS,
     BATCHES,
     COMPILATIONS,
     DTYPES,
@@ -24,7 +23,7 @@ from .._types.ports import Port, PortType, describe, fits
 from .._types.values import Range
 from .binder import Binder
 from .bindings import Binding, FileAt, FromNode, Given, ModelAt, readings
-from .call_settings import STEP_CACHE, takes_itself
+from .call_settings import ATTENTION, STEP_CACHE, takes_itself
 from .graph import ROUNDS, Graph, Node, Repeat
 from .suggestions import only_suggestion, plain, reference_text, suggest
 
@@ -47,7 +46,7 @@ DTYPE = PortType("text", choices=("auto", *DTYPES))
 LOADING = {
     "quantization": PortType("text", choices=QUANTIZATIONS),
     "offload": PortType("text", choices=OFFLOADS),
-    "attention": PortType("text", choices=ATTENTIONS),
+    "attention": ATTENTION,
     "compile": PortType(
         "union", members=(PortType("bool"), PortType("text", choices=COMPILATIONS))
     ),
@@ -329,10 +328,15 @@ def _repeat(binder: Binder, pair: Pair, type_: NodeType | Graph | None) -> Repea
         elif key == "keep" and isinstance(written, dict) and set(written) == {"best"}:
             best = written["best"].value
             found["best"] = _output(binder, best, type_, PortType("number"), "'keep: best'")
-        else:
+        elif key == "keep":
             binder.say(
-                "unknown-key", f"'repeat' has no key '{key}' of this form", item.key.mark, fix=form
+                "bad-literal",
+                f"'keep' takes last, or best with an output, not {describe(plain(item.value))}",
+                item.value.mark,
+                fix="write keep: last or keep: {best: score}; without 'keep' all are kept, as lists",
             )
+        else:
+            binder.say("unknown-key", f"'repeat' has no key '{key}'", item.key.mark, fix=form)
     if "times" not in pair.value.value:
         why = "it is how often the graph is run at most" if "until" in pair.value.value else ""
         binder.say("missing-key", "'repeat' needs 'times'", pair.key.mark, why=why, fix=form)

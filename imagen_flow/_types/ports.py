@@ -216,7 +216,12 @@ class PortType:
                     return member.check(value)
                 except BadValue:
                     continue
-            raise BadValue(f"takes {self.words}, not {describe(value)}")
+            words = [str(choice) for member in self.members for choice in member.choices]
+            raise BadValue(
+                f"takes {self.words}, not {describe(value)}",
+                given=str(value),
+                known=_near(value, words),
+            )
         if kind == "list":
             if not isinstance(value, list | tuple):
                 raise BadValue(f"takes {self.words}, not {describe(value)}")
@@ -372,6 +377,15 @@ class BadValue(ValueError):
         super().__init__(message)
         self.given = given
         self.known = known
+
+
+def _near(value: Any, words: list[str]) -> tuple[str, ...]:
+    """Give the word that may be meant by a text; there are other values than these words."""
+    if not isinstance(value, str) or not words:
+        return ()
+    from difflib import get_close_matches
+
+    return tuple(get_close_matches(value.lower(), words, n=1))
 
 
 def describe(value: Any) -> str:
