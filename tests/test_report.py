@@ -159,6 +159,30 @@ def test_long_lines_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert ([row.item for row in cut.rows], cut.is_cut) == (["a"], True)
 
 
+def test_names_have_a_bound(tmp_path: Path) -> None:
+    """However many names the rows have, each has a place in the page with every item: beyond the
+    limit they are left out, and no grid is searched among all of them.
+    """
+    index = write_index(
+        tmp_path,
+        [
+            {
+                "item": f"{i}",
+                "axes": {f"a{k}": (i + k) % 3 for k in range(250)},
+                "outputs": {f"s{i}-{k}": {"value": k, "kind": "number"} for k in range(250)},
+            }
+            for i in range(40)
+        ],
+    )
+    assert [len(row.outputs) for row in index.rows] == [250, 6, *[0] * 38]
+    axes = axes_of(index.rows)
+    assert len(axes) == 250
+    assert max(choose_grid(index.rows, axes)) < 12
+    write_report(tmp_path, sheet=False)
+    data = Elements((tmp_path / "report.html").read_text("utf-8")).data("data")
+    assert len(data["scores"]) == 256
+
+
 def test_more_rows_than_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows beyond the limit are counted, and the page says so."""
     monkeypatch.setattr("imagen_flow._sweep.report.rows.MAX_ROWS", 3)
@@ -572,6 +596,28 @@ def test_report_without_an_index(tmp_path: Path, call: Callable[..., tuple[int, 
     (tmp_path / "index.jsonl").write_text("\n")
     assert "its index.jsonl lists no items" in call("report", ".")[2]
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "its index.jsonl lists no items"),
+        (
+            '{"item": "a"}\n{"item": "b"}\n'.encode("utf-16"),
+            "no line of its index.jsonl is an item; line 1: it is not UTF-8",
+        ),
+        (
+            b'\n{"item": "a", "axes": {"x": ' + b"1" * 5000 + b"}}",
+            "no line of its index.jsonl is an item; line 2: it has a number with too many digits",
+        ),
+    ],
+)
+def test_an_index_without_items_says_why(tmp_path: Path, content: bytes, why: str) -> None:
+    """An index in another encoding is not empty."""
+    (tmp_path / "index.jsonl").write_bytes(content)
+    with pytest.raises(OutputError) as refused:
+        write_report(tmp_path)
+    assert str(refused.value) == f"there is no report of '{tmp_path}'\n  = why: {why}"
 
 
 def test_report_with_a_font_that_is_none(

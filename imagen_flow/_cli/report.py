@@ -18,6 +18,9 @@ __all__ = ["print_report", "report"]
 #: So many pictures, lines and letters are named; the others are counted.
 _SHOWN = 10
 
+#: So many characters of a name are shown.
+_MAX_NAME = 200
+
 
 @click.command()
 @click.argument("folder", type=PathType(exists=True))
@@ -97,6 +100,9 @@ def _list_pictures(what: str, pictures: tuple[tuple[str, Picture], ...], items: 
         return
     echo(f"{plural(len(pictures), 'picture')} of {plural(items, 'item')} {what}:", err=True)
     for _, picture in pictures[:_SHOWN]:
-        echo(f"  {one_line(picture.listed)}: {picture.missing}", err=True)
+        name = picture.listed
+        if len(name) > _MAX_NAME:
+            name = f"{name[:_MAX_NAME]}…"
+        echo(f"  {one_line(name)}: {picture.missing}", err=True)
     if len(pictures) > _SHOWN:
         echo(f"  and {len(pictures) - _SHOWN:,} more", err=True)

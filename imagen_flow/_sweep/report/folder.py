@@ -67,7 +67,11 @@ def write_report(
             "  = fix: name the output folder of a sweep"
         ) from error
     if not index.rows:
-        raise OutputError(f"there is no report of '{folder}'\n  = why: its {INDEX} lists no items")
+        why = f"its {INDEX} lists no items"
+        if index.bad_lines:
+            number, fault = index.bad_lines[0]
+            why = f"no line of its {INDEX} is an item; line {number}: {fault}"
+        raise OutputError(f"there is no report of '{folder}'\n  = why: {why}")
     root = folder.resolve()
     pictures = find_pictures(index.rows, root)
     written: list[Path] = []

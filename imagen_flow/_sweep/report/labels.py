@@ -22,6 +22,9 @@ __all__ = [
 #: Texts are shortened to the part that differs if they are longer than this.
 _LONG = 40
 
+#: So many axes are tried for a grid, the first ones.
+_GRID_AXES = 12
+
 #: Shorter values are not shown without the name of their axis.
 _SHORT = 12
 
@@ -84,10 +87,11 @@ def choose_grid(rows: Sequence[Row], axes: Sequence[Axis]) -> tuple[int, int]:
     with the most values that fit a screen in columns.
     """
     best, chosen = (0, 0), (-1, -1)
+    axes = axes[:_GRID_AXES]
     points = [values_on(row, axes) for row in rows]
     for column, across in enumerate(axes):
         for row, down in enumerate(axes):
-            if row == column:
+            if row == column or len(across.values) * len(down.values) > 2 * len(rows):
                 continue
             cells = len({(point[row], point[column]) for point in points})
             size = len(across.values) * len(down.values)

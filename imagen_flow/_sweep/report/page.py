@@ -38,6 +38,9 @@ _MAX_THUMBNAILS = 24 << 20
 #: The size of all details (inputs, errors, commands) together.
 _MAX_DETAILS = 48 << 20
 
+#: A card shows so many outputs that are texts.
+_MAX_TEXTS = 16
+
 #: So many entries are parsed at once.
 _CHUNK = 100
 
@@ -65,8 +68,9 @@ def draw_page(index: Index, pictures: Mapping[str, Sequence[Picture]], *, title:
     scores = _in_order(o.name for row in rows for o in row.outputs if o.score is not None)
     texts = _in_order(
         o.name for row in rows for o in row.outputs if o.text is not None and o.kind == "text"
-    )
+    )[:_MAX_TEXTS]
     common = _common(rows)
+    numbers = {name: number for number, name in enumerate(names)}
     data = {
         "total": index.total,
         "chunk": _CHUNK,
@@ -79,7 +83,8 @@ def draw_page(index: Index, pictures: Mapping[str, Sequence[Picture]], *, title:
         "missing": sum(bool(p.missing) for row in rows for p in pictures[row.item]),
         "common": list(common.items()),
         "items": [
-            _item(row, axes, pictures[row.item], names, scores, texts, made, places) for row in rows
+            _item(row, axes, pictures[row.item], numbers, scores, texts, made, places)
+            for row in rows
         ],
     }
     details, left = [], _MAX_DETAILS
@@ -160,7 +165,7 @@ def _item(
     row: Row,
     axes: Sequence[Axis],
     pictures: Sequence[Picture],
-    names: Sequence[str],
+    numbers: Mapping[str, int],
     scores: Sequence[str],
     texts: Sequence[str],
     made: Mapping[Path, Thumbnail],
@@ -172,7 +177,7 @@ def _item(
     shown = {}
     for picture in pictures:
         thumbnail = made[picture.path] if picture.path else Thumbnail(fault=picture.missing)
-        shown[names.index(picture.name)] = (
+        shown[numbers[picture.name]] = (
             places.get(picture.path, -1) if picture.path else -1,
             picture.url,
             thumbnail.width,

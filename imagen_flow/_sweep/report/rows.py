@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ _MAX_BYTES = 256 << 20
 #: Longer texts are cut; the index has the whole.
 MAX_TEXT = 20_000
 
-_MAX_OUTPUTS = 256
+#: At most so many outputs, inputs and axes there are, of an item and of all together: the page has
+#: a place for each of them with every item.
+_MAX_NAMES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def read_index(path: Path) -> Index:
         try:
             if line is _TOO_LONG:
                 raise ValueError(f"it is longer than {_MAX_LINE >> 20} MiB")
-            row = _row(json.loads(line), default=len(seen))
+            row = _row(json.loads(line.decode("utf-8-sig", "surrogatepass")), default=len(seen))
         except (ValueError, RecursionError) as error:
             bad_count += 1
             if len(bad) < 10:
@@ -108,8 +111,28 @@ def read_index(path: Path) -> Index:
         seen.add(row.item)
         if row.item in rows or len(rows) < MAX_ROWS:
             rows[row.item] = row
-    ordered = sorted(rows.values(), key=lambda row: row.number)
+    ordered = sorted(_with_few_names(rows.values()), key=lambda row: row.number)
     return Index(tuple(ordered), len(seen), tuple(bad), bad_count, is_cut)
+
+
+def _with_few_names(rows: Collection[Row]) -> Iterator[Row]:
+    """Leave out what has names beyond the limit, in order of appearance."""
+    axes = _first_names(row.axes for row in rows)
+    inputs = _first_names(row.inputs for row in rows)
+    seeds = _first_names(row.seeds for row in rows)
+    outputs = _first_names([output.name for output in row.outputs] for row in rows)
+    for row in rows:
+        yield replace(
+            row,
+            axes={name: value for name, value in row.axes.items() if name in axes},
+            inputs={name: value for name, value in row.inputs.items() if name in inputs},
+            seeds={name: value for name, value in row.seeds.items() if name in seeds},
+            outputs=tuple(output for output in row.outputs if output.name in outputs),
+        )
+
+
+def _first_names(names: Iterable[Iterable[str]]) -> Collection[str]:
+    return set(islice(dict.fromkeys(chain.from_iterable(names)), _MAX_NAMES))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
@@ -135,8 +158,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, json.JSONDecodeError):
         return "it is not JSON"
+    if "set_int_max_str_digits" in str(error):
+        return "it has a number with too many digits"
     return str(error)
 
 
@@ -159,7 +186,7 @@ def _row(data: Any, *, default: int) -> Row:
         outputs=tuple(
             _output(str(name), value)
             for name, value in list(outputs.items() if isinstance(outputs, dict) else ())[
-                :_MAX_OUTPUTS
+                :_MAX_NAMES
             ]
         ),
         # A command that is cut would be another one.
@@ -170,7 +197,7 @@ def _row(data: Any, *, default: int) -> Row:
 def _output(name: str, data: Any) -> Output:
     if not isinstance(data, dict):
         data = {"value": data}
-    paths = tuple(p for p in _list(data.get("path"))[:_MAX_OUTPUTS] if isinstance(p, str) and p)
+    paths = tuple(p for p in _list(data.get("path"))[:_MAX_NAMES] if isinstance(p, str) and p)
     value = data.get("value")
     return Output(
         name=_cut(name, 200),
@@ -200,7 +227,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _texts(value: Any) -> dict[str, str]:
-    pairs = list(value.items())[:_MAX_OUTPUTS] if isinstance(value, dict) else ()
+    pairs = list(value.items())[:_MAX_NAMES] if isinstance(value, dict) else ()
     return {_cut(str(name), 200): _cut(text_of(content)) for name, content in pairs}
 
 
