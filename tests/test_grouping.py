@@ -104,7 +104,9 @@ def adding() -> Any:
     @add.many(varies=("a",), exact=True)
     def add_many(a: Sequence[int], *, b: int = 0) -> Sequence[int]:
         CALLS.append(list(a))
-        return [one + b + (b == 13) for one in a]
+        if b == 14:
+            return (one + b for one in a)  # type: ignore[return-value]
+        return [one + b + (b == 13) for one in a][: 1 if b == 15 else None]
 
     return add
 
@@ -284,6 +286,19 @@ def test_what_is_declared_exact_and_is_not_is_computed_one_by_one(plan: Any) -> 
     ran = list(execute(plan(SUMS, [{"a": a, "b": 13} for a in range(3)])))
     assert CALLS == [[0, 1, 2], [0], [1], [2]]
     assert [e.value for e in ran if isinstance(e, events.OutputWritten)] == [13, 14, 15]
+
+
+@pytest.mark.parametrize(("b", "returned"), [(14, "generator"), (15, "a list of 1")])
+def test_a_function_for_many_items_that_breaks_its_rules_is_told(
+    plan: Any, b: int, returned: str
+) -> None:
+    """Its items are computed one by one, and its author gets to know: once."""
+    ran = list(execute(plan(SUMS, [{"a": a, "b": b} for a in range(20)])))
+    assert [e.value for e in ran if isinstance(e, events.OutputWritten)] == [*range(b, b + 20)]
+    assert [e.message for e in ran if isinstance(e, events.StepNote)] == [
+        f"computed one by one: its function for many items returned {returned}, not a list of 4"
+        " results"
+    ]
 
 
 def test_the_elements_of_a_list_are_computed_together_too(plan: Any) -> None:

@@ -19,7 +19,7 @@ from .._store import Damaged, Store
 from .._types.digest import SIZE, canonical
 from .._types.node import Many, NodeType
 from .._types.values import Audio, Image, Mask, Tensor
-from ..errors import Cancelled
+from ..errors import Cancelled, ImagenFlowError
 from .call import CallResult
 from .event_queue import EventQueue
 from .step_runner import Rekey, StepRunner
@@ -74,7 +74,7 @@ class Grouping:
         self._groups: dict[str, Group | None] = {}
         #: Groups that their node type cannot compute together.
         self._refused: set[Group] = set()
-        self._noted: set[str] = set()
+        self._noted: set[tuple[str, str]] = set()
 
     def group_of(self, step: Step) -> Group | None:
         """Give what a step must have in common with others to be computed with them; None if it is
@@ -157,7 +157,7 @@ class Grouping:
         identity = self._identity(first)
         is_sound = self._known_soundness(identity)
         if is_sound is False:
-            self._note_difference(identity, first)
+            self._note(first, _DIFFERS)
             return [None] * len(members)
         for member in members:
             self.queue.started(member.step)
@@ -197,6 +197,10 @@ class Grouping:
         except Exception as error:
             ran_out = is_out_of_memory(error)
             calls = None
+            # It breaks the rules of such functions, which no item alone would show. (Subclasses
+            # are about models and the store.)
+            if type(error) is ImagenFlowError:
+                self._note(members[0].step, f"computed one by one: {error}")
         else:
             if calls is None and (group := self.group_of(members[0].step)) is not None:
                 self._refused.add(group)
@@ -242,7 +246,7 @@ class Grouping:
         )
         self._keep_soundness(identity, is_sound)
         if not is_sound:
-            self._note_difference(identity, members[0].step)
+            self._note(members[0].step, _DIFFERS)
         return self._complete(members, together if is_sound else alone), is_sound
 
     def _identity(self, step: Step) -> str:
@@ -268,10 +272,12 @@ class Grouping:
         artifact = self.state.values.codecs.artifact(is_sound)
         self.store.keep(identity, {"sound": (artifact, is_sound)}, {})
 
-    def _note_difference(self, identity: str, step: Step) -> None:
-        if identity not in self._noted:
-            self._noted.add(identity)
-            self.queue.note(step, _DIFFERS)
+    def _note(self, step: Step, note: str) -> None:
+        """Say once of a node type and its models why they are not grouped."""
+        said = (self._identity(step), note)
+        if said not in self._noted:
+            self._noted.add(said)
+            self.queue.note(step, note)
 
 
 def _size_of(value: Any) -> Hashable:
