@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from imagen_flow._outputs.tables import encode_table
 from imagen_flow._plugins.registry import discover
 from imagen_flow._text import spec
 from imagen_flow._types.values import Absent
-from imagen_flow.errors import GraphError
+from imagen_flow.errors import GraphError, NodeError, OutputError
 
 ABSENT = Absent.value
 
@@ -189,7 +190,7 @@ def test_an_element_that_failed_keeps_a_table_from_being_written(tmp_path: Path)
         "imagen_flow: 1\nnodes: {n: {type: text.to_number, each: {text: ['1', x]}}}\noutputs: {n: {from: '${n}', path: n.csv}}\n"
     )
     said: list[Any] = []
-    with pytest.raises(flow.NodeError):
+    with pytest.raises(NodeError):
         flow.run(tmp_path / "graph.yaml", out=tmp_path / "out", store=None, on_event=said.append)
     (absent,) = [event for event in said if type(event).__name__ == "OutputAbsent"]
     assert (absent.output, absent.because) == ("n", "some of its elements failed")
@@ -336,6 +337,19 @@ outputs:
             '{from: "${parts}", path: x.csv, columns: value}',
             "bad-literal: 'columns' of a .csv file takes a list of text, not the text 'value' |  | ",
         ),
+        (
+            '{from: "${parts}", path: x.csv, columns: [a, b, a]}',
+            "bad-literal: the columns of a .csv file have the name 'a' twice |  | ",
+        ),
+        (
+            '{from: "${parts}", path: x.jsonl, columns: []}',
+            "bad-literal: the columns of a .jsonl file cannot be none; without 'columns', all are"
+            " written |  | ",
+        ),
+        (
+            '{from: "${parts}", path: x.csv, columns: [a, ""]}',
+            "bad-literal: the columns of a .csv file cannot have an empty name |  | ",
+        ),
     ],
 )
 def test_an_option_that_a_format_has_not_got_is_refused(output: str, words: str) -> None:
@@ -358,3 +372,48 @@ def test_pictures_make_no_table() -> None:
 def test_the_reader_of_graphs_knows_the_options_of_all_formats() -> None:
     """Each key that some format takes, and no other."""
     assert set(spec.OF_FORMAT) == {name for options in OPTIONS.values() for name in options}
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "jsonl"])
+def test_half_a_character_is_refused_in_words(tmp_path: Path, ending: str) -> None:
+    """A text may hold one, from JSON or from Python; files in UTF-8 cannot."""
+    graph = {
+        "imagen_flow": 1,
+        "inputs": {"t": {"type": "text"}},
+        "nodes": {"l": {"type": "text.split", "text": "${t}", "separator": ","}},
+        "outputs": {
+            "o": {"from": "${t}" if ending == "txt" else "${l}", "path": f"x.{ending}"},
+        },
+    }
+    with pytest.raises(OutputError) as refused:
+        flow.run(graph, t="a\ud83d,b", out=tmp_path, store=None)
+    assert str(refused.value) == (
+        f"output 'o' cannot be written as a .{ending} file\n"
+        "  = why: it contains half a character (U+D83D), which UTF-8 cannot represent\n"
+        "  = fix: remove it from the text, or read the text from a file in UTF-8"
+    )
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.jsonl", '{"a": 1e400}', "line 1: 1e400 is too large for a number"),
+        ("t.csv", 'a,b\n"x,1\n', "the row in line 2 cannot be read: it has a double quote that is"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_where(
+    tmp_path: Path, name: str, content: str, words: str
+) -> None:
+    """Also what the libraries that read it would let pass, or say in words of their own."""
+    (tmp_path / name).write_text(content)
+    graph = {
+        "imagen_flow": 1,
+        "inputs": {"f": {"type": "file"}},
+        "nodes": {"t": {"type": "table.load", "file": "${f}"}},
+        "outputs": {"t": "${t}"},
+    }
+    with pytest.raises(
+        flow.NodeError, match=re.escape(f"'{tmp_path / name}' cannot be used: {words}")
+    ):
+        flow.run(graph, f=tmp_path / name, store=None)

@@ -92,6 +92,8 @@ def _read_options(
     for key, pair in given.items():
         if key in known:
             binder.take(pair, known[key], f"'{key}' of a {ending} file", found, key)
+            if key == "columns" and (why := _columns_fault(found.get(key))):
+                binder.say("bad-literal", f"the columns of a {ending} file {why}", pair.value.mark)
             continue
         having = [e for e in OPTIONS if key in options_of(e, type_)]
         fits = [e for e in having if check_template(f"x{e}", fields=(), type=type_) is None]
@@ -109,6 +111,18 @@ def _read_options(
             fix=f"remove it; {', '.join(fits)} files have it" if fits else "remove it",
         )
     return found
+
+
+def _columns_fault(columns: list[str] | None) -> str:
+    """Say why no reader could tell columns apart."""
+    if columns is None:
+        return ""
+    if not columns:
+        return "cannot be none; without 'columns', all are written"
+    if "" in columns:
+        return "cannot have an empty name"
+    twice = next((name for i, name in enumerate(columns) if name in columns[:i]), None)
+    return "" if twice is None else f"have the name '{twice}' twice"
 
 
 def check_paths(binder: Binder, outputs: dict[str, Output]) -> None:

@@ -421,11 +421,14 @@ class _WriteRequest:
         try:
             data = encode(self.value, ending, self.codecs, self.options)
         except (ValueError, TypeError) as error:
+            why, fix = str(error), "choose another path in 'outputs:'"
+            if isinstance(error, UnicodeEncodeError):
+                code = ord(error.object[error.start])
+                why = f"it contains half a character (U+{code:04X}), which UTF-8 cannot represent"
+                fix = "remove it from the text, or read the text from a file in UTF-8"
             raise OutputError(
                 _message(
-                    f"{self.subject} cannot be written as a {ending or 'plain'} file",
-                    str(error),
-                    "choose another path in 'outputs:'",
+                    f"{self.subject} cannot be written as a {ending or 'plain'} file", why, fix
                 )
             ) from error
         if self.provenance is not None and ending == ".png" and not isinstance(self.value, File):

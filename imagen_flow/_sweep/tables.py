@@ -176,8 +176,11 @@ def _csv_rows(reader: Any, source: Source) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             at = Mark(source, line, 1, max(1, len(source.line(line))))
-            problem = Problem("bad-sweep", "the table cannot be read from here on", at, str(error))
-            if "field limit" in str(error):
+            why = str(error)
+            if "unexpected end" in why:
+                why = "a double quote is not closed"
+            problem = Problem("bad-sweep", "the table cannot be read from here on", at, why)
+            if "field limit" in why:
                 problem = Problem(
                     "bad-sweep",
                     "the row has a cell that is too long, or a double quote that is not closed",
@@ -255,6 +258,8 @@ def _read_jsonl(source: Source) -> Table:
 def _why_not_json(error: ValueError | RecursionError) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.lower()} at column {error.colno}"
     text = str(error)
     if "set_int_max_str_digits" in text:
         return "it has a number with too many digits"

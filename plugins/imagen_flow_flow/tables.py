@@ -40,11 +40,13 @@ def row(
         a mapping from columns to values; absent if the row is dropped.
 
     Raises:
-        ValueError: a value has no column, a column no port, or two have one name.
+        ValueError: a value has no column, a column no port or no name, or two have one name.
     """
     values = (a, b, c, d, e, f, g, h)
     if len(columns) > len(values):
         raise ValueError(f"port 'columns' has {len(columns)} names, and there are ports for 8")
+    if "" in columns:
+        raise ValueError("port 'columns' has an empty name")
     if len(set(columns)) < len(columns):
         twice = next(name for i, name in enumerate(columns) if name in columns[:i])
         raise ValueError(f"port 'columns' names '{twice}' twice")

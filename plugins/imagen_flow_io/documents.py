@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any
 
 from imagen_flow import File, Json, Range, Text, node
@@ -45,13 +46,13 @@ def load_json(
         max_bytes: refuse a larger file.
 
     Raises:
-        ValueError: the file is too large, not UTF-8 or not JSON, or contains NaN or a duplicate
-            key.
+        ValueError: the file is too large, not UTF-8 or not JSON, or contains NaN, a number that
+            is too large or a duplicate key.
     """
     content = text_of(file, max_bytes)
     name = file.name or file.path.name
     try:
-        return json.loads(content, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
+        return json.loads(content, **STRICT)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"'{name}' is not JSON: {error.msg.lower()} at line {error.lineno}, column"
@@ -61,7 +62,8 @@ def load_json(
     except RecursionError as error:
         raise ValueError(f"'{name}' is nested too deeply; flatten the data") from error
     except ValueError as error:
-        raise ValueError(f"'{name}' cannot be used: {error}; fix the file") from error
+        why = "it has a number with too many digits" if has_long_number(error) else error
+        raise ValueError(f"'{name}' cannot be used: {why}; fix the file") from error
 
 
 def text_of(file: File, max_bytes: int) -> str:
@@ -92,3 +94,23 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def refuse_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
+
+
+def has_long_number(error: ValueError) -> bool:
+    """Tell whether JSON was refused because Python does not convert so many digits."""
+    return "set_int_max_str_digits" in str(error)
+
+
+#: How JSON is read: what RFC 8259 leaves to chance is refused.
+STRICT: dict[str, Any] = {
+    "object_pairs_hook": unique_keys,
+    "parse_constant": refuse_constant,
+    "parse_float": finite,
+}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from imagen_flow import File, Json, List, Range, Text, node
 
-from .documents import MAX_FILE_BYTES, refuse_constant, text_of, unique_keys
+from .documents import MAX_FILE_BYTES, STRICT, has_long_number, text_of
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 _WORDS = {"true": True, "false": False, "": None}
@@ -73,7 +73,7 @@ def _json_lines(text: str) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
+            yield json.loads(line, **STRICT)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"line {number} is not JSON: {error.msg.lower()} at column {error.colno}"
@@ -81,7 +81,7 @@ def _json_lines(text: str) -> Iterator[Any]:
         except RecursionError as error:
             raise ValueError(f"line {number} is nested too deeply") from error
         except ValueError as error:
-            if "set_int_max_str_digits" in str(error):
+            if has_long_number(error):
                 raise ValueError(f"line {number} has a number with too many digits") from error
             raise ValueError(f"line {number}: {error}") from error
 
@@ -102,6 +102,8 @@ def _csv(text: str, delimiter: str, cells: str) -> Iterator[dict[str, Any]]:
                     f"it has a cell of more than {csv.field_size_limit():,} characters, or a double"
                     " quote that is not closed; write longer texts into a JSON Lines file"
                 )
+            elif "unexpected end" in why:
+                why = "it has a double quote that is not closed"
             raise ValueError(f"the row in line {line} cannot be read: {why}") from error
         if row and columns is None:
             columns = _columns(row, line)
