@@ -43,6 +43,7 @@ loaded anew for the next node.
 from __future__ import annotations
 
 from ._models.contents import read_header
+from ._models.derived import derived_folder
 from ._models.estimates import size_of
 from ._models.placement import at_rest, place_module
 from ._models.pretrained import load_pretrained
@@ -64,6 +65,7 @@ __all__ = [
     "UnresolvedModel",
     "at_rest",
     "compute_capability",
+    "derived_folder",
     "load_pretrained",
     "place_module",
     "quiet_libraries",

@@ -9,7 +9,7 @@ The modules, from the bottom up: `references` (parsed), `files` (which of them a
 they are loaded); `contents` (each file read once) and `mapped` (weights copied out of their files);
 `pointers` (files that files refer to), `read_ahead` (of the next model), `signs` (noticing changes); `locate` (from a reference to a
 `Model`), `hub` (the only module that uses the network), `estimates` (sizes), `oom` (when memory
-runs out), `quiet`, `placement` (where a module runs, and where it waits), `attention` (which
+runs out), `quiet`, `derived` (folders that loaders keep), `placement` (where a module runs, and where it waits), `attention` (which
 kernels it runs with) and `tensors`; `pool`; `leasing` (what a step is given, and what happens when
 memory runs out under it).
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .cache import cached as cached
     from .cache import commit_of as commit_of
     from .cache import hub_cache as hub_cache
+    from .derived import keeping as keeping
     from .estimates import Estimate as Estimate
     from .estimates import estimate as estimate
     from .estimates import size_of as size_of

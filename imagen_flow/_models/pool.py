@@ -21,6 +21,7 @@ from .._types.models import PLAIN, Loader, Loading, Model, name_of
 from .._types.values import FileChanged
 from ..errors import ModelError
 from .changes import Look, differences, look_at
+from .derived import is_keeping
 from .mapped import own_tensors
 from .oom import give_back, is_out_of_memory, with_memory_fallback
 from .quiet import quiet_libraries
@@ -325,11 +326,14 @@ class ModelPool:
 
     def read_ahead(self, coming: Iterable[tuple[Identity, Loader[Any], Model]]) -> None:
         """Have the system read the files of the first of these models that is not loaded, once,
-        while others work.
+        while others work. Of one that is quantized, they are read only if its quantized weights are
+        not kept.
         """
         with self._lock:
             missing = [one for one in coming if one[0] not in self._residents][:1]
         for identity, loader, model in missing:
+            if identity.settings.quantization != "none" and is_keeping():
+                continue
             folders = tuple(answers.folders_of(loader, model) or ())
             if identity not in self._read and self._reader.begin(files_of(model, folders)):
                 self._read.add(identity)

@@ -9,14 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .._models import Identity, ModelPool, lend_and_call, with_replaced_parts
+from .._models import Identity, ModelPool, keeping, lend_and_call, with_replaced_parts
 from .._plan import Frame, Keys, Step
 from .._settings import devices
-from .._store import Store
+from .._store import Store, derive_folder
 from .._types.artifact import Artifact
+from .._types.digest import canonical, tagged
 from .._types.models import Loader, Model
 from .._types.node import Many, NodeType
 from .._types.ports import BadValue, PortType, Record, describe
@@ -279,20 +282,41 @@ class Caller:
             self.pool.read_ahead(self.lookahead.with_models(upcoming))
             return call({**arguments, **dict.fromkeys(level_ports, taken)}, lent)
 
-        return lend_and_call(
-            self.pool,
-            leased,
-            work,
-            device=policy.device,
-            dtype=policy.dtype,
-            settings=policy.settings,
-            levels=() if is_group else policy.memory_levels,
-            steps_down=type_.steps_down,
-            loading=lambda what: self.queue.loading(step, what),
-            left_changed=lambda what: self.queue.note(
-                step, f"{type_.name} left {what} modified; it is reloaded for other steps"
-            ),
-        )
+        with keeping(None if self.store.is_temporary else partial(self._derive, step)):
+            return lend_and_call(
+                self.pool,
+                leased,
+                work,
+                device=policy.device,
+                dtype=policy.dtype,
+                settings=policy.settings,
+                levels=() if is_group else policy.memory_levels,
+                steps_down=type_.steps_down,
+                loading=lambda what: self.queue.loading(step, what),
+                left_changed=lambda what: self.queue.note(
+                    step, f"{type_.name} left {what} modified; it is reloaded for other steps"
+                ),
+            )
+
+    def _derive(
+        self, step: Step, described: Mapping[str, Any], make: Callable[[Path], None]
+    ) -> Path | None:
+        """Return a folder that a loader derives from a model; None if the store cannot keep it."""
+        try:
+            return derive_folder(
+                self.store,
+                tagged("derived folder", canonical(described)),
+                make,
+                provenance={"derived": described},
+                cancel=self.cancel,
+            )
+        except OSError as error:
+            self.queue.note(
+                step,
+                f"the store {self.store.folder} cannot keep what was derived from a model"
+                f" ({error.strerror or error}); it is derived again next time",
+            )
+            return None
 
     def _device(self, step: Step) -> str:
         """Give a step's device, once torch has confirmed it."""

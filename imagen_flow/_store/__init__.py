@@ -25,9 +25,10 @@ form of a step's outputs; `opening` checks whether a folder can be a store, and 
 protects entries from garbage collection; `folders` keeps files, folders and models; `values` keeps
 values of every kind, using the index, the objects and the folders; `writer` writes records in a
 thread of its own; `maintenance` collects garbage, verifies and reports sizes; `store` combines all
-of them.
+of them; `derived` keeps folders that are no results of steps.
 """
 
+from .derived import derive_folder
 from .maintenance import CleanupReport, VerificationReport
 from .records import MAX_NOTE_LENGTH, MAX_NOTES, Record
 from .store import Store
@@ -41,4 +42,5 @@ __all__ = [
     "Record",
     "Store",
     "VerificationReport",
+    "derive_folder",
 ]

@@ -159,6 +159,11 @@ class Store:
         store._temporary = True
         return store
 
+    @property
+    def is_temporary(self) -> bool:
+        """Whether nothing that is kept here outlasts the run."""
+        return self._temporary
+
     def __enter__(self) -> Store:
         return self
 

@@ -10,6 +10,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
@@ -17,6 +18,7 @@ from imagen_flow import loaders
 from imagen_flow.loaders import read_json
 
 from .diagnosing import misfit, plain
+from .kept_weights import kept_quantized, without_gradients
 from .placing import group_device, place
 from .quantizing import arguments, check_saved, saved_as
 from .scales import scale_among
@@ -70,17 +72,45 @@ def load_part(
         )
     else:
         refuse_scaled(model, part)
+    given = arguments(cls, config, device=device, dtype=dtype, settings=settings)
+
+    def read(folder: Path, **more: Any) -> tuple[Any, Any]:
+        return cls.from_pretrained(
+            str(folder),
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            output_loading_info=True,
+            **more,
+        )
+
+    def read_own() -> tuple[Any, Any]:
+        safe = not any(name.startswith(f"{part}/") for name in model.pickles)
+        return read(folder, use_safetensors=safe, **_variant(model, part, dtype), **given)
+
+    def read_kept(folder: Path) -> tuple[Any, Any]:
+        kept = {name: value for name, value in given.items() if name != "quantization_config"}
+        module, info = read(folder, use_safetensors=True, **kept)
+        return without_gradients(module), info
+
     try:
         with quiet():
-            module, info = cls.from_pretrained(
-                str(folder),
-                dtype=getattr(torch, dtype),
-                use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles),
-                local_files_only=True,
-                output_loading_info=True,
-                **_variant(model, part, dtype),
-                **arguments(cls, config, device=device, dtype=dtype, settings=settings),
+            kept = (
+                kept_quantized(
+                    lambda: _whole(*read_own(), model, part),
+                    lambda folder: read_kept(folder)[0],
+                    model,
+                    part,
+                    device=device,
+                    dtype=dtype,
+                    quantization=settings.quantization,
+                    variant=str(_variant(model, part, dtype)),
+                )
+                if settings is not None and "quantization_config" in given
+                else None
             )
+            module = _whole(*(read_kept(kept) if kept is not None else read_own()), model, part)
+    except flow.ModelError:
+        raise
     except Exception as error:
         files = sorted(folder.glob("*.safetensors"))
         if saved_as(config) or not (
@@ -99,14 +129,19 @@ def load_part(
             f"the {part or 'network'} of the model '{model.reference}' cannot be loaded from"
             f" {files[0].name if files else name}: {why}"
         ) from error
+    # The weights require gradients, as those that diffusers loads: with weights that do not, torch
+    # multiplies in another order, and the last bits differ.
+    return place(module.eval(), device=device, settings=settings or loaders.Loading())
+
+
+def _whole(module: Any, info: Mapping[str, Any], model: Model, part: str) -> Any:
+    """Return a module that was loaded, unless weights are missing."""
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(
             f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights,"
             f" {missing[0]} first"
         )
-    # The weights require gradients, as those that diffusers loads: with weights that do not, torch
-    # multiplies in another order, and the last bits differ.
-    return place(module.eval(), device=device, settings=settings or loaders.Loading())
+    return module
 
 
 def refuse_scaled(model: Model, part: str) -> None:
