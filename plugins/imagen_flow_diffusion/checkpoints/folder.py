@@ -96,6 +96,7 @@ def load_part(
         with quiet():
             kept = (
                 kept_quantized(
+                    cls,
                     lambda: _whole(*read_own(), model, part),
                     lambda folder: read_kept(folder)[0],
                     model,

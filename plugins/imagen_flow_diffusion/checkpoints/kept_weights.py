@@ -23,6 +23,7 @@ _UNREADABLE = "unreadable.txt"
 
 
 def kept_quantized(
+    cls: Any,
     quantize: Callable[[], Any],
     read: Callable[[Path], Any],
     model: Model,
@@ -44,7 +45,6 @@ def kept_quantized(
 
     def make(folder: Path) -> None:
         module = quantize()
-        home = type(module).__module__.partition(".")[0]
         before = _look(module)
         try:
             module.save_pretrained(str(folder), max_shard_size="1TB")
@@ -57,13 +57,14 @@ def kept_quantized(
         if problem:
             for file in folder.iterdir():
                 file.unlink()
-            (folder / _UNREADABLE).write_text(f"{home} gives: {problem}\n", encoding="utf-8")
+            (folder / _UNREADABLE).write_text(f"{problem}\n", encoding="utf-8")
 
     folder = loaders.derived_folder(
         model,
         make,
         of={
             "what": "quantized weights",
+            "class": f"{cls.__module__}.{cls.__qualname__}",
             "part": part,
             "variant": variant,
             "quantization": quantization,
