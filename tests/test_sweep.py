@@ -309,6 +309,12 @@ def test_labels_are_short_safe_and_unique(load: Any) -> None:
     assert all(len(label) <= 70 and not set(label) & set("/\\\n[]") for label in labels)
 
 
+def test_a_label_keeps_the_sign_of_a_number(load: Any) -> None:
+    """-5 is not labelled as 5, not even with a digest after it."""
+    labels = [item.label for item in swept(load(SUM), {"a": [-5, 5]}, store=None)]
+    assert labels == ["a=-5", "a=5"]
+
+
 def test_paths_get_the_label_unless_they_name_every_axis(load: Any, folder: Path) -> None:
     """Files are at the graph's own paths where these tell all items apart."""
     path = 'path: "words.txt"'
@@ -590,20 +596,21 @@ def test_axes_that_are_refused(load: Any, folder: Path, axes: Any, wanted: str) 
         ("t.csv", "prompt,\na,b\n", "column 2 of the table has no name"),
         ("t.csv", "prompt,seed\n", "the table 't.csv' has no rows"),
         ("t.csv", "", "the table 't.csv' has no rows"),
-        ("t.csv", 'prompt\n"a\n', "t.csv:2:1: error[bad-sweep]: the table cannot be read from here on"),
+        ("t.csv", 'prompt\n"a\n', "t.csv:2:1: error[bad-sweep]: the table cannot be read from here on\n2 | \"a\n  | ^^\n  = why: a double quote is not closed"),
+        ("t.csv", "prompt;seed\na;1\n", "t.csv:1:1: error[bad-sweep]: the columns of the table are separated by semicolons"),
         ("t.csv", "prompt\na\n" + "x" * 140_000 + "\n", "t.csv:3:1: error[bad-sweep]: the row has a cell that is too long, or a double quote that is not closed"),
         ("t.csv", "prompt\na\n" + "x" * 140_000 + "\n", "  = why: a cell of a CSV file has at most 131,072 characters\n  = fix: write longer texts into a JSON Lines table (.jsonl)"),
         ("t.jsonl", '{"prompt": "a", "seed": 1}\n{"prompt": "b"}\n', "t.jsonl:2:1: error[bad-sweep]: the row lacks 'seed', which the first row has"),
         ("t.jsonl", '{"prompt": "a"}\n{"prompt": "b", "seed": 1}\n', "the row has 'seed', which the first row lacks"),
         ("t.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "t.jsonl:2:1: error[bad-sweep]: 'prompt' takes text, not 3"),
-        ("t.jsonl", '{"prompt": "a"\n', "t.jsonl:1:1: error[bad-sweep]: the line cannot be read as JSON"),
+        ("t.jsonl", '{"prompt": "a"\n', "t.jsonl:1:1: error[bad-sweep]: the line cannot be read as JSON\n1 | {\"prompt\": \"a\"\n  | ^^^^^^^^^^^^^^\n  = why: expecting ',' delimiter at column 15"),
         ("t.jsonl", '["a"]\n', "a line of the table is an object with a value for each input"),
         ("t.jsonl", '{"seed": NaN}\n', "'NaN' is not JSON"),
         ("t.jsonl", "[" * 100_000 + "\n", "it is nested too deeply"),
         ("t.jsonl", '{"seed": ' + "9" * 5_000 + "}\n", "= why: it has a number with too many digits"),
         ("t.txt", "a\n", "'t.txt' is not a table"),
     ],
-    ids=range(19),
+    ids=range(20),
 )  # fmt: skip
 def test_tables_that_are_refused(
     load: Any, folder: Path, name: str, text: str, wanted: str

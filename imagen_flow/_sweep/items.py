@@ -116,7 +116,8 @@ def label_of(cells: Mapping[str, Cell], value: str, repeats: int) -> str:
     parts = []
     for name, cell in cells.items():
         text = shown_text(cell.written)
-        short = re.sub(r"[^\w.+-]+", "-", unicodedata.normalize("NFC", text)).strip("-.")[:_VALUE]
+        short = re.sub(r"[^\w.+-]+", "-", unicodedata.normalize("NFC", text)).strip("-.")
+        short = f"{'-' if re.match(r'-[0-9]', text) else ''}{short}"[:_VALUE]
         is_whole = is_whole and short == text
         parts.append(f"{name}={short}")
     label = ",".join(parts)

@@ -196,6 +196,14 @@ def _csv_rows(reader: Any, source: Source) -> Iterator[tuple[int, list[str]]]:
 
 def _bad_header(source: Source, header: tuple[str, ...], line: int) -> Iterator[Problem]:
     mark = Mark(source, line, 1, max(1, len(source.line(line))))
+    if len(header) == 1 and ";" in header[0]:  # which no input has in its name
+        yield Problem(
+            "bad-sweep",
+            "the columns of the table are separated by semicolons",
+            mark,
+            fix="save it with commas between the cells",
+        )
+        return
     seen: set[str] = set()
     for number, name in enumerate(header, 1):
         if not name:
