@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -231,6 +232,24 @@ def test_the_command_of_a_row_names_the_output_folder(call: Call, folder: Path) 
     call("run", "g.yaml", "--sweep", "seed=3", "--out", "my pictures")
     row = json.loads((folder / "my pictures/index.jsonl").read_text())
     assert " --out 'my pictures' " in f"{row['command']} "
+
+
+def test_the_command_of_a_row_replaces_no_other_items_files(call: Call, folder: Path) -> None:
+    """Alone, an item would be written to the path of an item that came first."""
+    (folder / "g.yaml").write_text(
+        "imagen_flow: 1\ninputs: {word: a}\n"
+        'nodes: {w: {type: text.join, texts: ["${word}"]}}\n'
+        'outputs: {w: {from: "${w}", path: "{word}.txt"}}\n'
+    )
+    call("run", "g.yaml", "--sweep", "word=fox,Fox")
+    rows = [json.loads(line) for line in (folder / "out/index.jsonl").read_text().splitlines()]
+    assert [row["command"].partition("--out")[2].split()[:1] for row in rows] == [
+        [],
+        ["out/word=Fox"],
+    ]
+    call(*shlex.split(rows[1]["command"])[1:])
+    assert (folder / "out/fox.txt").read_text() == "fox\n"
+    assert (folder / "out/word=Fox/Fox.txt").read_text() == "Fox\n"
 
 
 def wait_for_two_items(folder: Path, running: subprocess.Popen[Any]) -> None:

@@ -364,7 +364,8 @@ def test_the_index_has_a_row_for_each_item(load: Any, folder: Path) -> None:
         "inputs": {"prompt": "a fox", "seed": 7},
         "status": "done",
         "outputs": {},
-        "command": "imagen-flow run g.yaml --set 'prompt=a fox' --store store --plugin nodes.py",
+        "command": f"imagen-flow run g.yaml --set 'prompt=a fox' --out out/{first['item']}"
+        " --store store --plugin nodes.py",
     }
     assert sorted(output) == ["digest", "key", "kind", "path"]
     assert (second["status"], second["error"]) == ("failed", "words: cannot do 'fail'")

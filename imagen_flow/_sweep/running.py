@@ -78,6 +78,7 @@ class SweepRun:
         self._start_s = time.monotonic()
         self._ran = self._cached = self._steps_failed = 0
         self._names = PathNames(sweep.request.graph, sweep.rows.names)
+        self._paths = {o.path for o in sweep.request.graph.outputs.values() if o.path is not None}
         self._disk = _FailureLog()
         self._own_store: Store | None = None
         self._events = self._run()
@@ -156,16 +157,20 @@ class SweepRun:
         """Run some items, and record each as it ends."""
         running: dict[str, _Running] = {}
         for item, planned in zip(items, plan.items, strict=True):
-            writer = None
+            writer, own_folder = None, None
             if self._out is not None:
+                unlabelled = self._names.plain(item)
+                # Alone, it would write to a path of another item, or of several.
+                is_labelled = not self._paths <= unlabelled
+                own_folder = self._out.path / item.label if is_labelled else self._out.path
                 writer = OutputWriter(
                     self._out,
                     codecs=plan.values.codecs,
                     item=item.label,
-                    unlabelled=self._names.plain(item),
+                    unlabelled=unlabelled,
                     changes=self._disk,
                 )
-            running[item.label] = _Running(item, planned, writer, _result_of(item))
+            running[item.label] = _Running(item, planned, writer, own_folder, _result_of(item))
         offset_s = self._now()
         run = execute(
             plan,
@@ -255,9 +260,7 @@ class SweepRun:
             "error": result.error,
             "notes": result.notes,
             "outputs": one.outputs,
-            "command": command_of(
-                self.sweep.request, item, self._out.path if self._out is not None else None
-            ),
+            "command": command_of(self.sweep.request, item, one.own_folder),
         }
         self.last = result
         self.failed += result.status == "failed"
@@ -289,6 +292,8 @@ class _Running:
     item: Item
     planned: PlannedItem
     writer: OutputWriter | None
+    #: Where the item alone writes without replacing what others wrote.
+    own_folder: Path | None
     result: ItemResult
     #: What the index says of its outputs.
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
