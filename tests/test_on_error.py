@@ -314,10 +314,12 @@ def test_a_policy_that_does_not_exist_is_refused() -> None:
 
 
 def test_the_index_of_a_sweep_tells_of_failed_elements(call: Call) -> None:
-    """Its items are done; what failed in them is among their notes."""
+    """Its items are done; what failed in them is among their notes, and counted at the end."""
     graph = TOLD.format(policy="drop").replace("nodes:", "inputs: {n: 1}\nnodes:")
     Path("g.yaml").write_text(graph.replace("[1, 3, 4, 5]", '["${n}", 3]'))
-    assert call("run", "g.yaml", "--sweep", "n=1,2", "--out", "out").code == 0
+    result = call("run", "g.yaml", "--sweep", "n=1,2", "--out", "out")
+    assert result.code == 0
+    assert result.err.rstrip().endswith(", 2 steps failed and left out")
     rows = [json.loads(line) for line in Path("out/index.jsonl").read_text().splitlines()]
     assert [(row["status"], row["notes"], row["outputs"]["told"]["value"]) for row in rows] == [
         ("done", ["told[1] failed and is dropped: cannot tell 3"], [f"told {n}"]) for n in (1, 2)

@@ -221,6 +221,8 @@ def _print_totals(sweep: PreparedSweep, done: int, failed: int, finished: Any) -
     ]
     if failed:
         counts.append(f"{plural(failed, 'item')} failed")
+    if finished.tolerated:
+        counts.append(f"{plural(finished.tolerated, 'step')} failed and left out")
     echo(
         paint(status, colour), f" in {format_seconds(finished.at_s)}: {', '.join(counts)}", err=True
     )

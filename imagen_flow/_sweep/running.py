@@ -76,7 +76,7 @@ class SweepRun:
         self._pool = pool
         self._parquet = parquet
         self._start_s = time.monotonic()
-        self._ran = self._cached = self._steps_failed = 0
+        self._ran = self._cached = self._steps_failed = self._tolerated = 0
         self._names = PathNames(sweep.request.graph, sweep.rows.names)
         self._paths = {o.path for o in sweep.request.graph.outputs.values() if o.path is not None}
         self._disk = _FailureLog()
@@ -124,7 +124,12 @@ class SweepRun:
                 except OutputError as error:
                     self.stopped = self.stopped or str(error)
         yield events.RunFinished(
-            self._status(), self._ran, self._cached, self._steps_failed, self._now()
+            self._status(),
+            self._ran,
+            self._cached,
+            self._steps_failed,
+            self._now(),
+            self._tolerated,
         )
 
     def _with_store(self, stack: ExitStack) -> PreparedSweep:
@@ -185,6 +190,7 @@ class SweepRun:
                     self._ran += event.ran
                     self._cached += event.cached
                     self._steps_failed += event.failed
+                    self._tolerated += event.tolerated
                 elif isinstance(event, events.ItemFinished):
                     one = running.pop(event.item)
                     yield self._ended(one, event, plan, index)
