@@ -158,14 +158,20 @@ class OutputDelivery:
             elements = (
                 [(slot, "", 0)]
                 if is_one
-                else [(item, f"[{i}]", i) for i, item in enumerate(slot.items or ())]
+                else [
+                    (without_dropped(item), f"[{i}]", i) for i, item in enumerate(slot.items or ())
+                ]
             )
             for artifact, item, index in elements:
-                if artifact.kind in ("absent", "failed"):
+                is_partial = artifact.items is not None and holds(artifact, "failed")
+                if is_partial or artifact.kind in ("absent", "failed"):
                     because = {
                         FAILED: "its source failed",
                         DROPPED: "its source failed and was dropped",
-                    }.get(artifact, "its source is absent")
+                    }.get(
+                        artifact,
+                        "some of its elements failed" if is_partial else "its source is absent",
+                    )
                     self.queue.put(
                         OutputAbsent(
                             output.name + item,
