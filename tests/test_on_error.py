@@ -219,6 +219,44 @@ def test_what_is_paired_with_a_dropped_element_is_dropped_with_it() -> None:
     assert absent == [("[1]", "its 'b' was dropped"), ("[2]", "its 'a' was dropped")]
 
 
+def test_lists_inside_a_list_are_written_without_what_was_dropped(call: Call) -> None:
+    """Each to a file of its own; one in which something failed is not written."""
+    graph = """\
+imagen_flow: 1
+nodes:
+  told: {type: toy.tell, each: {n: [[1, 3], [4]]}, on_error: POLICY}
+outputs: {told: {from: "${told}", path: "{index}.json"}}
+"""
+    for policy, files in (
+        ("drop", {"0": ["told 1"], "1": ["told 4"]}),
+        ("fail", {"1": ["told 4"]}),
+    ):
+        Path("g.yaml").write_text(graph.replace("POLICY", policy))
+        assert call("run", "g.yaml", "--out", policy).code == (policy == "fail")
+        assert files == {
+            path.stem: json.loads(path.read_text()) for path in Path(policy).glob("?.json")
+        }
+
+
+@pytest.mark.parametrize("policy", ["absent", "drop"])
+def test_repetitions_that_cannot_begin_are_absent_as_a_whole(policy: str) -> None:
+    """An input is out of bounds: there is no list that anything could be taken out of."""
+    Path("inner.yaml").write_text(
+        "imagen_flow: 1\ninputs: {n: {type: int, max: 3}}\n"
+        "nodes: {told: {type: toy.tell, n: '${n}'}}\noutputs: {told: '${told}'}\n"
+    )
+    outputs, _ = ran(f"""\
+imagen_flow: 1
+nodes:
+  four: {{type: toy.double, n: 4}}
+  all: {{type: ./inner.yaml, n: "${{four}}", repeat: 2, on_error: {policy}}}
+  heard: {{type: toy.heard, each: {{text: "${{all}}"}}}}
+  sizes: {{type: list.length, each: {{values: [["a"], "${{all}}"]}}}}
+outputs: {{heard: "${{heard}}", sizes: "${{sizes}}"}}
+""")
+    assert outputs == {"heard": None, "sizes": [1, None]}
+
+
 def test_pairs_do_not_shift_when_their_lists_differ_in_length() -> None:
     """What is absent in one list is left out of all, so that the node sees that they do not fit."""
     with pytest.raises(NodeError, match="shorter"):

@@ -18,6 +18,7 @@ from .step import (
     after_error,
     item_of,
     listed,
+    whole_after_error,
     without_value,
 )
 from .values import Values
@@ -302,7 +303,7 @@ def _without(frame: Frame, node: Node, kind: str, why: str) -> Step:
     """
     slot = without_value(kind)
     if not node.each:  # it is its own only element
-        slot = after_error(slot, node.on_error)
+        slot = whole_after_error(slot, node)
     outputs = dict.fromkeys(node.outputs, slot)
     return Step(
         frame.full(node.name),

@@ -30,6 +30,7 @@ from .step import (
     item_of,
     leaves,
     listed,
+    whole_after_error,
     without_value,
 )
 
@@ -138,7 +139,7 @@ class State:
         """What is known of a node that cannot be worked out: its outputs are those of one that
         failed. What needs them is skipped, and the rest goes on.
         """
-        slot = FAILED if node.each else after_error(FAILED, node.on_error)
+        slot = FAILED if node.each else whole_after_error(FAILED, node)
         outputs = dict.fromkeys(node.outputs, slot)
         frame.below.pop(node.name, None)
         return NodeState(

@@ -30,6 +30,7 @@ __all__ = [
     "at_port",
     "element_part",
     "after_error",
+    "whole_after_error",
     "holds",
     "in_records",
     "item_of",
@@ -248,6 +249,12 @@ def after_error(slot: Artifact, on_error: OnError) -> Artifact:
     if slot.items is None or slot.kind != "list" or not holds(slot, "failed"):
         return slot
     return list_of([after_error(item, on_error) for item in slot.items])
+
+
+def whole_after_error(slot: Artifact, node: Node) -> Artifact:
+    """The same of a node without `each`: as a whole it is in no list that it could be taken out of."""
+    is_whole = slot.kind == "failed" and node.on_error == "drop"
+    return ABSENT if is_whole else after_error(slot, node.on_error)
 
 
 def without_dropped(slot: Artifact) -> Artifact:

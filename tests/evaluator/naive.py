@@ -386,6 +386,11 @@ class Scope:
             result = dict.fromkeys(ports, FAILED if shape is UNFIT else shape)
         else:
             result = self.element(name, place)
+        if "each" not in self.graph["nodes"][name]:  # as a whole it is in no list
+            result = {
+                p: ABSENT if v is FAILED and self.policy(name) != "fail" else v
+                for p, v in result.items()
+            }
         return {port: after_error(result[port], self.policy(name)) for port in ports}
 
     # -- types -------------------------------------------------------------------------------------
