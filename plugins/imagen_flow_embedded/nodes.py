@@ -227,7 +227,7 @@ def train_edit(
     scratch: Scratch,
     *,
     start: Model | None = None,
-    reading_steps: Stage = 5000,
+    reading_steps: Stage = 14_000,
     whole_steps: Stage = 5200,
     close_steps: Stage = 5500,
     batch_size: Batch = 16,

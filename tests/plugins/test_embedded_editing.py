@@ -29,6 +29,19 @@ READ = {
         "new_colour": "green",
         "new_shape": "square",
     },
+    "I want a green star instead of the red circle": {
+        "kind": "shape",
+        "colour": "red",
+        "shape": "circle",
+        "new_colour": "green",
+        "new_shape": "star",
+    },
+    "make the cyan star yellow instead of cyan": {
+        "kind": "colour",
+        "colour": "cyan",
+        "shape": "star",
+        "new_colour": "yellow",
+    },
     "Please could you make the small circle large?": {
         "kind": "size",
         "size": "small",

@@ -74,7 +74,7 @@ def train_edit(
     scratch: Path,
     *,
     start: Path | None = None,
-    reading_steps: int = 5000,
+    reading_steps: int = 14_000,
     whole_steps: int = 5200,
     close_steps: int = 5500,
     batch_size: int = 16,
