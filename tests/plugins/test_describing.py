@@ -60,12 +60,6 @@ def signals(spread=0.1, away=0.0):
     return Signals(0.1, -5.0, left)
 
 
-def ghost(picture):
-    """Leave a faint ring around a disc, as an editor does."""
-    larger = painted(picture, "circle", 0.5, 0.5, 0.24, (45, 5, 5))
-    return np.maximum(larger, picture)
-
-
 def polygon(corners, radius, *, turn=0.0):
     """Draw a red polygon on black; its radius is in pixels of 128."""
     from PIL import Image, ImageDraw
@@ -218,12 +212,6 @@ def test_each_shape_is_described_with_sharp_and_with_soft_edges(captioner_shippe
     soft = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.7))
     for pixels in (picture, np.asarray(soft)):
         assert captioner_shipped.caption(pixels)[0] == caption(scene)
-
-
-def test_a_faint_ghost_around_a_thing_is_borne(captioner_shipped):
-    """An editor that enlarges or recolours a thing leaves one now and then."""
-    picture = ghost(render([DISCS], 128)[0])
-    assert captioner_shipped.caption(picture)[0] == caption(DISCS)
 
 
 def near_misses():
