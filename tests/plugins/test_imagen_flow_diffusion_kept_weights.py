@@ -131,6 +131,17 @@ def test_a_later_load_quantizes_nothing_and_draws_the_same(
     assert entries(store) == {"sd": 2, "flux": 3}[family]
 
 
+def test_a_lora_goes_on_kept_weights(made: Path, tmp_path: Path, watched: Watched) -> None:
+    """The picture is that of a LoRA on weights that were quantized just now."""
+    store, loras = tmp_path / "store", [str(made / "fox.safetensors")]
+    expected = draw(None, made / "sd", "int8", loras=loras)
+    plain = draw(store, made / "sd", "int8")
+    watched.clear()
+    assert np.array_equal(draw(store, made / "sd", "int8", loras=loras), expected)
+    assert watched.quantized == 0
+    assert not np.array_equal(plain, expected)
+
+
 def encode(
     store: Path, checkpoint: Path, quantization: str = "int8", dtype: str = "float32"
 ) -> Any:
