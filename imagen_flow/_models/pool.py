@@ -335,7 +335,8 @@ class ModelPool:
             if identity.settings.quantization != "none" and is_keeping():
                 continue
             folders = tuple(answers.folders_of(loader, model) or ())
-            if identity not in self._read and self._reader.begin(files_of(model, folders)):
+            large = [path for path in files_of(model, folders) if not path.endswith(".json")]
+            if identity not in self._read and self._reader.begin(large):
                 self._read.add(identity)
 
     def would_evict(self, wanted: Mapping[Identity, int]) -> bool:
