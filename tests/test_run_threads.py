@@ -360,14 +360,14 @@ def test_switches_of_the_process_are_left_alone_while_another_node_runs(threads:
     told: list[list[str]] = []
 
     def load() -> None:
-        with devices.restored_switches(lambda names, _: told.append(names)):
+        with devices.RestoredSwitches(lambda names, _: told.append(names)):
             torch.set_default_dtype(torch.float64)
             other.set()
             assert done.wait(10)
             torch.set_default_dtype(torch.float32)
 
     thread = threading.Thread(target=load)
-    with devices.restored_switches(lambda names, _: told.append(names)):
+    with devices.RestoredSwitches(lambda names, _: told.append(names)):
         thread.start()
         assert other.wait(10)
     assert torch.get_default_dtype() == torch.float64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
@@ -87,7 +86,7 @@ class Repeat:
         return {name for name in (self.best, self.until) if name is not None}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Node:
     """A resolved node: its type, what each port is bound to, and the reserved words that it uses."""
 
@@ -118,12 +117,12 @@ class Node:
         """The node's input ports; the inputs of a graph are its ports."""
         return self.type.inputs if isinstance(self.type, NodeType) else self.type.ports
 
-    @functools.cached_property
+    @property
     def depth(self) -> int:
         """How many lists deep it runs: 0 without `each`."""
         return max(self.each.values(), default=0)
 
-    @functools.cached_property
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The names of its outputs: those of its type and, with `until`, how many repetitions there
         were.
@@ -131,7 +130,7 @@ class Node:
         counts = self.repeat is not None and self.repeat.until is not None
         return (*self.type.outputs, ROUNDS) if counts else tuple(self.type.outputs)
 
-    @functools.cached_property
+    @property
     def is_single(self) -> bool:
         """Whether it is always one step: a plugin's node without `each` and `when`."""
         return self.when is None and not self.each and isinstance(self.type, NodeType)

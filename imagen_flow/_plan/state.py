@@ -97,12 +97,15 @@ class State:
             Damaged: a value that decides about it (a flag, a number in a text) is lost.
         """
         state = frame.states.get(node.name)
-        if state is not None and len(state.outputs) == len(node.outputs):
+        is_single = node.is_single
+        if state is not None and (
+            state.outputs or state.steps[0].status in ("runs", "unresolved")
+            if is_single
+            else len(state.outputs) == len(node.outputs)
+        ):
             return state
         try:
-            if node.is_single:
-                if state is not None and state.steps[0].status in ("runs", "unresolved"):
-                    return state
+            if is_single:
                 step = self.keying.step(frame, node)
                 state = NodeState([step], step.outputs or _NOTHING)
             else:

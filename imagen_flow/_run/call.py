@@ -241,7 +241,7 @@ class Caller:
             )
 
         levels: tuple[str, ...] = ()
-        with devices.restored_switches(changed):
+        with devices.RestoredSwitches(changed):
             if type_.uses_torch:
                 result, levels = self._lend_and_call(
                     frame, step, type_, arguments, leased, call, is_group=is_group
@@ -417,11 +417,13 @@ def _checked(name: str, port: PortType, value: Any) -> Any:
 
 
 def _with_models(
-    type_: NodeType, arguments: Mapping[str, Any], lent: Mapping[str, Any]
+    type_: NodeType, arguments: dict[str, Any], lent: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Complete a function's arguments: insert the leased models, make instances of records, and
     leave out the optional ports of a group that are not given.
     """
+    if not (lent or type_.left_out or type_.records):
+        return arguments
     found = {
         name: lent.get(name, value)
         for name, value in arguments.items()

@@ -68,7 +68,7 @@ def _last_durations(state: State, store: Store, plan: Plan) -> dict[str, float]:
     very many nodes, for some of them.
     """
     durations: dict[str, float] = {}
-    for step in plan.steps:
+    for step in plan.steps if state.history else ():
         if step.status not in ("runs", "waits") or step.name in durations:
             continue
         if len(durations) == MAX_TIMES:

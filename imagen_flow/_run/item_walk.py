@@ -81,7 +81,7 @@ class ItemWalk:
         self.queue = queue
         self.cancel = cancel
         #: The outputs that are not delivered yet, by the node output they come from.
-        self._pending_outputs: dict[FromNode, list[Output]] = {}
+        self._pending_outputs: dict[tuple[str, str], list[Output]] = {}
         #: Node outputs whose outcome has been reported.
         self._reported: set[tuple[int, str, str]] = set()
 
@@ -95,11 +95,12 @@ class ItemWalk:
         top = self.top
         for output in top.graph.outputs.values():
             if isinstance(output.source, FromNode):
-                self._pending_outputs.setdefault(output.source, []).append(output)
+                source = output.source.node, output.source.port
+                self._pending_outputs.setdefault(source, []).append(output)
             else:
                 self.delivery.deliver(top, output, top.inputs[output.source.name])
-        for source in list(self._pending_outputs):
-            yield from self._evaluate((top, top.graph.nodes[source.node], source.port))
+        for node, port in list(self._pending_outputs):
+            yield from self._evaluate((top, top.graph.nodes[node], port))
 
     def finish_step(self, ready: Ready, index: int, done: Step) -> None:
         """Take the result of a step that was yielded."""
@@ -228,13 +229,14 @@ class ItemWalk:
         come from it.
         """
         frame, node, _ = target
-        if len(state.steps) == 1 and state.steps[0].status in ("cached", "ran"):
+        status = state.steps[0].status if len(state.steps) == 1 else ""
+        if status == "cached":
             self.queue.settled(state.steps[0])
-        else:
+        elif status != "ran":
             self._report_outcomes(target)
         if frame is self.top:
             for port, slot in state.outputs.items():
-                pending = self._pending_outputs.get(FromNode(node.name, port))
+                pending = self._pending_outputs.get((node.name, port))
                 while pending:
                     self.delivery.deliver(frame, pending[0], slot)
                     pending.pop(0)

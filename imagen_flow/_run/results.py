@@ -30,18 +30,15 @@ class Results:
         """Check, digest and store the result of a node."""
         node_type = step.node.type
         assert isinstance(node_type, NodeType) and step.key is not None
-        names = list(node_type.outputs)
-        result = call.result
-        if node_type.named_outputs:
-            if not isinstance(result, tuple) or len(result) != len(names):
-                raise ImagenFlowError(
-                    f"it returned {type(result).__name__} instead of its outputs {', '.join(names)}"
-                )
-            values = dict(zip(names, result, strict=True))
-        else:
-            values = {names[0]: result}
+        names = node_type.outputs
+        results = call.result if node_type.named_outputs else (call.result,)
+        if not isinstance(results, tuple) or len(results) != len(names):
+            raise ImagenFlowError(
+                f"it returned {type(results).__name__} instead of its outputs {', '.join(names)}"
+            )
         outputs_with_values = {
-            name: self._check_output(node_type, name, value) for name, value in values.items()
+            name: self._check_output(node_type, name, value)
+            for name, value in zip(names, results, strict=True)
         }
         if step.node.cache:
             inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}

@@ -12,6 +12,9 @@ __all__ = ["CACHE_BYTES", "ValueCache"]
 CACHE_BYTES = 1 << 30
 
 
+_SMALL = frozenset({int, float, bool, type(None)})
+
+
 class ValueCache(dict[str, Any]):
     """Values by digest, least recently used first, bounded by their size."""
 
@@ -22,7 +25,7 @@ class ValueCache(dict[str, Any]):
         self.sizes: OrderedDict[str, int] = OrderedDict()
 
     def __getitem__(self, digest: str) -> Any:
-        value = super().__getitem__(digest)
+        value = dict.__getitem__(self, digest)
         self.sizes.move_to_end(digest)
         return value
 
@@ -47,6 +50,8 @@ class ValueCache(dict[str, Any]):
 
 
 def _size(value: Any) -> int:
+    if type(value) in _SMALL:
+        return 64
     data = getattr(value, "pixels", None)
     if data is None:
         data = getattr(value, "data", getattr(value, "samples", value))

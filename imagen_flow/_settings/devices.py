@@ -14,8 +14,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,6 @@ __all__ = [
     "this_machine",
     "resolve_device",
     "resolve_dtype",
-    "restored_switches",
 ]
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -486,24 +485,14 @@ _SWITCHES = {
 }
 
 
-class _RunningCalls:
-    """The calls of nodes that are running in this process, and those that overlapped with another
-    one: torch's settings belong to the process, and so does this.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.calls: set[object] = set()
-        self.overlapping: set[object] = set()
+#: The calls of nodes that are running: torch's settings belong to the process, and so does this.
+_RUNNING_CALLS: set[RestoredSwitches] = set()
+_RUNNING_CALLS_LOCK = threading.Lock()
 
 
-_RUNNING_CALLS = _RunningCalls()
-
-
-@contextmanager
-def restored_switches(changed: Callable[[list[str], dict[str, Any]], object]) -> Iterator[None]:
-    """Restore torch's settings at the end, whatever a node did to them: they would affect every
-    later step of the process.
+class RestoredSwitches:
+    """Restores torch's settings at the end of a `with`, whatever a node did to them: they would
+    affect every later step of the process.
 
     Settings of the process are left alone if another node ran meanwhile, because libraries change
     them for a moment while they load.
@@ -512,30 +501,34 @@ def restored_switches(changed: Callable[[list[str], dict[str, Any]], object]) ->
         changed: called at the end with the settings that had changed, and the values of all of
             them.
     """
-    call = object()
-    with _RUNNING_CALLS.lock:
-        if _RUNNING_CALLS.calls:
-            _RUNNING_CALLS.overlapping |= {*_RUNNING_CALLS.calls, call}
-        _RUNNING_CALLS.calls.add(call)
-    before = _read_switches()
-    try:
-        yield
-    finally:
-        now = _read_switches()
-        with _RUNNING_CALLS.lock:
-            _RUNNING_CALLS.calls.discard(call)
-            alone = call not in _RUNNING_CALLS.overlapping
-            _RUNNING_CALLS.overlapping.discard(call)
-            names = _restore(before, now, everything=alone)
+
+    __slots__ = ("_before", "_changed", "_is_alone")
+
+    def __init__(self, changed: Callable[[list[str], dict[str, Any]], object]) -> None:
+        self._changed = changed
+
+    def __enter__(self) -> None:
+        with _RUNNING_CALLS_LOCK:
+            self._is_alone = not _RUNNING_CALLS
+            for other in _RUNNING_CALLS:
+                other._is_alone = False
+            _RUNNING_CALLS.add(self)
+        self._before = _read_switches() if "torch" in sys.modules else {}
+
+    def __exit__(self, *_: object) -> None:
+        now = _read_switches() if "torch" in sys.modules else {}
+        with _RUNNING_CALLS_LOCK:
+            _RUNNING_CALLS.discard(self)
+            names = _restore(self._before, now, everything=self._is_alone) if now else []
         if names:
-            changed(names, now)
+            self._changed(names, now)
 
 
 def _read_switches() -> dict[str, Any]:
-    """Read torch's settings in this thread; empty if torch is not loaded."""
-    torch = sys.modules.get("torch")
+    """Read torch's settings in this thread."""
+    torch = sys.modules["torch"]
     found: dict[str, Any] = {}
-    if torch is not None and hasattr(torch, "get_num_threads"):
+    if hasattr(torch, "get_num_threads"):
         for name, switch in _SWITCHES.items():
             with suppress(AttributeError, RuntimeError):
                 found[name] = switch.read(torch)

@@ -37,7 +37,11 @@ _NAMES = 2**47
 #: The lock number of opening a database.
 _OPENING = _NAMES + 1
 
-_Lock = Callable[[int, int], bool]
+#: The errors that say that another process holds a lock.
+_HELD = frozenset({errno.EACCES, errno.EAGAIN})
+
+#: Lock a number of an open file. OSError: another holds it, or the system has no locks there.
+_Lock = Callable[[int, int], object]
 _Unlock = Callable[[int, int], None]
 
 
@@ -55,6 +59,7 @@ class InUse(OSError):
         self.fix = f"wait for it to end (if it has ended, remove '{file}')"
 
 
+@functools.lru_cache(1024)
 def lock_number(name: str) -> int:
     """Map a name (a key, a pin) to its lock number."""
     return (
@@ -97,29 +102,27 @@ class Claims:
         except BaseException:
             os.close(self._fd)
             raise
-        self._functions = functions or (lambda fd, number: True, lambda fd, number: None)
+        self._functions = functions or (lambda fd, number: None, lambda fd, number: None)
 
     @property
     def exclusive(self) -> bool:
         """Whether this process has the folder to itself, because there are no locks."""
         return self._owner is not None
 
-    def claim(self, number: int) -> bool:
-        """Claim a number; False if another process or thread holds it."""
-        return self._claim(number, if_refused=True)
+    def claim(self, number: int, *, if_refused: bool = True) -> bool:
+        """Claim a number; False if another process or thread holds it.
 
-    def _claim(self, number: int, *, if_refused: bool) -> bool:
-        """Claim a number; return `if_refused` if the system refuses a lock although locks worked
-        before (it ran out of them): a claim only avoids duplicate work.
+        Params:
+            if_refused: what to return if the system refuses a lock although locks worked before (it
+                ran out of them): a claim only avoids duplicate work.
         """
         with self._lock:
             if self._fd < 0 or number in self._held:
                 return False
             try:
-                if not self._functions[0](self._fd, number):
-                    return False
-            except OSError:
-                return if_refused
+                self._functions[0](self._fd, number)
+            except OSError as error:
+                return if_refused and error.errno not in _HELD
             self._held.add(number)
             return True
 
@@ -161,12 +164,14 @@ class Claims:
         with self._lock:
             if number in self._held:
                 self._held.discard(number)
-                with contextlib.suppress(OSError):
+                try:  # noqa: SIM105 — suppressing would cost more than unlocking
                     self._functions[1](self._fd, number)
+                except OSError:
+                    pass
 
     def is_free(self, number: int) -> bool:
         """Tell whether nobody holds a number, here or in another process."""
-        if self._claim(number, if_refused=False):
+        if self.claim(number, if_refused=False):
             self.release(number)
             return True
         return False
@@ -277,8 +282,7 @@ def _is_supported(kind: tuple[_Lock, _Unlock], fd: int) -> bool:
     lock, unlock = kind
     number = _NAMES + 2 + int.from_bytes(os.urandom(5), "little")
     try:
-        if not lock(fd, number):
-            return False
+        lock(fd, number)
         unlock(fd, number)
     except OSError:
         return False
@@ -298,14 +302,10 @@ def _lock_kinds() -> Iterator[tuple[_Lock, _Unlock]]:
 def _windows() -> tuple[_Lock, _Unlock]:
     import msvcrt
 
-    def lock(fd: int, number: int) -> bool:
+    def lock(fd: int, number: int) -> None:
         os.lseek(fd, number, os.SEEK_SET)
-        try:
-            # Windows only
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            return False
-        return True
+        # Windows only
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
 
     def unlock(fd: int, number: int) -> None:
         os.lseek(fd, number, os.SEEK_SET)
@@ -322,12 +322,8 @@ def _linux() -> tuple[_Lock, _Unlock]:
     # struct flock: type, whence, start, length, pid (which must be 0 for a lock of the open file).
     flock = struct.Struct("@hhqqi0q")
 
-    def lock(fd: int, number: int) -> bool:
-        return _try_lock(
-            lambda: fcntl.fcntl(
-                fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-            )
-        )
+    def lock(fd: int, number: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0))
 
     def unlock(fd: int, number: int) -> None:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))
@@ -338,20 +334,10 @@ def _linux() -> tuple[_Lock, _Unlock]:
 def _posix() -> tuple[_Lock, _Unlock]:
     import fcntl
 
-    def lock(fd: int, number: int) -> bool:
-        return _try_lock(lambda: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number))
+    def lock(fd: int, number: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
 
     def unlock(fd: int, number: int) -> None:
         fcntl.lockf(fd, fcntl.LOCK_UN, 1, number)
 
     return lock, unlock
-
-
-def _try_lock(call: Callable[[], object]) -> bool:
-    try:
-        call()
-    except OSError as refused:
-        if refused.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
-    return True

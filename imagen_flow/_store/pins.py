@@ -49,13 +49,14 @@ class Pins:
                 self._own[run] = self._create()
             self._add(self._own[run], set(names))
 
-    def add_to_all(self, name: str) -> None:
-        """Add a step that was produced or found to the pins of all runs of this store, whichever
-        run it was.
+    def add_to_all(self, names: Iterable[str]) -> None:
+        """Add steps that were found, or are about to be recorded, to the pins of all runs of this
+        store, whichever run it was.
         """
-        with self._lock:
-            for pin in self._own.values():
-                self._add(pin, {name})
+        if self._own:
+            with self._lock:
+                for pin in self._own.values():
+                    self._add(pin, set(names))
 
     def _create(self) -> _Pin:
         pin = _Pin(f"{os.getpid()}-{os.urandom(8).hex()}")

@@ -83,7 +83,12 @@ class Store:
         self._folders = FolderStore(self._objects, self.files)
         self._values = ValueStore(index, self._objects, self._folders, codecs, warn=self._warn)
         self._writer = RecordWriter(
-            folder, self._values, clock=self._clock, limit=self._queue_bytes, warn=self._warn
+            folder,
+            self._values,
+            clock=self._clock,
+            limit=self._queue_bytes,
+            pin=self._pins.add_to_all,
+            warn=self._warn,
         )
         self._pending = self._writer.pending
         self._live_values = self._writer.live
@@ -242,7 +247,7 @@ class Store:
         now = self._clock()
         if not 0 <= now - row[1] <= USE_S:
             self._writer.note_use(key, int(now))
-        self._pins.add_to_all(key)
+        self._pins.add_to_all((key,))
         return Record(key, outputs, self._read_provenance)
 
     def _read_provenance(self, key: str) -> Mapping[str, Any]:
@@ -269,7 +274,6 @@ class Store:
 
         `provenance` is JSON data; neither it nor the values may change afterwards.
         """
-        self._pins.add_to_all(key)
         self._writer.keep(key, outputs, provenance)
 
     def flush(self) -> None:

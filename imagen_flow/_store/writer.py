@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,10 @@ class RecordWriter:
 
     `pending` holds the records by key, and `live` the values by digest, that are not written (yet,
     or at all). Any thread may read them: whatever leaves them is in the index by then.
+
+    Params:
+        limit: how many bytes may be queued.
+        pin: protects keys from garbage collection; called before they are recorded.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class RecordWriter:
         *,
         clock: Callable[[], float],
         limit: int,
+        pin: Callable[[Iterable[str]], None],
         warn: Callable[[str], None],
     ) -> None:
         self.pending: dict[str, PendingRecord] = {}
@@ -78,8 +83,10 @@ class RecordWriter:
         self._values = value_store
         self._clock = clock
         self._limit = limit
+        self._pin = pin
         self._warn = warn
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._queue: deque[PendingRecord] = deque()
         self._writing = 0
@@ -107,7 +114,7 @@ class RecordWriter:
                     pairs.append(element)
                     size_bytes += _size_in_memory(element)
         record = PendingRecord(key, artifacts, provenance, pairs, size_bytes)
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise StoreError(f"the store {self._folder} is closed")
             while self.queued_bytes and self.queued_bytes + size_bytes > self._limit:
@@ -136,7 +143,7 @@ class RecordWriter:
         """Call `callback` once it is decided whether the record of this key is written: with True
         if it is (or there is none to write), with False if it cannot be.
         """
-        with self._changed:
+        with self._lock:
             record = self.pending.get(key)
             if record is not None and not record.failed:
                 record.callbacks.append(callback)
@@ -145,7 +152,7 @@ class RecordWriter:
 
     def flush(self) -> None:
         """Wait until all queued records are written or have failed."""
-        with self._changed:
+        with self._lock:
             while self._queue or self._writing:
                 self._flush_requested = True
                 self._changed.notify_all()
@@ -154,7 +161,7 @@ class RecordWriter:
 
     def close(self) -> None:
         """Write what is queued, and end the thread."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
@@ -165,7 +172,7 @@ class RecordWriter:
 
     def _write_queued(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._queue and not self._closing:
                     self._changed.wait()
                 if not self._queue:
@@ -181,7 +188,7 @@ class RecordWriter:
             try:
                 self._write_group(group)
             finally:
-                with self._changed:
+                with self._lock:
                     self._writing = 0
                     if not self._queue:
                         self._flush_requested = False
@@ -215,12 +222,13 @@ class RecordWriter:
     def _commit(
         self, encoded: list[PendingRecord], steps: list[StepRow], values: list[ValueRow]
     ) -> None:
+        self._pin(record.key for record in encoded)
         try:
             self._values.index.write(steps=steps, values=values, used=self._take_used())
         except sqlite3.Error as error:
             self._fail(encoded, error)
             return
-        with self._changed:
+        with self._lock:
             for record in encoded:
                 self.queued_bytes -= record.size_bytes
                 self._release(record)
@@ -236,7 +244,7 @@ class RecordWriter:
             f"the store {self._folder} cannot write results: {reason}; they stay in memory until"
             " the run ends"
         )
-        with self._changed:
+        with self._lock:
             for record in group:
                 record.failed = True
                 self.queued_bytes -= record.size_bytes

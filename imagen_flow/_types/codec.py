@@ -121,7 +121,7 @@ class Codecs:
             return Artifact(tagged(codec.kind, codec.encode(value)), codec.kind)
         kind = kind_of(value)
         if kind != "list":
-            return Artifact(digest_value(value), kind)
+            return Artifact(digest_value(value, kind), kind)
         if depth >= DEPTH:
             raise ValueError(f"lists nest deeper than {DEPTH}")
         items = tuple([self._artifact(item, depth + 1) for item in value])

@@ -55,10 +55,9 @@ def digest_list(digests: Iterable[str]) -> str:
     return tagged("list", *(bytes.fromhex(d) for d in digests))
 
 
-def digest_value(value: Any) -> str:
+def digest_value(value: Any, kind: str | None = None) -> str:
     """Digest a built-in value over (kind, dtype, shape, raw bytes, sorted tags)."""
-    kind = kind_of(value)
-    return _DIGESTERS[kind](value)
+    return _DIGESTERS[kind or kind_of(value)](value)
 
 
 def _array(kind: str, array: Any, *more: bytes) -> str:
