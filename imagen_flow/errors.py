@@ -112,7 +112,8 @@ class Mark:
     @classmethod
     def located(cls, source: Source, locate: Callable[[], tuple[int, int, int]]) -> Mark:
         """Mark what a function finds: line, column and width."""
-        mark = cls(source, 1, 1)
+        mark = cls.__new__(cls)
+        mark.source = source
         mark._place = locate
         return mark
 

@@ -176,7 +176,7 @@ def rebound(binding: Binding, change: Callable[[Binding], Binding]) -> Binding:
 
 def readings(binding: Binding | str) -> Iterator[FromNode | FromInput]:
     """Give what a binding reads: outputs of nodes and inputs of the graph."""
-    if isinstance(binding, FromNode | FromInput):
+    if type(binding) is FromNode or type(binding) is FromInput:
         yield binding
     elif not isinstance(binding, str):
         for item in parts_of(binding):

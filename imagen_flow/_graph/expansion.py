@@ -64,6 +64,8 @@ def expanded_too_far(graph: Graph) -> Problem | None:
 
 def _elements(node: Node) -> int:
     """Count the elements of an `each` over a list that is written out; any other is counted as one."""
+    if not node.each:
+        return 1
     written = [
         (size, depth)
         for port, depth in node.each.items()

@@ -111,6 +111,8 @@ class Node:
     settings: Mapping[str, Any] = field(default_factory=dict)
     cache: bool = True
     on_error: OnError = "fail"
+    #: Whether it is always one step: a plugin's node without `each` and `when`.
+    is_single: bool = False
 
     @property
     def inputs(self) -> dict[str, Port]:
@@ -129,11 +131,6 @@ class Node:
         """
         counts = self.repeat is not None and self.repeat.until is not None
         return (*self.type.outputs, ROUNDS) if counts else tuple(self.type.outputs)
-
-    @property
-    def is_single(self) -> bool:
-        """Whether it is always one step: a plugin's node without `each` and `when`."""
-        return self.when is None and not self.each and isinstance(self.type, NodeType)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,40 +85,51 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
             bound = binder.bind(pair.value, port.type, f"port '{name}' of {label}")
             if bound is not None:
                 bindings[name] = bound
-    through = written.reserved.get("each")
-    lists = through.value.value if through is not None else {}
-    given = {*written.arguments, *(lists if isinstance(lists, dict) else ())}
-    # A required port that is only misspelt is one fault, reported once.
-    meant = {
-        w for name in given - ports.keys() for w in difflib.get_close_matches(name, ports, n=1)
-    }
-    for port in [p for p in ports.values() if p.required and p.name not in given | meant]:
-        binder.say(
-            "missing-port",
-            f"{label} needs '{port.name}' ({port.type})",
-            written.name.mark,
-            fix=suggest(port),
-        )
+    _require_ports(binder, written, label, ports)
     bindings.update(each)
     words = _reserved(binder, written, type_)
     if not good:
         return None
     assert type_ is not None
-    reads = tuple(
-        read for b in bindings.values() if type(b) not in _LITERALS for read in readings(b)
-    )
+    reads = [read for b in bindings.values() if type(b) not in _LITERALS for read in readings(b)]
     flag = words.get("when")
-    after = tuple(
-        dict.fromkeys(
-            read.node
-            for read in (*reads, *(readings(flag) if flag is not None else ()))
-            if type(read) is FromNode
-        )
-    )
-    depths = {name: binder.depth_of(written, name) for name in each}
+    decide = [] if flag is None else [*readings(flag)]
+    after = dict.fromkeys([read.node for read in (*reads, *decide) if type(read) is FromNode])
     return Node(
-        written.name.value, type_, bindings, written.name.mark, after, reads, depths, **words
+        written.name.value,
+        type_,
+        bindings,
+        written.name.mark,
+        tuple(after),
+        tuple(reads),
+        {name: binder.depth_of(written, name) for name in each},
+        is_single=flag is None and not each and isinstance(type_, NodeType),
+        **words,
     )
+
+
+def _require_ports(
+    binder: Binder, written: NodeSpec, label: str, ports: Mapping[str, Port]
+) -> None:
+    """Say which ports a node needs and is not given."""
+    given = written.arguments.keys()
+    if (through := written.reserved.get("each")) and isinstance(through.value.value, dict):
+        given |= through.value.value.keys()
+    missing = [port for name, port in ports.items() if port.required and name not in given]
+    if not missing:
+        return
+    # A required port that is only misspelt is one fault, reported once.
+    meant = {
+        w for name in given - ports.keys() for w in difflib.get_close_matches(name, ports, n=1)
+    }
+    for port in missing:
+        if port.name not in meant:
+            binder.say(
+                "missing-port",
+                f"{label} needs '{port.name}' ({port.type})",
+                written.name.mark,
+                fix=suggest(port),
+            )
 
 
 def _refuse_port(

@@ -100,6 +100,7 @@ class _Resolver:
         self.inside = inside
         self.read = read
         self.binder = Binder(spec, problems)
+        self.found: dict[str, NodeType] = {}
         self.say = self.binder.say
 
     def resolve(self) -> Graph | None:
@@ -183,6 +184,8 @@ class _Resolver:
                 written.type.mark,
             )
             return None
+        if name in self.found:
+            return self.found[name]
         if name.startswith(("./", "../", "/", "~", ".\\", "..\\")):
             return self.included(name, written.type.mark)
         try:
@@ -209,6 +212,8 @@ class _Resolver:
                     why=f"plugins that could not be loaded: {faults}" if faults else "",
                     fix=self.nearest_type(name, written),
                 )
+        else:
+            self.found[name] = found
         return found
 
     def nearest_type(self, name: str, written: NodeSpec) -> str:

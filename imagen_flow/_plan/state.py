@@ -482,36 +482,35 @@ class State:
         pending = [(top, iter(top.graph.nodes)) for top in reversed(self.tops)]
         while pending:
             frame, names = pending[-1]
-            name = next(names, None)
-            if name is None:
+            for name in names:
+                state = frame.states.get(name)
+                if state is None:
+                    continue
+                for step in state.steps:
+                    yield frame, step
+                if state.waits is not None:
+                    item = f"{frame.item}[?]" if state.many else frame.item
+                    yield (
+                        frame,
+                        Step(
+                            frame.full(name),
+                            item,
+                            frame.graph.nodes[name],
+                            None,
+                            "waits",
+                            f"after {' and '.join(state.waits.after)}",
+                        ),
+                    )
+                if state.pending:
+                    yield from self._open_rounds(frame, name, state)
+                if below := frame.below.get(name):
+                    pending += [
+                        (child, iter(child.graph.nodes))
+                        for _, child in sorted(below.items(), reverse=True)
+                    ]
+                    break
+            else:
                 pending.pop()
-                continue
-            state = frame.states.get(name)
-            if state is None:
-                continue
-            for step in state.steps:
-                yield frame, step
-            if state.waits is not None:
-                item = f"{frame.item}[?]" if state.many else frame.item
-                yield (
-                    frame,
-                    Step(
-                        frame.full(name),
-                        item,
-                        frame.graph.nodes[name],
-                        None,
-                        "waits",
-                        f"after {' and '.join(state.waits.after)}",
-                    ),
-                )
-            if state.pending:
-                yield from self._open_rounds(frame, name, state)
-            below = frame.below.get(name)
-            if below:
-                pending += [
-                    (child, iter(child.graph.nodes))
-                    for _, child in sorted(below.items(), reverse=True)
-                ]
 
     def _open_rounds(
         self, frame: Frame, name: str, state: NodeState

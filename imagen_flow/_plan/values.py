@@ -187,6 +187,9 @@ class Values:
                     (frame.full(binding.node),)
                 )
             return slot
+        held = self._held.get(id(binding))
+        if held is not None:
+            return held[1]
         if isinstance(binding, FromInput):
             return frame.inputs.get(binding.name) or self.input(frame, binding.name)
         if isinstance(binding, Joined):
@@ -211,10 +214,9 @@ class Values:
         if isinstance(binding, PerElement):  # it is not known yet how many elements there are
             return self.bind(frame, binding.each)
         # What is left depends on no frame.
-        held = self._held.get(id(binding))
-        if held is None:
-            held = self._held[id(binding)] = (binding, self._constant(binding))
-        return held[1]
+        constant = self._constant(binding)
+        self._held[id(binding)] = (binding, constant)
+        return constant
 
     def input(self, frame: Frame, name: str, *, check: bool = False) -> Slot:
         """Work out the value of an included graph's input: what its node is given there, or the

@@ -98,7 +98,7 @@ class Caller:
             step,
             arguments,
             leased,
-            lambda given, lent: self._call_function(step, type_, given, notes, lent),
+            partial(self._call_function, step, type_, notes),
         )
         return CallResult(
             self.anonymous.restore(result),
@@ -133,7 +133,7 @@ class Caller:
             first,
             arguments,
             leased,
-            lambda given, lent: self._call_many(steps, type_, many, given, notes, lent),
+            partial(self._call_many, steps, type_, many, notes),
             is_group=True,
         )
         if results is NotImplemented:
@@ -161,8 +161,8 @@ class Caller:
         steps: Sequence[Step],
         type_: NodeType,
         many: Many,
-        arguments: dict[str, Any],
         notes: Sequence[Notes],
+        arguments: dict[str, Any],
         lent: Mapping[str, Any],
     ) -> Any:
         try:
@@ -356,9 +356,9 @@ class Caller:
         self,
         step: Step,
         type_: NodeType,
-        arguments: dict[str, Any],
         notes: Notes,
-        lent: Mapping[str, Any] = MappingProxyType({}),
+        arguments: dict[str, Any],
+        lent: Mapping[str, Any],
     ) -> Any:
         limit = step.node.timeout_s
         began = time.monotonic()
@@ -378,7 +378,8 @@ class Caller:
         except Exception as error:
             self.anonymous.restore_names(error, arguments)
             raise
-        _check_time(began, limit)
+        if limit is not None:
+            _check_time(began, limit)
         return result
 
     def _take_note(self, step: Step, notes: Notes, progress: Progress) -> None:

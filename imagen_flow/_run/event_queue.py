@@ -117,9 +117,9 @@ class EventQueue:
         """Report that a step runs although the store had its key."""
         self.put(events.StepDamaged(step.name, step.item, str(damage), self.now()))
 
-    def started(self, step: Step) -> None:
+    def started(self, step: Step, reason: str) -> None:
         self.begun[step_title(step.name, step.item)] = step.key or ""
-        self.put(events.StepStarted(step.name, step.item, step.reason, self.now()))
+        self.put(events.StepStarted(step.name, step.item, reason, self.now()))
 
     def progress(self, step: Step, progress: Progress) -> None:
         """Queue progress; it replaces older progress of the same step that is not read yet."""
@@ -143,7 +143,7 @@ class EventQueue:
         for step in plan_steps:
             if step.status != "idle":
                 self._step_counts[step.name] = self._step_counts.get(step.name, 0) + 1
-                at = step.name, item_label(step.item)
+                at = step.name, step.item and item_label(step.item)
                 self._item_counts[at] = self._item_counts.get(at, 0) + 1
         return dict(self._step_counts)
 

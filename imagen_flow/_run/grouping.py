@@ -160,7 +160,7 @@ class Grouping:
             self._note(first, _DIFFERS)
             return [None] * len(members)
         for member in members:
-            self.queue.started(member.step)
+            self.queue.started(member.step, member.step.reason)
         if is_sound is None:
             checked, is_sound = self._check(members[:CHECKED], many, identity)
             rest = members[len(checked) :]

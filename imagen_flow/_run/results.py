@@ -42,9 +42,9 @@ class Results:
         }
         if step.node.cache:
             inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}
-            made_with = dict(self._state.keys.computes_with(step.node))
+            made_with = self._state.keys.computes_with(step.node)
             if sources := self._state.keys.loader_sources(node_type, step.slots or {}):
-                made_with["loaders"] = sources
+                made_with = {**made_with, "loaders": sources}
             provenance: dict[str, Any] = {
                 "made_with": made_with,
                 "inputs": inputs,

@@ -175,22 +175,17 @@ class StepRunner:
         key = step.key
         assert key is not None
         run_key = key if step.node.cache else f"{key} {step_title(step.name, step.item)}"
-        if (known := self._known_outcome(step, run_key, fresh=fresh)) is not None:
+        if (known := self._known_without_claim(step, run_key)) is not None:
             return known
-        if not step.reason:
-            step = Step(
-                step.name,
-                step.item,
-                step.node,
-                step.element,
-                step.status,
-                why(self.state, step),
-                key,
-                step.slots,
-            )
-        if step.reason == FORCED:
+        if step.node.cache:
+            look_up = step.reason not in (_DAMAGED_REASON, FORCED)
+            stored = self._claim(step, key, look_up=look_up, fresh=fresh)
+            if stored is not None:
+                return self._reuse(step, stored)
+        reason = why(self.state, step)
+        if reason == FORCED:
             self.state.keying.forced.add(key)
-        self.queue.started(step)
+        self.queue.started(step, reason)
         began = time.monotonic()
         try:
             outputs = self._run_with_retries(frame, step, run_key)
@@ -211,7 +206,7 @@ class StepRunner:
             step.node,
             step.element,
             "ran",
-            step.reason,
+            reason,
             key,
             step.slots,
             outputs,
@@ -246,19 +241,8 @@ class StepRunner:
         self.queue.finished(step, call.took_s)
         return step._replace(status="ran", outputs=outputs)
 
-    def _known_outcome(self, step: Step, run_key: str, *, fresh: bool) -> Step | None:
-        """Return a step whose outcome is known without running it; else claim its key."""
-        if (known := self._known_without_claim(step, run_key)) is not None:
-            return known
-        if step.node.cache:
-            assert step.key is not None
-            look_up = step.reason not in (_DAMAGED_REASON, FORCED)
-            stored = self._claim(step, step.key, look_up=look_up, fresh=fresh)
-            if stored is not None:
-                return self._reuse(step, stored)
-        return None
-
     def _known_without_claim(self, step: Step, run_key: str) -> Step | None:
+        """Return a step whose outcome is known from this run."""
         is_remake = step.reason == _DAMAGED_REASON
         if not is_remake:
             outputs = self._outputs.get(run_key)

@@ -164,7 +164,7 @@ class Claims:
         with self._lock:
             if number in self._held:
                 self._held.discard(number)
-                try:  # noqa: SIM105 — suppressing would cost more than unlocking
+                try:
                     self._functions[1](self._fd, number)
                 except OSError:
                     pass

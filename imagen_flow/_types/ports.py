@@ -162,7 +162,9 @@ class PortType:
             or (type(value) is float and not math.isfinite(value))
         ):
             return False
-        low, high = (self.range.min, self.range.max) if self.range else (None, None)
+        if self.range is None:
+            return True
+        low, high = self.range.min, self.range.max
         return (low is None or value >= low) and (high is None or value <= high)
 
     @cached_property
