@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import PathType, open_plan, planning_options, set_option, traceback_option
+from .session import PathType, open_request, planning_options, set_option, traceback_option
 
 if TYPE_CHECKING:
     from .._plan.request import Options
@@ -31,14 +31,15 @@ def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | 
     One more prompt is drawn from eight seeds, for a contact sheet. Needs no download and no GPU. Try
     --set prompt="a large green star on a white background".
     """
+    from .._plan.request import prepare
     from .._settings.config import outputs_folder
     from .run import execute_plan
     from .text import echo
 
     graph = _graphs_folder() / "demo.yaml"
     echo(f"imagen-flow run {graph}", err=True)
-    with open_plan(graph, options, values) as (plan, _):
-        return execute_plan(plan, out=outputs_folder(out), traceback=traceback)
+    with open_request(graph, options, values) as request:
+        return execute_plan(prepare(request), out=outputs_folder(out), traceback=traceback)
 
 
 def _graphs_folder() -> Path:

@@ -13,9 +13,8 @@ import click
 from .session import (
     graph_argument,
     out_folder,
-    out_option,
+    output_options,
     planning_options,
-    replace_option,
     set_option,
 )
 from .sweep import open_plan_or_sweep, print_sweep_plan, sweep_options
@@ -36,8 +35,7 @@ MAX_LISTED = 20
 @set_option
 @sweep_options
 @planning_options
-@out_option
-@replace_option
+@output_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(
     graph: Path,

@@ -9,9 +9,8 @@ import click
 
 from .session import (
     PathType,
-    out_option,
+    output_options,
     planning_options,
-    replace_option,
     set_option,
     traceback_option,
 )
@@ -32,8 +31,7 @@ __all__ = ["replay"]
     help="Compute everything again without writing, and report whether the result is identical.",
 )
 @click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
-@out_option
-@replace_option
+@output_options
 @planning_options
 @traceback_option
 def replay(

@@ -12,9 +12,8 @@ import click
 
 from .session import (
     graph_argument,
-    out_option,
+    output_options,
     planning_options,
-    replace_option,
     set_option,
     traceback_option,
 )
@@ -39,8 +38,7 @@ __all__ = ["execute_plan", "display_for", "print_outputs", "print_totals", "rela
 @set_option
 @sweep_options
 @planning_options
-@out_option
-@replace_option
+@output_options
 @click.option(
     "--index",
     type=click.Choice(["jsonl", "parquet"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -17,8 +17,7 @@ from .text import echo, show_problems
 if TYPE_CHECKING:
     from .._graph import Graph
     from .._outputs.writer import OutFolder
-    from .._plan import Plan
-    from .._plan.request import Options
+    from .._plan.request import Options, Request
     from .._plugins.registry import Registry
     from .._settings.config import Settings
     from .._store import Store
@@ -33,12 +32,12 @@ __all__ = [
     "open_graph",
     "open_store",
     "out_folder",
-    "out_option",
+    "output_options",
+    "with_options",
     "pickle_option",
-    "open_plan",
+    "open_request",
     "planning_options",
     "plugin_option",
-    "replace_option",
     "set_option",
     "store_option",
     "traceback_option",
@@ -104,19 +103,21 @@ set_option = click.option(
     metavar="NAME=VALUE",
     help="Set an input of the graph; write a list as a,b or as JSON; may be repeated.",
 )
-out_option = click.option(
-    "--out",
-    type=PathType(file_okay=False),
-    metavar="DIR",
-    help="The output folder. [default: imagen-flow.toml, then ./out]",
-)
-replace_option = click.option(
-    "--replace",
-    "may_replace",
-    is_flag=True,
-    help=(
-        "Where the graph says 'exists: replace', also overwrite files, folders and models"
-        " that no run wrote."
+_OUTPUT_OPTIONS = (
+    click.option(
+        "--out",
+        type=PathType(file_okay=False),
+        metavar="DIR",
+        help="The output folder. [default: imagen-flow.toml, then ./out]",
+    ),
+    click.option(
+        "--replace",
+        "may_replace",
+        is_flag=True,
+        help=(
+            "Where the graph says 'exists: replace', also overwrite files, folders and models"
+            " that no run wrote."
+        ),
     ),
 )
 
@@ -198,9 +199,21 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
         with separate_results():
             return command(options=Options(**chosen), **arguments)
 
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper
+    return with_options(_OPTIONS, wrapper)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say where outputs go, as `out` and `may_replace`."""
+    return with_options(_OUTPUT_OPTIONS, command)
+
+
+def with_options(
+    options: Sequence[Callable[..., Any]], command: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Give a command these options, in this order in its help."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def missing_plugin(path: Path) -> Problem:
@@ -313,20 +326,13 @@ def open_store(options: Options, settings: Settings, registry: Registry) -> Iter
 
 
 @contextmanager
-def open_plan(
-    path: Path, options: Options, values: Mapping[str, str]
-) -> Iterator[tuple[Plan, Settings]]:
-    """Plan a graph as the command line asks, and yield the plan and the settings. The store is
-    closed on exit.
-    """
-    from .._plan.request import Request, prepare
+def open_request(path: Path, options: Options, values: Mapping[str, str]) -> Iterator[Request]:
+    """Yield the request for a graph that the command line makes. The store is closed on exit."""
+    from .._plan.request import Request
     from .._settings import config
 
     settings = config.load(path.parent)
     registry = find_plugins(options, settings)
     graph = open_graph(path, registry)
     with open_store(options, settings, registry) as store:
-        yield (
-            prepare(Request(graph, options, texts=values, settings=settings, store=store)),
-            settings,
-        )
+        yield Request(graph, options, texts=values, settings=settings, store=store)

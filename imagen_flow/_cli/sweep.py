@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .session import find_plugins, open_graph, open_store
+from .session import open_request, with_options
 
 if TYPE_CHECKING:
     from .._outputs.writer import OutFolder
@@ -53,9 +53,7 @@ _OPTIONS = (
 
 def sweep_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a sweep."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(_OPTIONS, command)
 
 
 @contextmanager
@@ -71,21 +69,16 @@ def open_plan_or_sweep(
     """Plan a graph as the command line asks, or prepare its sweep, and yield that and the settings.
     The store is closed on exit.
     """
-    from .._plan.request import Request, prepare
-    from .._settings import config
+    from .._plan.request import prepare
 
-    settings = config.load(path.parent)
-    registry = find_plugins(options, settings)
-    graph = open_graph(path, registry)
-    with open_store(options, settings, registry) as store:
-        request = Request(graph, options, texts=values, settings=settings, store=store)
-        sweep = None
+    with open_request(path, options, values) as request:
+        graph, sweep = request.graph, None
         if axes or zipped or sample is not None or graph.sweep is not None:
             from .._sweep import Choice, prepare_sweep, read_axis_texts
 
             choice = Choice(read_axis_texts(graph, axes, base=Path.cwd()), zipped, sample)
             sweep = prepare_sweep(request, choice)
-        yield prepare(request) if sweep is None else sweep, settings
+        yield prepare(request) if sweep is None else sweep, request.settings
 
 
 def execute_sweep(

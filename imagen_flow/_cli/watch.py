@@ -16,9 +16,8 @@ from .interrupt import INTERRUPTED
 from .session import (
     PathType,
     missing_plugin,
-    out_option,
+    output_options,
     planning_options,
-    replace_option,
     set_option,
     traceback_option,
 )
@@ -43,8 +42,7 @@ MAX_LISTED = 4
 @click.argument("graphs", type=PathType(), nargs=-1, required=True)
 @set_option
 @planning_options
-@out_option
-@replace_option
+@output_options
 @click.option(
     "--on-change",
     type=click.Choice(["restart", "queue"]),
