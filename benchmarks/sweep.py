@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _chart import draw
 from _results import machine, record
 
 import imagen_flow as flow
@@ -80,12 +81,17 @@ def measure_growth(items: int) -> dict[str, float]:
     return found
 
 
-def growth(most: int) -> str:
+CHART = Path(__file__).with_name("sweep-growth.svg")
+
+
+def growth(most: int, *, chart: bool) -> str:
+    """Measure sweeps of 100 items and more, as a table; with `chart`, also drawn."""
     rows = [
         "| items | first run, µs an item | processor | from the store | processor | peak memory |"
     ]
     rows.append("|---|---|---|---|---|---|")
     sizes = [size for size in (100, 1_000, 10_000, 100_000) if size <= most]
+    lines: dict[str, list[float]] = {"first run, s": [], "from the store, s": [], "memory, MB": []}
     for size in sizes:
         ran = subprocess.run(
             [sys.executable, __file__, "--growth-of", str(size)],
@@ -99,6 +105,12 @@ def growth(most: int) -> str:
             f" {got['again_us']:,.0f} | {got['again_cpu_us']:,.0f} | {got['peak_mb']:.0f} MB |"
         )
         print(rows[-1], flush=True)
+        seconds = (got["first_us"] * size / 1e6, got["again_us"] * size / 1e6)
+        for line, value in zip(lines.values(), (*seconds, got["peak_mb"]), strict=True):
+            line.append(value)
+    if chart and len(sizes) > 1:
+        draw(CHART, "A sweep of trivial items, by their number", sizes, lines)
+        rows += ["", f"![Seconds and megabytes by number of items]({CHART.name})"]
     return "\n".join(rows)
 
 
@@ -152,7 +164,7 @@ def main() -> None:
         print(json.dumps(measure_growth(chosen.growth_of)))
         return
     print(machine())
-    text = f"{growth(chosen.items)}\n\n{against_runs(chosen.repetitions, chosen.steps)}"
+    text = f"{growth(chosen.items, chart=chosen.record)}\n\n{against_runs(chosen.repetitions, chosen.steps)}"
     print(text)
     if chosen.record:
         record(Path(__file__).stem, text)
