@@ -54,9 +54,10 @@ class Pins:
         store, whichever run it was.
         """
         if self._own:
+            added = set(names)
             with self._lock:
                 for pin in self._own.values():
-                    self._add(pin, set(names))
+                    self._add(pin, added)
 
     def _create(self) -> _Pin:
         pin = _Pin(f"{os.getpid()}-{os.urandom(8).hex()}")
