@@ -574,14 +574,15 @@ def test_a_claim_and_a_pin_end_with_their_process(folder: Path) -> None:
 
 
 def test_what_a_run_makes_and_finds_is_pinned_with_it(folder: Path) -> None:
-    """A clean-up beside a run leaves what the run has made so far and what it has found; once it is
-    over, they go like the rest.
+    """A clean-up beside a run leaves what the run has made so far and what it has found; once it,
+    and every other run of the same store, is over, they go like the rest.
     """
     with opened(folder) as store, opened(folder) as other:
         for key in ("before", "found"):
             keep(store, key, key)
         store.flush()
         store.pin("run", [])
+        store.pin("another", [])
         assert store.lookup("found")
         keep(store, "made", Image(NOISE))
         store.flush()
@@ -593,6 +594,8 @@ def test_what_a_run_makes_and_finds_is_pinned_with_it(folder: Path) -> None:
             True,
         ]
         store.unpin("run")
+        assert other.gc(max_size=0).steps_removed == 0
+        store.unpin("another")
         assert other.gc(max_size=0).steps_removed == 2
 
 
