@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from .._settings.devices import (
@@ -112,9 +112,9 @@ def _require_ports(
     binder: Binder, written: NodeSpec, label: str, ports: Mapping[str, Port]
 ) -> None:
     """Say which ports a node needs and is not given."""
-    given = written.arguments.keys()
+    given: Set[str] = written.arguments.keys()
     if (through := written.reserved.get("each")) and isinstance(through.value.value, dict):
-        given |= through.value.value.keys()
+        given = given | through.value.value.keys()
     missing = [port for name, port in ports.items() if port.required and name not in given]
     if not missing:
         return
