@@ -40,7 +40,7 @@ TRIVIAL = {
 PROMPTS = [
     "a large red circle left of a small blue square on a black background",
     "a small yellow star above a large green triangle on a white background",
-    "a large purple heart on a grey background",
+    "a large purple cross on a grey background",
     "a small orange diamond on a black background",
 ]
 SEEDS = range(16)

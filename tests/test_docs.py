@@ -321,6 +321,15 @@ def test_the_reference_of_the_format_is_whole() -> None:
     ) == (CODES)
 
 
+def test_plugins_md_names_the_words_that_no_port_may_have() -> None:
+    """The sentence on reserved words in docs/plugins.md names each of them, and no other."""
+    from imagen_flow._types.node import RESERVED
+
+    text = sections((ROOT / "docs" / "plugins.md").read_text("utf-8"))["The declaration"]
+    sentence = next(line for line in text.splitlines() if "reserved words" in line)
+    assert set(re.findall(r"`(\w+)`", sentence)) == RESERVED
+
+
 def sections(text: str) -> dict[str, str]:
     """A page's text by heading, each up to the next heading of any level."""
     parts = re.split(r"^#+ (.+)$", text, flags=re.MULTILINE)

@@ -239,7 +239,7 @@ outputs: {picture: {from: "${picture}", path: p.png}}
         (
             "{times: 4, until: rolled}",
             "'until' takes true or false, and output 'rolled' is int",
-            "",
+            "outputs that fit are: good",
         ),
         ("{times: 4, while: good}", "'repeat' has no key 'while'", "write repeat: "),
         (

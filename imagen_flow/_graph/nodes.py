@@ -388,6 +388,11 @@ def _output(binder: Binder, word: Word, type_: Graph | None, wanted: PortType, w
             "type-mismatch",
             f"{what} takes {wanted.words}, and output '{name}' is {port.type}",
             word.mark,
+            fix=binder.nearest(
+                "",
+                [other for other, has in type_.outputs.items() if fits(has.type, wanted)],
+                what="outputs that fit are",
+            ),
         )
     return name
 

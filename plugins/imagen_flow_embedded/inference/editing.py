@@ -52,7 +52,7 @@ LEAST = 24
 UNSEEN = "the model sees nothing in the picture that the instruction would change"
 UNREAD = (
     "the model reads no change in the instruction that it can make (one at a time: the colour, shape"
-    " or size of a thing, taking a thing away, or the background)"
+    f" or size of a thing, taking a thing away, or the background: {', '.join(BACKGROUNDS)})"
 )
 APART = 2
 """How far apart, in pixels, close-ups of one place are: their mean is truer than each."""
