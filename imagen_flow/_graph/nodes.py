@@ -383,7 +383,7 @@ def _output(binder: Binder, word: Word, type_: Graph | None, wanted: PortType, w
             if port is not None
             else binder.nearest(name, type_.outputs, what="its outputs are"),
         )
-    elif port is not None and not fits(port.type, wanted):
+    elif type_ is not None and port is not None and not fits(port.type, wanted):
         binder.say(
             "type-mismatch",
             f"{what} takes {wanted.words}, and output '{name}' is {port.type}",
