@@ -1416,6 +1416,7 @@ def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]
     os.rename(yard.root / "in", yard.root / "away")
     assert (asked()[0], asked()[1]["watched"]) == (4, False)
     os.rename(yard.root / "away", yard.root / "in")
+    until(lambda: asked()[0] == 0)
     with running.journal.transaction() as db:
         db.execute("UPDATE worker SET beat=beat-1000")
     code, result = asked()

@@ -288,6 +288,18 @@ def test_a_close_up_is_taken_around_the_change_and_in_the_picture():
     assert editing.views(changed, 64) == [(x, y) for y in (0, 32, 64) for x in (0, 32, 64)]
 
 
+def test_changes_are_divided_only_if_two_of_like_size_lie_apart():
+    changed = np.zeros((128, 128), np.uint8)
+    changed[20:50, 20:50] = 255
+    assert not editing.is_divided(changed)
+    changed[52:60, 20:40] = 200  # a speck of it
+    assert not editing.is_divided(changed)
+    changed[80:110, 70:90] = 255
+    assert editing.is_divided(changed)
+    changed[:], changed[10:60, 10:60], changed[15:55, 15:55], changed[25:45, 25:45] = 0, 255, 0, 255
+    assert not editing.is_divided(changed)  # a ring, and what stands in it
+
+
 def test_close_ups_are_joined_without_seams():
     """What all of them say stays; where two differ, each has its way at the other's edge."""
     corners = editing.views(np.full((32, 32), 255, np.uint8), 16)

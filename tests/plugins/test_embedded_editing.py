@@ -146,3 +146,27 @@ def test_an_instruction_that_asks_for_nothing_keeps_every_pixel_of_any_size(edit
         after, notes = edit(editor, picture, words)
         assert (after == picture).all()
     assert notes == [f"{editing.UNREAD}: the picture stays as it is"]
+
+
+def test_an_instruction_that_fits_two_things_changes_neither_and_says_so(editor):
+    things = (
+        Thing("large", "red", "circle", 0.25, 0.5),
+        Thing("small", "red", "square", 0.75, 0.5),
+    )
+    picture = render([Scene("white", things)], 128)[0]
+    for words in ("make the red one blue", "remove the red thing"):
+        after, notes = edit(editor, picture, words)
+        assert (after == picture).all()
+        assert notes == [f"{editing.AMBIGUOUS}: the picture stays as it is"]
+
+
+def test_a_thing_keeps_a_colour_that_the_world_has_not(editor):
+    """Where it is painted again, as at its edge on a new background or when it shrinks."""
+    from PIL import Image, ImageDraw
+
+    drawn = Image.new("RGB", (128, 128), "black")
+    ImageDraw.Draw(drawn).ellipse((34, 44, 74, 84), fill=(0, 0, 255))
+    for words in ("make the background white", "make the circle small"):
+        after, _ = edit(editor, np.asarray(drawn), words)
+        blue = (after[..., 2] > 200) & (after[..., :2].max(-1) < 100)
+        assert (after[blue][:, :2].max(-1) == 0).mean() > 0.95

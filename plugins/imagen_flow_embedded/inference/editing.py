@@ -46,10 +46,13 @@ TOKENS = 5
 TEXT = 20
 """The length to which zeros fill them up."""
 NEARLY = 32
+"""How far, of 255, a picture has to have changed for a pixel to count."""
+AKIN = 80
 """How far, of 255, a colour of a picture may be from that of the world which it is taken for."""
 LEAST = 24
 """A change of fewer pixels than this, of the model's own picture, is none."""
 UNSEEN = "the model sees nothing in the picture that the instruction would change"
+AMBIGUOUS = "more than one thing in the picture fits the instruction"
 UNREAD = (
     "the model reads no change in the instruction that it can make (one at a time: the colour, shape"
     f" or size of a thing, taking a thing away, or the background: {', '.join(BACKGROUNDS)})"
@@ -148,6 +151,8 @@ def edit(
     corners = views(changed, side // 2)
     if not corners:
         return UNSEEN
+    if said[0]["kind"] != "background" and is_divided(changed):
+        return AMBIGUOUS
 
     windows = [np.s_[:, :, y : y + side // 2, x : x + side // 2] for x, y in corners]
     parts = F.pixel_unshuffle(torch.cat([seen[window] for window in windows]), CLOSE_FOLD)
@@ -225,7 +230,7 @@ def table(
     found = np.array(list(colours.values()), np.float32)
     for number in range(len(found)):
         pixels = source[known & (best == number)].astype(np.float32)
-        if len(pixels) >= LEAST and np.abs(np.median(pixels, 0) - found[number]).max() < NEARLY:
+        if len(pixels) >= LEAST and np.abs(np.median(pixels, 0) - found[number]).max() < AKIN:
             found[number] = np.median(pixels, 0)
     return found
 
@@ -294,6 +299,30 @@ def views(changed: np.ndarray, width: int) -> list[tuple[int, int]]:
         x, y = (min(max(at, apart), width - apart) for at in (x, y))
     steps = (-apart, 0, apart)
     return [(x + across, y + down) for down in steps for across in steps]
+
+
+def is_divided(changed: np.ndarray) -> bool:
+    """Say whether changes are of two things: two parts of like size, neither beside the other.
+
+    Inputs: changed: uint8 (side, side), not 0 where something changed.
+    """
+    from PIL import Image, ImageChops, ImageFilter
+
+    whole = Image.fromarray(np.where(changed > 127, 255, 0).astype(np.uint8))
+    part = Image.new("L", whole.size)
+    y, x = divmod(int(changed.argmax()), changed.shape[1])
+    part.putpixel((x, y), 255)
+    while True:
+        grown = ImageChops.darker(part.filter(ImageFilter.MaxFilter(3)), whole)
+        if grown == part:
+            break
+        part = grown
+    rest = ImageChops.subtract(whole, part)
+    sizes = sorted(np.count_nonzero(np.asarray(each)) for each in (part, rest))
+    one, other = part.getbbox(), rest.getbbox()
+    if one is None or other is None or sizes[0] < sizes[1] / 4:
+        return False
+    return one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
 
 
 def coordinates(cells: int) -> torch.Tensor:
