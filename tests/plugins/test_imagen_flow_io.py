@@ -855,7 +855,7 @@ def test_a_table_is_read_row_by_row(
             "a.csv",
             'a,b\n1,2\n"x,2\n',
             {},
-            "the row in line 3 cannot be read: unexpected end of data",
+            "the row in line 3 cannot be read: it has a double quote that is not closed",
         ),
         (
             "a.csv",
