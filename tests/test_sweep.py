@@ -515,7 +515,9 @@ def test_a_disk_that_fills_up_under_a_long_sweep(
     found: list[Any] = []
     with pytest.raises(OutputError) as stopped:
         found += flow.sweep(graph, seeds, plugins="nodes.py", **places)
-    assert re.search(r"is full: [\d,]+ items? (was|were) not made", str(stopped.value))
+    # full under a step or an output, or, as often as it comes, under the index
+    items_left = r"is full: [\d,]+ items? (was|were) not made"
+    assert re.search(rf"{items_left}|index cannot be written.*\n.*no space", str(stopped.value))
     done = [item for item in found if item.status == "done"]
     assert 0 < len(done) < count, len(done)
     for item in done:
