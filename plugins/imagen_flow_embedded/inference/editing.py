@@ -57,7 +57,7 @@ UNREAD = (
     "the model reads no change in the instruction that it can make (one at a time: the colour, shape"
     f" or size of a thing, taking a thing away, or the background: {', '.join(BACKGROUNDS)})"
 )
-APART = 2
+APART = 3
 """How far apart, in pixels, close-ups of one place are: their mean is truer than each."""
 FAINT = 1e-3
 """The weight that the least likely pixel still has where scores of colours are summed."""
