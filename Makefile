@@ -15,6 +15,9 @@ WORKERS ?= 2
 PIP_OPTIONS ?=
 GRAPHS ?= $(shell grep -l "hf:" graphs/*.yaml)
 
+# The tests start hundreds of processes; without kept byte code each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow test-checkpoints test-gpu lint bench clean
 
 demo: $(READY)
