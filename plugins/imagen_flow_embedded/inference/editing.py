@@ -19,6 +19,7 @@ from imagen_flow_embedded.asks import PLACES, Kind
 from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, SHAPES, SIZES
 
 if TYPE_CHECKING:
+    import PIL.Image
     import torch
 
 WHOLE_FOLD, CLOSE_FOLD = 4, 2
@@ -306,23 +307,30 @@ def is_divided(changed: np.ndarray) -> bool:
 
     Inputs: changed: uint8 (side, side), not 0 where something changed.
     """
-    from PIL import Image, ImageChops, ImageFilter
+    from PIL import Image, ImageChops
 
     whole = Image.fromarray(np.where(changed > 127, 255, 0).astype(np.uint8))
     part = Image.new("L", whole.size)
     y, x = divmod(int(changed.argmax()), changed.shape[1])
     part.putpixel((x, y), 255)
-    while True:
-        grown = ImageChops.darker(part.filter(ImageFilter.MaxFilter(3)), whole)
-        if grown == part:
-            break
-        part = grown
+    part = _grown(part, whole)
     rest = ImageChops.subtract(whole, part)
     sizes = sorted(np.count_nonzero(np.asarray(each)) for each in (part, rest))
     one, other = part.getbbox(), rest.getbbox()
     if one is None or other is None or sizes[0] < sizes[1] / 4:
         return False
     return one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+def _grown(part: PIL.Image.Image, within: PIL.Image.Image) -> PIL.Image.Image:
+    """Give all that hangs together with a part, both 0 or 255."""
+    from PIL import ImageChops, ImageFilter
+
+    while True:
+        grown = ImageChops.darker(part.filter(ImageFilter.MaxFilter(3)), within)
+        if grown == part:
+            return part
+        part = grown
 
 
 def coordinates(cells: int) -> torch.Tensor:
@@ -424,7 +432,7 @@ def change_mask(reduced: np.ndarray, edited: np.ndarray) -> np.ndarray:
         the model's inaccuracy, and the source is kept.
     Outputs: uint8 (side, side), 255 where the edited pixels count, 0 where the source's do.
     """
-    from PIL import Image, ImageChops, ImageFilter
+    from PIL import Image, ImageFilter
 
     half = (
         edited.astype(np.int16) - reduced.astype(np.int16)
@@ -439,10 +447,6 @@ def change_mask(reduced: np.ndarray, edited: np.ndarray) -> np.ndarray:
     kept = Image.fromarray(
         np.where(moved > max(THRESHOLD * 255, moved.max() / 2), 255, 0).astype(np.uint8)
     )
-    while True:  # from the strong changes outwards, as far as the changed places hang together
-        grown = ImageChops.darker(kept.filter(ImageFilter.MaxFilter(3)), changed)
-        if grown == kept:
-            break
-        kept = grown
+    kept = _grown(kept, changed)  # from the strong changes outwards
     mask = kept.filter(ImageFilter.MaxFilter(9))
     return np.asarray(mask.filter(ImageFilter.BoxBlur(1)))
