@@ -45,11 +45,14 @@ from __future__ import annotations
 from ._models.contents import read_header
 from ._models.derived import derived_folder
 from ._models.estimates import size_of
+from ._models.kinds import expect_kind
 from ._models.placement import at_rest, place_module
 from ._models.pretrained import load_pretrained
+from ._models.processors import load_image_processor, load_processor, load_tokenizer
 from ._models.quiet import quiet_libraries
 from ._models.references import UnresolvedModel
 from ._models.tensors import read_weights
+from ._models.tiny import keep_tiny
 from ._models.unread_words import unread_words
 from ._settings.devices import QUANTIZERS, compute_capability
 from ._types.models import BaseCheckpoint, Leased, Loader, Loading, read_json
@@ -66,7 +69,12 @@ __all__ = [
     "at_rest",
     "compute_capability",
     "derived_folder",
+    "expect_kind",
+    "keep_tiny",
+    "load_image_processor",
     "load_pretrained",
+    "load_processor",
+    "load_tokenizer",
     "place_module",
     "quiet_libraries",
     "read_header",

@@ -38,7 +38,7 @@ CONFINED = {
     "safetensors": {"_models", "_types"},
     "sqlite3": {"_hotfolder", "_store"},
     "torch": {"_models", "_settings", "_types"},
-    "transformers": set(),
+    "transformers": {"_models"},
     "watchdog": {"_watch"},
 }
 

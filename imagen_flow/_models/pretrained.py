@@ -21,6 +21,7 @@ def load_pretrained(
     missing weights with random numbers and only warn; here they are refused.
 
     Params:
+        cls: the class, or the name of one of transformers.
         part: the folder below the model's that holds it; empty: the model's own.
         settings: where it waits while it does not run, and whether it is compiled (see
             `place_module`).
@@ -32,7 +33,11 @@ def load_pretrained(
     folder = model.folder / part
     if not (folder / "config.json").is_file():
         raise ModelError(f"the model '{model.reference}' has no {part or 'config.json'}")
+    import transformers.utils.logging  # only what is imported can be silenced
+
     with quiet_libraries():
+        if isinstance(cls, str):
+            cls = getattr(transformers, cls)
         module, info = cls.from_pretrained(
             str(folder),
             dtype=getattr(torch, dtype),

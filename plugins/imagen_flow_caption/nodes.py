@@ -6,13 +6,20 @@ has the method of `PictureCaptioner`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import imagen_flow as flow
 from imagen_flow import Image, Model, Progress, Range, Steps
-from imagen_flow.loaders import Leased, Loader, Loading, quiet_libraries
+from imagen_flow.loaders import (
+    Leased,
+    Loader,
+    Loading,
+    expect_kind,
+    load_image_processor,
+    load_pretrained,
+    load_tokenizer,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,69 +69,16 @@ class CaptionerLoader(Loader[Captioner]):
 
     role = "captioner"
 
+    def check(self, model: Model) -> None:
+        expect_kind(model, "image.caption", CLASSES)
+
     def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Captioner:
-        kind = _kind(model)
-        import torch
-        import transformers
-        import transformers.utils.logging
-
-        folder = str(model.path)
-        with quiet_libraries():
-            module, info = getattr(transformers, CLASSES[kind]).from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        if missing := sorted(info["missing_keys"]):
-            raise flow.ModelError(
-                f"the model '{model.reference}' is incomplete: it lacks {len(missing)} weights,"
-                f" {missing[0]} first"
-            )
+        kind = expect_kind(model, "image.caption", CLASSES)
         return Captioner(
-            module.to(device).eval(),
-            # Pillow's resizing, whatever else is installed: pixels, and so captions, must not
-            # depend on whether torchvision is there.
-            transformers.AutoImageProcessor.from_pretrained(
-                folder, backend="pil", local_files_only=True, trust_remote_code=False
-            ),
-            transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            ),
+            load_pretrained(CLASSES[kind], model, device=device, dtype=dtype),
+            load_image_processor(model),
+            load_tokenizer(model),
         )
-
-
-def _kind(model: flow.Model) -> str:
-    try:
-        config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
-        kind = str(config.get("model_type", "model of no stated type"))
-        quantized = config.get("quantization_config") is not None
-    except FileNotFoundError:
-        kind, quantized = (
-            (
-                "diffusers checkpoint"
-                if (model.path / "model_index.json").is_file()
-                else "folder without config.json"
-            ),
-            False,
-        )
-    except (OSError, ValueError, AttributeError) as error:
-        raise flow.ModelError(
-            f"the model '{model.reference}' is damaged: config.json cannot be read ({error})"
-        ) from error
-    if kind not in CLASSES:
-        raise flow.ModelError(
-            f"image.caption cannot use the model '{model.reference}': it is a {kind[:100]}, but"
-            f" image.caption supports {', '.join(sorted(CLASSES))}"
-        )
-    if quantized:
-        # Some quantizations are read by code that the library downloads from the hub and runs.
-        raise flow.ModelError(
-            f"image.caption cannot use the model '{model.reference}': it was saved quantized, but"
-            " image.caption needs plain weights"
-        )
-    return kind
 
 
 class Caption(NamedTuple):

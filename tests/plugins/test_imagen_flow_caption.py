@@ -174,7 +174,7 @@ def test_a_captioner_that_lacks_weights_is_refused(models, tmp_path):
     save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
     assert (
         refusal(resolve("./m", folder=tmp_path, embedded={}, digest=digest_file))
-        == f"the model './m' is incomplete: it lacks 1 weights, {name} first"
+        == f"the model './m' is not whole: it lacks 1 weights, {name} first"
     )
 
 

@@ -14,7 +14,6 @@ import imagen_flow as flow
 from imagen_flow.loaders import read_json
 
 from .description import what_is
-from .processors import words_alone
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -76,7 +75,7 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
         and word.endswith("Processor")
         and not word.endswith("ImageProcessor")
     ):
-        cls = words_alone(word)
+        cls = _words_alone(word)
     kinds = (
         ModelMixin,
         ConfigMixin,
@@ -138,3 +137,23 @@ def _finished(cls: Any) -> Any:
         self.post_init()
 
     return type(cls.__name__, (cls,), {"__init__": made})
+
+
+def _words_alone(name: str) -> Any:
+    """Make a class that replaces a processor which transformers has only with torchvision: it reads
+    text as that does, and refuses images.
+
+    Raises:
+        ImportError: when it is called with images.
+    """
+    from transformers import ProcessorMixin
+
+    def made(self: Any, tokenizer: Any = None, chat_template: Any = None) -> None:
+        ProcessorMixin.__init__(self, tokenizer, chat_template=chat_template)
+
+    def called(self: Any, images: Any = None, text: Any = None, **given: Any) -> Any:
+        if images is not None:
+            raise ImportError(f"{name} reads pictures only where torchvision is installed")
+        return ProcessorMixin.__call__(self, text=text, **given)
+
+    return type(name, (ProcessorMixin,), {"__init__": made, "__call__": called})

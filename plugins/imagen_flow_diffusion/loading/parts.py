@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 from imagen_flow import loaders
-from imagen_flow.loaders import read_json
+from imagen_flow.loaders import load_processor, read_json
 
 from ..checkpoints.classes import component_class
 from ..checkpoints.diagnosing import plain
 from ..checkpoints.folder import load_part, load_scheduler, quiet
-from ..checkpoints.processors import load_processor
 from ..checkpoints.translation import load_from_file
 from .grouping import numbered_folders
 from .replaced_parts import load_instead

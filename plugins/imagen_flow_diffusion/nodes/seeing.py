@@ -7,7 +7,13 @@ from typing import Annotated, Any
 
 import imagen_flow as flow
 from imagen_flow import Image, Mask, Model, Range
-from imagen_flow.loaders import Leased, Loader, Loading
+from imagen_flow.loaders import (
+    Leased,
+    Loader,
+    Loading,
+    load_image_processor,
+    load_tokenizer,
+)
 
 from ..checkpoints.description import what_is
 from ..checkpoints.folder import load_part
@@ -31,15 +37,13 @@ class Segmenting(Loader[Segmenter]):
             raise problem_of(model, "mask.find", kind, "a CLIPSegForImageSegmentation")
 
     def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Segmenter:
-        from transformers import AutoImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
+        from transformers import CLIPSegForImageSegmentation
 
         self.check(model)
         return Segmenter(
             load_part(CLIPSegForImageSegmentation, model, "", device=device, dtype=dtype),
-            CLIPTokenizer.from_pretrained(str(model.path), local_files_only=True),
-            AutoImageProcessor.from_pretrained(
-                str(model.path), backend="pil", local_files_only=True, trust_remote_code=False
-            ),
+            load_tokenizer(model),
+            load_image_processor(model),
         )
 
 

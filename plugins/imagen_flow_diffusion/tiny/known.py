@@ -4,17 +4,14 @@ its name; and keep those that were made.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import shutil
-import uuid
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import imagen_flow as flow
+from imagen_flow import loaders
 
 from ..checkpoints import single_file
 
@@ -227,14 +224,14 @@ def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
     kind = kind_of(reference, at)
     if not kind:
         return None
-    kept = (
-        folder
-        / f"{MAKE}-diffusers-{version('diffusers')}-transformers-{version('transformers')}"
-        / kind
+    made = _inside(
+        loaders.keep_tiny(
+            folder
+            / f"{MAKE}-diffusers-{version('diffusers')}-transformers-{version('transformers')}",
+            kind,
+            _make,
+        )
     )
-    made = _inside(kept)
-    if not kept.is_dir():
-        _make(kind, kept)
     # A folder or file of a repository, if the tiny one has it too.
     within = reference.partition("@")[2].partition("/")[2]
     return made / within if within and (made / within).exists() else made
@@ -250,17 +247,9 @@ def _inside(kept: Path) -> Path:
     )
 
 
-def _make(kind: str, kept: Path) -> None:
-    """Make a tiny model in a temporary folder, and move it to its own when it is complete."""
+def _make(kept: Path) -> None:
     from ..checkpoints.folder import quiet
     from .kinds import MAKERS
 
-    temporary = kept.with_name(f".{kind}-{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)
-    try:
-        with quiet():
-            MAKERS[kind](_inside(temporary / kind))
-        with contextlib.suppress(OSError):  # another process was faster
-            os.rename(temporary / kind, kept)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with quiet():
+        MAKERS[kept.name](_inside(kept))
