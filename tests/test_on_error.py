@@ -13,7 +13,14 @@ import imagen_flow as flow
 from imagen_flow import _cli as cli
 from imagen_flow._hotfolder.results import RunResult
 from imagen_flow.errors import GraphError, NodeError
-from imagen_flow.events import RunFinished, StepAbsent, StepFailed, StepStarted, as_json
+from imagen_flow.events import (
+    RunFinished,
+    StepAbsent,
+    StepFailed,
+    StepSkipped,
+    StepStarted,
+    as_json,
+)
 
 NODES = '''
 """Toy nodes."""
@@ -287,6 +294,49 @@ outputs: {told: "${all.told}", more: "${all.more}"}
 """)
     assert outputs == {"told": ["told 1", None], "more": [["told 1", "told 1"], ["told 1", None]]}
     assert events[-1].status == "done"
+
+
+@pytest.mark.parametrize("force", [(), ("final",)], ids=["cached", "run again"])
+def test_a_run_from_the_store_fails_as_the_first_did(force: tuple[str, ...]) -> None:
+    """A failure that only a node with `on_error` waits for is told, and fails the run, also when
+    what comes after it is cached, or runs with nothing left to wait for.
+    """
+    Path("small.yaml").write_text("""\
+imagen_flow: 1
+inputs: {n: {type: int, max: 5}}
+nodes: {told: {type: toy.tell, n: "${n}"}}
+outputs: {told: "${told}"}
+""")
+    Path("relayed.yaml").write_text("""\
+imagen_flow: 1
+inputs: {text: {type: text}}
+nodes: {heard: {type: toy.heard, text: "${text}"}}
+outputs: {heard: "${heard}"}
+""")
+    Path("g.yaml").write_text("""\
+imagen_flow: 1
+nodes:
+  doubled: {type: toy.double, n: 10}
+  large: {type: ./small.yaml, n: "${doubled}"}
+  relayed: {type: ./relayed.yaml, text: "${large}", on_error: absent}
+  final: {type: toy.heard, text: "${relayed}"}
+outputs: {final: "${final}"}
+""")
+
+    def outcomes(force: tuple[str, ...] = ()) -> tuple[list[str], list[str], str]:
+        plan = flow.plan("g.yaml", plugins="nodes.py", store="store", force=force)
+        *events, last = flow.execute(plan)
+        failed = [e.message for e in events if isinstance(e, StepFailed)]
+        skipped = [e.node for e in events if isinstance(e, StepSkipped)]
+        return failed, skipped, last.status
+
+    first = outcomes()
+    assert first == (
+        ["it gives a value to 'n', which takes a whole number up to 5, not 20"],
+        ["relayed/heard"],
+        "failed",
+    )
+    assert outcomes(force) == first
 
 
 def test_without_each_the_node_itself_is_absent() -> None:

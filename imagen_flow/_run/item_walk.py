@@ -84,6 +84,14 @@ class ItemWalk:
         self._pending_outputs: dict[tuple[str, str], list[Output]] = {}
         #: Node outputs whose outcome has been reported.
         self._reported: set[tuple[int, str, str]] = set()
+        #: Whether the plan knows of steps that have no value. What comes after them may be cached, or
+        #: run, without asking for them, and they are reported all the same.
+        self._has_valueless = any(
+            step.status in ("absent", "skipped", "failed")
+            for frame in top.all()
+            for known in frame.states.values()
+            for step in known.steps
+        )
 
     def evaluate(self) -> Generator[Ready, None, None]:
         """Evaluate and deliver every output. Yields steps to run, with `finish_step`, before it
@@ -230,10 +238,10 @@ class ItemWalk:
         """
         frame, node, _ = target
         status = state.steps[0].status if len(state.steps) == 1 else ""
-        if status == "cached":
-            self.queue.settled(state.steps[0])
-        elif status != "ran":
+        if self._has_valueless or status not in ("cached", "ran"):
             self._report_outcomes(target)
+        elif status == "cached":
+            self.queue.settled(state.steps[0])
         if frame is self.top:
             for port, slot in state.outputs.items():
                 pending = self._pending_outputs.get((node.name, port))
@@ -242,35 +250,40 @@ class ItemWalk:
                     pending.pop(0)
 
     def _report_outcomes(self, target: NodeOutput) -> None:
-        """Report the outcome of a node's steps, after the outcomes that made them absent, skipped
-        or failed: these may have been known when the run started.
+        """Report the outcome of a node's steps, after the outcomes that it came from: these may have
+        been known when the run started. So a run from the store reports what the first one did.
         """
         stack = [(target, False)]
         while stack:
             target, is_open = stack.pop()
-            frame, node, _ = target
-            identity = (id(frame), node.name, target[2])
+            frame, node, port = target
             known = frame.states.get(node.name)
-            if known is None or (identity in self._reported and not is_open):
+            if known is None:
                 continue
-            self._reported.add(identity)
-            if is_open or all(
-                step.status in ("cached", "ran")
-                for step in known.steps
-                if isinstance(node.type, NodeType)
-            ):
+            if is_open:
                 for step in known.steps:
                     self.queue.settled(step)
-                if is_open or not isinstance(node.type, Graph):
-                    continue
+                continue
+            identity = (id(frame), node.name, port)
+            if identity in self._reported:
+                continue
+            self._reported.add(identity)
             stack.append((target, True))
-            stack += [(source, False) for source in self._causes(target)][::-1]
+            if (
+                self._has_valueless
+                or isinstance(node.type, Graph)
+                or any(step.status not in ("cached", "ran") for step in known.steps)
+            ):
+                stack += [(source, False) for source in self._causes(target)][::-1]
 
     def _causes(self, target: NodeOutput) -> Iterator[NodeOutput]:
         """Yield the node outputs that determined a node's output: what `demands` asks for, stage by
         stage. Values that nothing needed are left out, even if they are known.
         """
         frame, node, port = target
+        if node.is_single:
+            yield from _sources(frame, node.reads)
+            return
         if node.when is not None:
             yield from _sources(frame, readings(node.when))
             if is_off(self.state.values, frame, node):
