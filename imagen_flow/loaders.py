@@ -46,6 +46,7 @@ from ._models.contents import read_header
 from ._models.derived import derived_folder
 from ._models.estimates import size_of
 from ._models.kinds import expect_kind
+from ._models.libraries import require_library
 from ._models.placement import at_rest, place_module
 from ._models.pretrained import load_pretrained
 from ._models.processors import load_image_processor, load_processor, load_tokenizer
@@ -80,6 +81,7 @@ __all__ = [
     "read_header",
     "read_json",
     "read_weights",
+    "require_library",
     "size_of",
     "unread_words",
 ]

@@ -25,7 +25,8 @@ NAMES = sorted(
 )
 #: Those that name checkpoints of the hub: here they run on tiny ones.
 REAL = [name for name in NAMES if "hf:" in (GRAPHS / name).read_text("utf-8")]
-MAIN = [name for name in NAMES if "/" not in name and name not in REAL]
+HOSTED = ["hosted.yaml"]
+MAIN = [name for name in NAMES if "/" not in name and name not in [*REAL, *HOSTED]]
 
 #: Those that write beside their inputs, in no folder of their own.
 BESIDE = ("caption_folder.yaml", "caption_metadata.yaml")

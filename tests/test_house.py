@@ -129,6 +129,7 @@ def test_no_module_hides_a_function() -> None:
         "events",
         "loaders",
         "models",
+        "services",
     }
 
 

@@ -137,6 +137,7 @@ def _print_type(type_: NodeType, registry: Registry) -> None:
         ("version", str(type_.version)),
         ("plugin", f"{type_.plugin} {owner.version if owner else ''}".rstrip()),
         ("uses", ", ".join(f"{name} {registry.version_of(name)}" for name in type_.uses)),
+        ("calls", type_.calls),
         (
             "settings",
             ", ".join(name for name in (*Loading._fields, "ladder") if type_.uses_setting(name)),
@@ -194,6 +195,7 @@ def _as_dict(type_: NodeType, registry: Registry) -> dict[str, Any]:
         "plugin": type_.plugin,
         "plugin_version": owner.version if owner else "",
         "uses": {name: registry.version_of(name) for name in type_.uses},
+        "calls": type_.calls,
         "inputs": [described(p) for p in type_.inputs.values()],
         "outputs": [{"name": p.name, "type": str(p.type)} for p in type_.outputs.values()],
         "doc": type_.doc,

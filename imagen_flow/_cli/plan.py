@@ -119,6 +119,12 @@ def print_plan(plan: Plan, folder: OutFolder | None, *, err: bool = False) -> No
     if plan.steps:
         echo(table(_rows(plan.steps)), err=err)
     print_models(plan, err=err)
+    if plan.calls:
+        echo("calls services outside this machine", err=err)
+        echo(
+            table((one_line(name), plural(count, "step")) for name, count in plan.calls.items()),
+            err=err,
+        )
     if folder is not None:
         _print_writes(plan, folder, err=err)
     for name, (seed, setting) in drawn_seeds(plan).items():

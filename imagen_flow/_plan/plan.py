@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from .._system.collection import paused_collection
 from .._system.dataclass import dataclass
 from .._types.artifact import Artifact
 from .._types.models import Loader, Model
+from .._types.node import NodeType
 from .._types.ports import BadValue
 from .._types.values import File, Folder
 from ..errors import GraphError, Problem, as_texts, nearest
@@ -180,6 +182,16 @@ class Plan:
             if isinstance(slot, Artifact):
                 yield slot
 
+    @property
+    def calls(self) -> dict[str, int]:
+        """How many steps will, or may, ask each service outside this machine, by its name."""
+        counts = Counter(
+            step.node.type.calls
+            for step in self.steps
+            if isinstance(step.node.type, NodeType) and step.status in ("runs", "waits")
+        )
+        return {name: counts[name] for name in sorted(counts) if name}
+
     def to_json(self) -> dict[str, Any]:
         """Give the plan as plain data. Its edges name nodes without the numbers of elements and
         repetitions that steps have.
@@ -195,6 +207,7 @@ class Plan:
             **self._items_as_data(),
             "models": self.models,
             "memory_bytes": self.memory,
+            "calls": self.calls,
             "steps": [
                 {
                     "node": s.name,

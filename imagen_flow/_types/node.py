@@ -111,6 +111,8 @@ class NodeType:
     many: Many | None = None
     #: Ports of lists that are paired: what one of them lacks is left out of all.
     paired: tuple[str, ...] = ()
+    #: The service outside this machine that it sends its inputs to.
+    calls: str = ""
     plan_check: Callable[..., None] | None = None
     #: Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
     # digest of the plugin's source.
@@ -253,6 +255,7 @@ def node(
     uses: Sequence[str] = (),
     renamed: Mapping[str, str] | None = None,
     paired: Sequence[str] = (),
+    calls: str = "",
 ) -> Callable[[Callable[..., Any]], NodeFunction]:
     """Declare a node type.
 
@@ -266,6 +269,8 @@ def node(
             told.
         paired: ports of lists whose k-th elements belong together: ``("images", "labels")``. An
             element that is absent in one of them is left out of all, so that no pair shifts.
+        calls: the service outside this machine that the node sends its inputs to, ``"openai"``. A
+            plan names it with the steps that will call it, before anything is sent.
 
     Raises:
         TypeError: the signature cannot be ports; the message names the parameter and says what may
@@ -292,7 +297,8 @@ def node(
             if port not in read.inputs:
                 raise TypeError(f"{name}: it has no port '{port}' that could be paired")
         return NodeFunction(
-            function, replace(read, renamed=dict(renamed or {}), paired=tuple(paired))
+            function,
+            replace(read, renamed=dict(renamed or {}), paired=tuple(paired), calls=calls),
         )
 
     return decorate

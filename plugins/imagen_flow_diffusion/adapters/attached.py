@@ -19,7 +19,6 @@ from imagen_flow import Image, List, Model, Range, loaders
 from imagen_flow.loaders import Leased, Loader
 
 from ..checkpoints.description import what_is
-from ..checkpoints.diagnosing import require_library
 from ..checkpoints.placing import hooked_for
 from ..loading.checkpoint import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
@@ -173,7 +172,7 @@ def attach_adapters(
     try:
         with loaders.at_rest(changed):
             if attached.loras:
-                require_library("peft", "a LoRA")
+                loaders.require_library("peft", "a LoRA", extra="adapters")
                 attached.notes.extend(
                     stack.enter_context(
                         attach_loras(

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import imagen_flow as flow
-
 _ABOVE = re.compile(r"^(text_model|transformer|model)\.")
 """Prefixes that some versions of a class write before the names of all weights."""
 
@@ -115,15 +113,4 @@ def _empty(cls: Any, config: Mapping[str, Any]) -> Any:
             cls.from_config(dict(config))
             if hasattr(cls, "from_config")
             else cls(cls.config_class.from_dict(dict(config)))
-        )
-
-
-def require_library(library: str, what: str, *, extra: str = "adapters") -> None:
-    """Refuse with the name of the extra to install if a library is missing."""
-    from importlib.util import find_spec
-
-    if find_spec(library) is None:
-        raise flow.ModelError(
-            f"{what} needs the library {library}, which is not installed: pip install"
-            f" 'imagen-flow[{extra}]'"
         )

@@ -14,7 +14,6 @@ from imagen_flow import Model, loaders
 from imagen_flow.loaders import Loader, read_json
 
 from ..checkpoints.description import index_of, what_is
-from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import load_part, with_article
 from ..checkpoints.single_file import header_of
 from ..checkpoints.translation import load_from_file
@@ -27,7 +26,7 @@ class OtherDenoiser(Loader[Model]):
 
     def check(self, model: Model) -> None:
         if model.path.suffix.lower() == ".gguf":
-            require_library("gguf", "a denoiser as GGUF", extra="gguf")
+            loaders.require_library("gguf", "a denoiser as GGUF", extra="gguf")
 
     def parts(self, model: Model) -> dict[str, Loader[Any]]:
         return {}

@@ -13,7 +13,6 @@ from imagen_flow import Image, Model, Progress, Range, Seed, Steps, loaders
 from imagen_flow.loaders import FallbackLevels, Leased, Loader
 
 from ..checkpoints.description import what_is
-from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import load_part, quiet
 from ..checkpoints.scales import scale_among
 from ..loading.checkpoint import Checkpoint
@@ -74,7 +73,7 @@ class PixelFile(Loader[Network]):
     """A file of weights of the ESRGAN family, or any other that spandrel knows to enlarge."""
 
     def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Network:
-        require_library("spandrel", "an upscaler in one file", extra="upscalers")
+        loaders.require_library("spandrel", "an upscaler in one file", extra="upscalers")
         import torch
 
         try:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imagen_flow.loaders import require_library
+
 from ..adapters.attached import (
     AttachedAdapters,
     attach_adapters,
     skip_clip_layers,
     with_embedding_words,
 )
-from ..checkpoints.diagnosing import require_library
 from ..loading.checkpoint import Checkpoint
 from ..pipelines.families import Split, unread_by
 
@@ -201,7 +202,7 @@ def _weighted(
     pipeline: Any, encoder: Encoder, prompt: str, negative_prompt: str, clip_skip: int | None
 ) -> dict[str, Any]:
     """Encode words with weights, ``a (red)1.3 fox``, by the library compel."""
-    require_library("compel", "prompt weighting")
+    require_library("compel", "prompt weighting", extra="adapters")
     from compel import Compel, ReturnedEmbeddingsType
 
     if clip_skip is not None or encoder.family not in ("StableDiffusion", "StableDiffusionXL"):
