@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -263,3 +266,32 @@ def test_an_output_of_the_name_of_the_count_is_refused() -> None:
     Path("try.yaml").write_text(TRY.replace("{rolled:", "{rounds: '${rolled}', rolled:"))
     with pytest.raises(GraphError, match="has an output 'rounds', and 'until' gives one"):
         ran(graph("{times: 4, until: good}"))
+
+
+def test_a_round_costs_the_same_however_many_there_were() -> None:
+    """The work of the engine, counted in lines, grows as the rounds do."""
+
+    rooms = tuple(os.path.join(next(iter(flow.__path__)), room) for room in ("_plan", "_run"))
+
+    def lines(rounds: int) -> int:
+        Path("g.yaml").write_text(graph(f"{{times: {rounds}, until: good}}", more=", at_least: 7"))
+        plan = flow.plan("g.yaml", plugins="nodes.py", store=f"store{rounds}")
+        count = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal count
+            if not frame.f_code.co_filename.startswith(rooms):
+                return None
+            count += event == "line"
+            return trace
+
+        before = threading.gettrace()
+        threading.settrace(trace)
+        try:
+            *_, last = flow.execute(plan)
+        finally:
+            threading.settrace(before)  # type: ignore[arg-type]  # None is allowed
+        assert (last.status, last.ran + last.cached) == ("done", 2 * rounds - 1)
+        return count
+
+    assert lines(100) < 2.1 * lines(50)

@@ -108,11 +108,9 @@ def _inside(
     #: What gives the output; how many repetitions there are is read of none of them.
     wanted = (outputs[port].source,) if port in outputs else ()
     scores = (outputs[repeat.best].source,) if repeat and repeat.best and wanted else ()
-    groups: dict[int, list[Frame]] = {}
-    for index, child in frame.below.get(node.name, {}).items():
-        if child.entered or may_enter:
-            groups.setdefault(index // repeat.times if repeat else index, []).append(child)
-    for group in groups.values():
+    for group in frame.below.get(node.name, {}).values():
+        if not (group[0].entered or may_enter):
+            continue
         is_open = False
         deciding: list[NodeOutput] = []
         if repeat is not None and repeat.until is not None and len(group) < repeat.times:

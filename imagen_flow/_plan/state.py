@@ -293,13 +293,16 @@ class State:
         Raises:
             BadValue: a value is out of an input's bounds.
         """
-        times = node.repeat.times if node.repeat else 1
+        is_open = node.repeat is not None and node.repeat.until is not None
+        frames = frame.below.setdefault(node.name, {}).setdefault(element, [])
+        for _ in range(len(frames), node.repeat.times if node.repeat and not is_open else 1):
+            frames.append(self._begun(frame, node, inner, place, len(frames)))
         first = [(name, wanted) for name, wanted in inner.inputs.items() if is_first(wanted)]
         waits: list[str] = []
         absent, outside = False, None
-        is_open = node.repeat is not None and node.repeat.until is not None
-        for r in range(1 if is_open else times):
-            child = self._child(frame, node, inner, element, place, r)
+        # Those that a condition ends begin one after another, once the first was entered.
+        entering = frames[:1] if is_open else frames
+        for child in entering:
             for name, wanted in first:
                 try:
                     # What is in the graph may have read it before another input was known, and
@@ -316,25 +319,26 @@ class State:
                 elif slot.kind == "absent" and not wanted.type.optional:
                     absent = True
         if not waits and (absent or outside is not None):
-            self._leave(frame, node, element)
+            del frame.below[node.name][element]
             if absent or outside is None:
                 return ABSENT
             raise outside
-        for child in self._repetitions(frame, node, element):
+        for child in entering:
             child.entered = not waits
             if self.listing:
                 self.walk(child)
         if waits:
             return Unknown(tuple(dict.fromkeys(waits)))
         if is_open:
-            self._go_on(frame, node, inner, element, place)
+            self._go_on(frame, node, inner, frames, place)
         return None
 
-    def _go_on(self, frame: Frame, node: Node, inner: Graph, element: int, place: Place) -> None:
+    def _go_on(
+        self, frame: Frame, node: Node, inner: Graph, frames: list[Frame], place: Place
+    ) -> None:
         """Begin repetitions as long as what ends them is known not to hold."""
-        frames = self._repetitions(frame, node, element)
         while self.is_over(node, frames) is False:
-            child = self._child(frame, node, inner, element, place, len(frames))
+            child = self._begun(frame, node, inner, place, len(frames))
             child.entered = True
             if self.listing:
                 self.walk(child)
@@ -358,39 +362,19 @@ class State:
             raise BadValue(f"takes true or false for 'until', not {slot.kind}")
         return slot.kind == "bool" and bool(self.values.value(slot))
 
-    def _child(
-        self, frame: Frame, node: Node, inner: Graph, element: int, place: Place, r: int
-    ) -> Frame:
-        """Give the frame of a repetition; it is made when it is asked for first."""
-        frames = frame.below.setdefault(node.name, {})
-        index = element * (node.repeat.times if node.repeat else 1) + r
-        child = frames.get(index)
-        if child is None:
-            self._count(frame, len(inner.nodes) - len(inner.unneeded))
-            parts = [f"[{n}]" for n in (*place, *((r,) if node.repeat else ()))]
-            child = frames[index] = Frame(
-                inner,
-                f"{frame.full(node.name)}{''.join(parts)}/",
-                frame.item,
-                {},
-                parent=(frame, node),
-                element=place if node.each else None,
-                repetition=r if node.repeat else None,
-            )
-        return child
-
-    def _repetitions(self, frame: Frame, node: Node, element: int) -> list[Frame]:
-        """Give the frames of an element, one for each repetition that has begun."""
-        times = node.repeat.times if node.repeat else 1
-        frames = frame.below[node.name]
-        found = (frames.get(index) for index in range(element * times, (element + 1) * times))
-        return [child for child in found if child is not None]
-
-    def _leave(self, frame: Frame, node: Node, element: int) -> None:
-        """Drop the frames of an element that turned out not to be entered."""
-        times = node.repeat.times if node.repeat else 1
-        for index in range(element * times, (element + 1) * times):
-            frame.below[node.name].pop(index, None)
+    def _begun(self, frame: Frame, node: Node, inner: Graph, place: Place, r: int) -> Frame:
+        """Make the frame of a repetition."""
+        self._count(frame, len(inner.nodes) - len(inner.unneeded))
+        parts = [f"[{n}]" for n in (*place, *((r,) if node.repeat else ()))]
+        return Frame(
+            inner,
+            f"{frame.full(node.name)}{''.join(parts)}/",
+            frame.item,
+            {},
+            parent=(frame, node),
+            element=place if node.each else None,
+            repetition=r if node.repeat else None,
+        )
 
     def _gather(
         self, frame: Frame, node: Node, inner: Graph, element: int, steps: list[Step]
@@ -398,7 +382,7 @@ class State:
         """Take a graph's outputs for an element: of the repetition with the best score, of the
         last, or of all as lists.
         """
-        frames = self._repetitions(frame, node, element)
+        frames = frame.below[node.name][element]
 
         def outs(child: Frame) -> dict[str, Slot]:
             return {name: handed_on(child, output) for name, output in inner.outputs.items()}
@@ -503,11 +487,8 @@ class State:
                     )
                 if state.pending:
                     yield from self._open_rounds(frame, name, state)
-                if below := frame.below.get(name):
-                    pending += [
-                        (child, iter(child.graph.nodes))
-                        for _, child in sorted(below.items(), reverse=True)
-                    ]
+                if below := list(frame.inside(name)):
+                    pending += [(child, iter(child.graph.nodes)) for child in reversed(below)]
                     break
             else:
                 pending.pop()
@@ -520,10 +501,7 @@ class State:
         repeat = node.repeat
         if repeat is None or repeat.until is None:
             return
-        groups: dict[int, list[Frame]] = {}
-        for index, child in frame.below.get(name, {}).items():
-            groups.setdefault(index // repeat.times, []).append(child)
-        for frames in groups.values():
+        for frames in frame.below.get(name, {}).values():
             over = self.is_over(node, frames)
             if isinstance(over, Unknown):
                 item = item_of(frame, frames[0].element)

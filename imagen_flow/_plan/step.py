@@ -166,9 +166,9 @@ class Frame:
         # to the graph's own file.
         self.by_default = set(by_default)
         self.states: dict[str, NodeState] = {}
-        #: The frames of graphs used as nodes, by node, and by element and repetition counted
-        # through.
-        self.below: dict[str, dict[int, Frame]] = {}
+        #: The frames of graphs used as nodes, by node and by the number of the element: one for each
+        # repetition that was begun.
+        self.below: dict[str, dict[int, list[Frame]]] = {}
         #: The frame around it, and the node there that it belongs to.
         self.parent = parent
         self.element = element
@@ -203,22 +203,30 @@ class Frame:
             )
             for name, s in self.states.items()
         }
-        for name, frames in self.below.items():
+        for name, elements in self.below.items():
             node = self.graph.nodes[name]
             is_known = len(self.states[name].outputs) == len(node.outputs)
             made.below[name] = (
-                frames
+                elements
                 if is_known
-                else {index: frame.copy((made, node)) for index, frame in frames.items()}
+                else {
+                    element: [frame.copy((made, node)) for frame in frames]
+                    for element, frames in elements.items()
+                }
             )
         return made
 
     def all(self) -> Iterator[Frame]:
         """Give it and all frames below."""
         yield self
-        for frames in self.below.values():
-            for frame in frames.values():
+        for name in self.below:
+            for frame in self.inside(name):
                 yield from frame.all()
+
+    def inside(self, node: str) -> Iterator[Frame]:
+        """Give the frames of a graph used as a node, by element and repetition."""
+        for _, frames in sorted(self.below.get(node, {}).items()):
+            yield from frames
 
 
 #: A node in a frame, and one of its outputs.

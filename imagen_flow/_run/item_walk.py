@@ -4,6 +4,7 @@ that runs needs its value. The walk has its own stack, so a graph may be arbitra
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -225,7 +226,7 @@ class ItemWalk:
                 self.queue.set_step_count(name, frame.item, len(state.steps))
         elif below := frame.below.get(node.name):
             self.queue.set_step_count(name, frame.item, 0)
-            for child in below.values():
+            for child in itertools.chain.from_iterable(map(_new, below.values())):
                 for inner in child.graph.nodes:
                     if inner not in child.graph.unneeded:
                         self.queue.set_step_count(child.full(inner), frame.item, 1, at_least=True)
@@ -316,10 +317,7 @@ class ItemWalk:
         """
         repeat = node.repeat
         wanted = (inner.outputs[port].source,) if port in inner.outputs else ()
-        groups: dict[int, list[Frame]] = {}
-        for index, child in sorted(frame.below.get(node.name, {}).items()):
-            groups.setdefault(index // repeat.times if repeat else index, []).append(child)
-        for group in groups.values():
+        for _, group in sorted(frame.below.get(node.name, {}).items()):
             if repeat is not None:
                 for child in group:
                     if repeat.until is not None and child.repetition != repeat.times - 1:
@@ -329,6 +327,11 @@ class ItemWalk:
                 group = self.state.kept(node, group)
             for child in group:
                 yield from _sources(child, wanted)
+
+
+def _new(frames: list[Frame]) -> Iterator[Frame]:
+    """Give those repetitions of a graph in which no node was settled yet."""
+    return itertools.takewhile(lambda child: not child.states, reversed(frames))
 
 
 def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:

@@ -115,7 +115,7 @@ def _dependencies(
         return
     below = [
         child
-        for child in frame.below.get(source.node, {}).values()
+        for child in frame.inside(source.node)
         if element is None or child.element is None or _is_at(child.element, element)
     ]
     if node.repeat is not None and node.repeat.decides:
