@@ -12,7 +12,7 @@ from typing import Any
 from .._system.regular_files import open_regular
 from .._types.digest import tagged
 from .._types.models import BaseCheckpoint, Model
-from ..errors import nearest
+from ..errors import ModelError, nearest
 from .cache import recorded_digest, snapshot
 from .contents import Files
 from .files import (
@@ -55,7 +55,7 @@ def resolve(
     text: str,
     *,
     folder: Path,
-    embedded: Mapping[str, Path],
+    embedded: Mapping[str, Path | ModelError],
     digest: Callable[[Path], str],
     environ: Mapping[str, str] = os.environ,
     policy: ModelPolicy = STRICT,
@@ -65,7 +65,7 @@ def resolve(
 
     Params:
         folder: the folder that relative paths are relative to.
-        embedded: models that come with plugins, by reference.
+        embedded: models that come with plugins, by reference; or why one is not there.
         digest: returns the digest of a file's content.
         environ: tells where the hub's cache is.
         policy: which models may be used, and how.
@@ -89,7 +89,7 @@ def resolve(
 def _found(
     text: str,
     folder: Path,
-    embedded: Mapping[str, Path],
+    embedded: Mapping[str, Path | ModelError],
     files: Files,
     environ: Mapping[str, str],
     policy: ModelPolicy,
@@ -141,7 +141,7 @@ def is_tiny(reference: str) -> bool:
 def _resolve(
     text: str,
     folder: Path,
-    embedded: Mapping[str, Path],
+    embedded: Mapping[str, Path | ModelError],
     files: Files,
     environ: Mapping[str, str],
     policy: ModelPolicy,
@@ -154,7 +154,10 @@ def _resolve(
                 why=f"available models: {', '.join(sorted(embedded)) or 'none'}",
                 fix=nearest(text, embedded),
             )
-        return _model(embedded[text], text, files, policy)
+        at = embedded[text]
+        if isinstance(at, ModelError):
+            raise at
+        return _model(at, text, files, policy)
     if reference.kind == "hf":
         pinned = _locked(reference, text, policy)
         if pinned is not None:

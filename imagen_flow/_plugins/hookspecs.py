@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .._types.codec import Codec
     from .._types.models import BaseCheckpoint, Loader
     from .._types.node import NodeFunction
+    from ..errors import ModelError
 
 __all__ = ["hookimpl", "hookspec"]
 
@@ -36,8 +37,11 @@ def imagen_flow_nodes() -> Iterable[NodeFunction]:
 
 
 @hookspec
-def imagen_flow_models() -> Mapping[str, Path]:
-    """Return models that come with this plugin: references (``embedded/imagen``) and their folders."""
+def imagen_flow_models() -> Mapping[str, Path | ModelError]:
+    """Return models that come with this plugin: references (``embedded/imagen``) and their folders
+    or files. For one that comes with a package that is not installed, return an `UnresolvedModel`
+    (`imagen_flow.loaders`) that names the package.
+    """
     raise NotImplementedError
 
 

@@ -76,7 +76,7 @@ class Registry:
     #: Caches the digests of large files that come with plugins.
     files: FileDigests = field(default_factory=FileDigests)
     _types: dict[str, NodeType] = field(default_factory=dict)
-    _models: dict[str, Path] = field(default_factory=dict)
+    _models: dict[str, Path | ModelError] = field(default_factory=dict)
     _codecs: list[Codec] = field(default_factory=list)
     _loaders: dict[tuple[str, str], OfferedLoader] = field(default_factory=dict)
     _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager())
@@ -134,8 +134,8 @@ class Registry:
         return [f"{p.name}: {p.fault}" for p in self.plugins.values() if p.fault]
 
     @property
-    def models(self) -> Mapping[str, Path]:
-        """Models that come with plugins: reference to folder."""
+    def models(self) -> Mapping[str, Path | ModelError]:
+        """Models that come with plugins: reference to folder, or why it is not there."""
         for plugin in self.plugins.values():
             if plugin.model_names:
                 self.load(plugin)
@@ -305,7 +305,7 @@ class Registry:
     def _register_offers(self, plugin: Plugin, code: LocalCode | None) -> None:
         implements = False
         names: list[str] = []
-        models: dict[str, Path] = {}
+        models: dict[str, Path | ModelError] = {}
         digested: list[str] = []
 
         def source() -> str:
@@ -315,7 +315,10 @@ class Registry:
                         code.digest
                         if code is not None
                         else installed_digest(
-                            plugin.target, plugin.distribution, self.files, without=models.values()
+                            plugin.target,
+                            plugin.distribution,
+                            self.files,
+                            without=[m for m in models.values() if isinstance(m, Path)],
                         )
                     )
                 finally:
@@ -325,7 +328,9 @@ class Registry:
         for hook, register in (
             (
                 "imagen_flow_models",
-                lambda given: models.update({k: Path(v) for k, v in given.items()}),
+                lambda given: models.update(
+                    {k: v if isinstance(v, ModelError) else Path(v) for k, v in given.items()}
+                ),
             ),
             (
                 "imagen_flow_nodes",

