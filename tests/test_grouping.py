@@ -337,6 +337,13 @@ def test_results_agree_within_one_level_of_eight_bits() -> None:
         ([Image(grey), 1], [Image(grey), 1], True, True),
         ([Image(grey), 1], [Image(grey), 2], False, False),
         ({"a": "x"}, {"a": "x"}, False, True),
+        (("x", 0.5), ("x", 0.5), True, True),
+        (("x", 0.5), ("x", 0.503), True, False),
+        (("x", 0.5), ("x", 0.503), False, True),
+        (("x", 0.5), ("x", 0.505), False, False),
+        (("x", 0.5), ("y", 0.5), False, False),
+        (300.0, 301.0, False, True),
+        (float("nan"), float("nan"), False, False),
     ):
         assert agree(a, b, exact=exact) is expected
 

@@ -296,7 +296,7 @@ def _size_of(value: Any) -> Hashable:
 
 
 def agree(a: Any, b: Any, *, exact: bool) -> bool:
-    """Tell whether two results are equal: to the bit, or within one level of 8 bits."""
+    """Tell whether two results are equal: to the bit, or in numbers within one level of 8 bits."""
     import numpy as np
 
     if isinstance(a, list | tuple):
@@ -321,6 +321,8 @@ def agree(a: Any, b: Any, *, exact: bool) -> bool:
         x, y = a.pixels, b.pixels
     elif isinstance(a, Audio):
         x, y = a.samples, b.samples
+    elif isinstance(a, float) and not exact:
+        return abs(a - b) <= max(1.0, abs(a)) / 255
     else:
         return bool(a == b)
     if x.shape != y.shape or x.dtype != y.dtype:

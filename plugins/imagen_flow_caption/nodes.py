@@ -6,11 +6,12 @@ has the method of `PictureCaptioner`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import imagen_flow as flow
-from imagen_flow import Image, Model, Progress, Range, Steps
+from imagen_flow import Image, List, Model, Progress, Range, Steps
 from imagen_flow.loaders import (
     Leased,
     Loader,
@@ -34,6 +35,9 @@ class of transformers for each.
 """
 
 
+UNRECOGNISED = "the captioner recognises nothing in the picture"
+
+
 class PictureCaptioner(Protocol):
     """Role ``captioner``: describes pictures for `image.caption`."""
 
@@ -41,6 +45,16 @@ class PictureCaptioner(Protocol):
         """Describe uint8 (height, width, 3): the words, empty if it recognises nothing, and how
         likely they are, 0 to 1.
         """
+
+
+@runtime_checkable
+class ManyPictureCaptioner(Protocol):
+    """What a captioner has that describes several pictures at once."""
+
+    def caption_many(
+        self, pictures: Sequence[np.ndarray], *, max_length: int
+    ) -> Sequence[tuple[str, float]]:
+        """Describe pictures of one size. Otherwise as `PictureCaptioner.caption`."""
 
 
 @dataclass(frozen=True)
@@ -114,5 +128,18 @@ def caption(
         ``transformers.GenerationMixin.generate``, greedy.
     """
     words, confidence = model.caption(image.rgb().as_uint8().pixels, max_length=max_length)
-    yield Progress(1, 1, "" if words else "the captioner recognises nothing in the picture")
+    yield Progress(1, 1, "" if words else UNRECOGNISED)
     return Caption(words, confidence)
+
+
+@caption.many(varies=("image",))
+def _caption_many(
+    model: Captioner | PictureCaptioner, image: Sequence[Image], *, max_length: int = 32
+) -> Steps[List[Caption]]:
+    if not isinstance(model, ManyPictureCaptioner):
+        return NotImplemented
+    pictures = [one.rgb().as_uint8().pixels for one in image]
+    found = model.caption_many(pictures, max_length=max_length)
+    for i, (words, _) in enumerate(found):
+        yield Progress(1, 1, "" if words else UNRECOGNISED, item=i)
+    return [Caption(*one) for one in found]

@@ -183,11 +183,12 @@ def test_an_edit_reports_each_step_keeps_the_size_and_is_the_same_again(bold):
     """Two steps of each model, whatever the size."""
     for shape in ((64, 64), (50, 90)):
         picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-        yielded, edited = finish(editing.edit(picture, "make the star green", seed=3, **bold))
+        asked = [picture], ["make the star green"]
+        yielded, (edited,) = finish(editing.edit(*asked, seeds=[3], **bold))
         assert yielded == [(1, 4), (2, 4), (3, 4), (4, 4)]
         assert edited.shape == picture.shape and edited.dtype == np.uint8
         assert (edited != picture).any()
-        _, again = finish(editing.edit(picture, "make the star green", seed=3, **bold))
+        _, (again,) = finish(editing.edit(*asked, seeds=[3], **bold))
         assert (edited == again).all()
 
 

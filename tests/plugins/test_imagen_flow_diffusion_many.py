@@ -138,3 +138,39 @@ def test_adapters_of_one_picture_are_not_grouped(at: Callable[[str], str]) -> No
     alone, together, pool = both({"drawn": drawn})
     assert furthest(alone, together) == 0
     assert pool.sound_groups == {}
+
+
+def test_the_embedded_editor_and_captioner_compute_together() -> None:
+    """Each picture by its own instruction, with the notes of its own."""
+    nodes = {
+        "drawn": {"type": "dataset.edits", "count": 3, "seed": 1},
+        "edited": {
+            "type": "image.edit",
+            "model": "embedded/edit",
+            "each": {
+                "image": "${drawn.pictures}",
+                "instruction": ["make the background white", "", "keep the circle"],
+            },
+            "seed": 3,
+        },
+        "words": {
+            "type": "image.caption",
+            "model": "embedded/caption",
+            "each": {"image": "${edited}"},
+        },
+    }
+    graph = {
+        "imagen_flow": 1,
+        "nodes": nodes,
+        "outputs": {"edited": "${edited}", "words": "${words}", "sure": "${words.confidence}"},
+    }
+    with ModelPool() as pool:
+        alone = flow.run(graph, store=None, pool=pool, device="cpu")
+        together = flow.run(graph, store=None, pool=pool, device="cpu", batch="auto")
+    assert list(pool.sound_groups.values()) == [True, True]
+    assert furthest(alone["edited"], together["edited"]) <= 1
+    assert furthest(alone["edited"][:1], alone["edited"][1:2]) > 1
+    assert alone["words"] == together["words"] and len(set(alone["words"])) == 3
+    assert together["sure"] == pytest.approx(alone["sure"], abs=1e-4)
+    notes = [sorted((note.item, note.message) for note in one.notes) for one in (alone, together)]
+    assert notes[0] == notes[1] and [item for item, _ in notes[0]] == ["[1]", "[2]"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Unpack
 
 import imagen_flow as flow
 from imagen_flow import Image, List, Progress, Range, Seed, Steps, Tensor
@@ -22,6 +22,7 @@ from ..stages.roles import (
     EnlargingStage,
     ManyBaseStage,
     ManyEnlargingStage,
+    ManyPictureEditor,
     ManyPromptEncoder,
     PictureEditor,
     PromptEncoder,
@@ -33,6 +34,8 @@ from .shared_ports import RENAMED_LORAS, LoRAs, Prompting, ReplacedParts, Sample
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+T = TypeVar("T")
 
 _LIBRARIES = ("diffusers", "torch", "transformers")
 
@@ -297,14 +300,7 @@ def edit(
         if the checkpoint's safety checker blackens the picture.
     Source: InstructPix2Pix (arXiv:2211.09800); for checkpoints, their diffusers pipeline.
     """
-    import numpy as np
-
-    source = image.as_uint8().pixels
-    alpha = source[:, :, -1:] if image.has_alpha else None
-    colours = source[:, :, : image.channels - image.has_alpha]
-    colours = np.ascontiguousarray(
-        np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
-    )
+    colours, alpha = _split_alpha(image)
     given = ports.get("arguments") or {}
     if not isinstance(given, dict):
         raise ValueError("its 'arguments' must be a mapping of names to values")
@@ -349,6 +345,55 @@ def edit(
         notes = [model.unread(instruction)]
         steps = _noting(_explaining_nan(steps, model), notes)
     edited = yield from _progress(steps, notes, attached.notes)
+    return _with_alpha(edited, alpha)
+
+
+@edit.many(varies=("image", "instruction", "seed"))
+def _edit_many(
+    model: Instructed | PictureEditor,
+    image: Sequence[Image],
+    instruction: Sequence[str],
+    references: Sequence[Image] | None = None,
+    *,
+    image_guidance_scale: float | None = None,
+    seed: Sequence[int],
+    memory_levels: FallbackLevels = (),
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    **ports: Any,
+) -> Steps[List[Image]]:
+    if isinstance(model, Instructed) or not isinstance(model, ManyPictureEditor):
+        return NotImplemented
+    if references or any(ports.values()):
+        return NotImplemented
+    pairs = [_split_alpha(one) for one in image]
+    steps = model.edit_many(
+        [colours for colours, _ in pairs],
+        instruction,
+        seeds=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        image_guidance_scale=image_guidance_scale,
+    )
+    edited = yield from _progress_of_edits(_explaining_nan(steps, model))
+    for i, words in enumerate(instruction):
+        yield Progress(1, 1, model.unread(words), item=i)
+    return [_with_alpha(one, alpha) for one, (_, alpha) in zip(edited, pairs, strict=True)]
+
+
+def _split_alpha(image: Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give a picture's colours as an editor takes them, uint8 (height, width, 3), and its alpha."""
+    import numpy as np
+
+    source = image.as_uint8().pixels
+    colours = source[:, :, : image.channels - image.has_alpha]
+    colours = np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
+    return np.ascontiguousarray(colours), source[:, :, -1:] if image.has_alpha else None
+
+
+def _with_alpha(edited: np.ndarray, alpha: np.ndarray | None) -> Image:
+    import numpy as np
+
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
 
@@ -408,6 +453,22 @@ def _progress_of_many(
             yield Progress(done, total)
 
 
+def _progress_of_edits(
+    steps: Generator[tuple[Any, ...], None, Sequence[np.ndarray]],
+) -> Generator[Progress, None, Sequence[np.ndarray]]:
+    """Yield an editor's steps as Progress of all pictures, and its notes as that of theirs; return
+    the pictures.
+    """
+    with closing(steps):
+        while True:
+            try:
+                done, total, *noted = next(steps)
+            except StopIteration as end:
+                return end.value
+            note, item = noted or ("", None)
+            yield Progress(done, total, note, item=item)
+
+
 def _progress(
     steps: Generator[tuple[Any, ...], None, np.ndarray], *notes: Sequence[str]
 ) -> Generator[Progress, None, np.ndarray]:
@@ -432,8 +493,8 @@ def _progress(
 
 
 def _explaining_nan(
-    steps: Generator[tuple[Any, ...], None, np.ndarray], model: PictureEditor
-) -> Generator[tuple[Any, ...], None, np.ndarray]:
+    steps: Generator[tuple[Any, ...], None, T], model: PictureEditor
+) -> Generator[tuple[Any, ...], None, T]:
     """Take an editor's steps; if it computes NaN, raise what is known of the cause."""
     with explaining_nan(model.networks), closing(steps):
         try:

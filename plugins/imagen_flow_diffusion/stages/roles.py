@@ -19,6 +19,7 @@ __all__ = [
     "EnlargingStage",
     "ManyBaseStage",
     "ManyEnlargingStage",
+    "ManyPictureEditor",
     "ManyPromptEncoder",
     "PictureEditor",
     "PromptEncoder",
@@ -169,4 +170,23 @@ class PictureEditor(Protocol):
         Outputs: yields (steps done, steps), or both and a note that is to stay; returns uint8 of the
             picture's size.
         Raises: FloatingPointError: it computed NaN.
+        """
+
+
+@runtime_checkable
+class ManyPictureEditor(Protocol):
+    """What an editor has that edits several pictures at once, each with a generator of its own."""
+
+    def edit_many(
+        self,
+        pictures: Sequence[np.ndarray],
+        instructions: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        image_guidance_scale: float | None,
+    ) -> Generator[tuple[Any, ...], None, Sequence[np.ndarray]]:
+        """Edit pictures of one size. A note that is yielded is followed by the place of its
+        picture. Otherwise as `PictureEditor.edit`.
         """

@@ -142,17 +142,27 @@ class ShapesCaptioner:
         """Describe uint8 (height, width, 3): the caption, empty if it is not likely enough to be
         right, and how likely it is.
         """
+        return self.caption_many([picture], max_length=max_length)[0]
+
+    def caption_many(
+        self, pictures: Sequence[np.ndarray], *, max_length: int = 32
+    ) -> list[tuple[str, float]]:
+        """Describe several pictures."""
         from PIL import Image
 
-        pixels = self.image_processor(images=Image.fromarray(picture), return_tensors="pt")
+        images = [Image.fromarray(picture) for picture in pictures]
+        pixels = self.image_processor(images=images, return_tensors="pt")
         found = choose(
-            picture,
+            pictures,
             pixels["pixel_values"],
             model=self.model,
             tokenizer=self.tokenizer,
             longest=max_length,
             calibration=self.calibration,
         )
+        return [self._judged(one) for one in found]
+
+    def _judged(self, found: tuple[str, Signals] | None) -> tuple[str, float]:
         if found is None:
             return "", 0.0
         words, signals = found
@@ -161,29 +171,38 @@ class ShapesCaptioner:
 
 
 def choose(
-    picture: np.ndarray,
+    pictures: Sequence[np.ndarray],
     pixels: torch.Tensor,
     *,
     model: Any,
     tokenizer: Any,
     longest: int = 32,
     calibration: Calibration,
-) -> tuple[str, Signals] | None:
-    """Choose the caption that is likeliest to be right: the likeliest words if they explain the
-    picture, else the best of several. None if there is no whole sentence among them.
+) -> list[tuple[str, Signals] | None]:
+    """Choose for each picture the caption that is likeliest to be right: the likeliest words if they
+    explain the picture, else the best of several. None if there is no whole sentence among them.
+
+    Inputs:
+        pictures: uint8 (height, width, 3).
+        pixels: (N, 3, side, side), of the same pictures as the image processor gives them.
     """
-    best: tuple[str, Signals] | None = None
-    likely = -1.0
-    tried: set[str] = set()
+    best: list[tuple[str, Signals] | None] = [None] * len(pictures)
+    likely = [-1.0] * len(pictures)
+    tried: list[set[str]] = [set() for _ in pictures]
     for count in (1, _OTHERS):
-        for reading in read(pixels, model=model, tokenizer=tokenizer, longest=longest, beams=count):
-            signals = None if reading.words in tried else weigh(picture, reading)
-            tried.add(reading.words)
-            if signals is not None and calibration.probability(signals) > likely:
-                likely = calibration.probability(signals)
-                best = reading.words, signals
-        if likely >= _LIKELY:
+        left = [index for index, found in enumerate(likely) if found < _LIKELY]
+        if not left:
             break
+        readings = read(
+            pixels[left], model=model, tokenizer=tokenizer, longest=longest, beams=count
+        )
+        for number, reading in enumerate(readings):
+            index = left[number // count]
+            signals = None if reading.words in tried[index] else weigh(pictures[index], reading)
+            tried[index].add(reading.words)
+            if signals is not None and calibration.probability(signals) > likely[index]:
+                likely[index] = calibration.probability(signals)
+                best[index] = reading.words, signals
     return best
 
 

@@ -8,6 +8,7 @@ mask leaves out is not repainted: there the source's own pixels stay, bit for bi
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,9 @@ UNREAD = (
 )
 APART = 3
 """How far apart, in pixels, close-ups of one place are: their mean is truer than each."""
+TOGETHER = 36
+"""How many pictures or close-ups a UNet is given at once: of more, a processor computes each more
+slowly."""
 FAINT = 1e-3
 """The weight that the least likely pixel still has where scores of colours are summed."""
 REACH = 10
@@ -71,8 +75,8 @@ THRESHOLD = 0.10
 
 
 def edit(
-    picture: np.ndarray,
-    instruction: str,
+    pictures: Sequence[np.ndarray],
+    instructions: Sequence[str],
     *,
     unet: Any,
     close_up: Any,
@@ -80,85 +84,109 @@ def edit(
     tokenizer: Any,
     plan: Mapping[str, torch.Tensor],
     scheduler: Any,
-    seed: int,
+    seeds: Sequence[int],
     num_inference_steps: int = 2,
-) -> Generator[tuple[int, int], None, np.ndarray | str]:
-    """Change a picture as an instruction asks.
+) -> Generator[tuple[int, int], None, list[np.ndarray | str]]:
+    """Change pictures as their instructions ask, each with a generator of its own.
 
     Inputs:
-        picture: uint8 (height, width, 3), any size; the model sees it at its own square size.
-        instruction: such as ``make the circle green``.
+        pictures: uint8 (height, width, 3), any size; the model sees them at its own square size.
+        instructions: such as ``make the circle green``.
         unet, close_up, text_encoder, tokenizer, plan, scheduler: the loaded parts of the model; the
             scheduler's state is not touched. ``plan`` holds the heads that read an instruction off
             the text encoder's states, and the projections of what it says onto a UNet's tokens.
     Params:
-        seed: of the first noise, drawn on the CPU.
+        seeds: of the first noise, drawn on the CPU.
         num_inference_steps: DDIM steps of each UNet.
-    Outputs: yields (steps done, steps); returns uint8 of the input's shape, or the reason why
-        nothing changes.
+    Outputs: yields (steps done, steps); returns for each picture uint8 of its shape, or the reason
+        why nothing changes.
     Source: InstructPix2Pix (arXiv:2211.09800) for the conditioning; DDIM (arXiv:2010.02502), eq. 12
         with eta 0, by ``scheduler.step``.
+    """
+    import torch
+
+    side = unet.config.sample_size * WHOLE_FOLD
+    distinct = list(dict.fromkeys(instructions))
+    read_once = dict(zip(distinct, read(distinct, text_encoder, tokenizer, plan), strict=True))
+    said = [read_once[instruction] for instruction in instructions]
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    changes = [_change(*each, side, plan) for each in zip(pictures, said, strict=True)]
+    edited: list[np.ndarray | str] = [UNREAD] * len(pictures)
+    given: dict[int, torch.Tensor] = {}
+
+    def go_on(index: int, painted: _Painted | None) -> None:
+        try:
+            change = changes[index]
+            given[index] = next(change) if painted is None else change.send(painted)
+        except StopIteration as end:
+            edited[index] = end.value
+
+    for index in range(len(pictures)):
+        go_on(index, None)
+    done = 0
+    for name, network in (("unet", unet), ("close_up", close_up)):
+        if not given:
+            break
+        asked, given = given, {}
+        project = [plan[f"{name}.{part}"] for part in ("weight", "bias")]
+        painting = _paint(
+            network,
+            list(asked.values()),
+            tokens(numbered([said[index] for index in asked]), *project),
+            scheduler,
+            [generators[index] for index in asked],
+            num_inference_steps,
+        )
+        while True:
+            try:
+                next(painting)
+            except StopIteration as end:
+                painted = end.value
+                break
+            done += 1
+            yield done, 2 * num_inference_steps
+        for index, one in zip(asked, painted, strict=True):
+            go_on(index, one)
+    return edited
+
+
+_Painted = tuple["torch.Tensor", "torch.Tensor"]
+
+
+def _change(
+    picture: np.ndarray,
+    said: Mapping[str, str | None],
+    side: int,
+    plan: Mapping[str, torch.Tensor],
+) -> Generator[torch.Tensor, _Painted, np.ndarray | str]:
+    """Change one picture. Yields what the first UNet is given beside the noise, then what the second
+    is, and is sent what they paint; returns the picture, or the reason why nothing changes.
     """
     import torch
     from PIL import Image
     from torch.nn import functional as F
 
-    total = 2 * num_inference_steps
-    device, dtype = unet.device, unet.dtype
-    side = unet.config.sample_size * WHOLE_FOLD
+    if said["kind"] == "nothing":
+        return UNREAD
     reduced = (
         np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
         if picture.shape[:2] != (side, side)
         else picture
     )
-    seen = torch.tensor(reduced).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
-    said = read([instruction], text_encoder, tokenizer, plan)
-    if said[0]["kind"] == "nothing":
-        return UNREAD
-    generator = torch.Generator("cpu").manual_seed(seed)
-
-    def sample(
-        name: str, given: torch.Tensor, done: int
-    ) -> Generator[tuple[int, int], None, tuple[torch.Tensor, torch.Tensor]]:
-        """Draw what a UNet paints beside the given channels; give it and the features of its last
-        step that colours are read off.
-        """
-        network = {"unet": unet, "close_up": close_up}[name]
-        text = tokens(numbered(said), *(plan[f"{name}.{part}"] for part in ("weight", "bias")))
-        words = text.to(device, dtype).expand(len(given), -1, -1)
-        sampler = type(scheduler).from_config(scheduler.config)
-        sampler.set_timesteps(num_inference_steps, device=device)
-        shape = (len(given), network.config.out_channels, *given.shape[2:])
-        x = torch.randn(shape, generator=generator).to(device, dtype) * sampler.init_noise_sigma
-        features = x
-        for number, t in enumerate(sampler.timesteps, done + 1):
-            with torch.no_grad(), watched(network) as seen:
-                painted = network(
-                    torch.cat([sampler.scale_model_input(x, t), given.to(dtype)], 1),
-                    t,
-                    words,
-                    encoder_attention_mask=tokens_mask(words),
-                ).sample
-                x = sampler.step(painted, t, x, return_dict=False)[0]
-            features = seen["after"]
-            yield number, total
-        if not bool(torch.isfinite(x).all()):
-            raise FloatingPointError("the model gave NaN")
-        return x.float().cpu(), features.float()
-
-    x, _ = yield from sample("unet", F.pixel_unshuffle(seen, WHOLE_FOLD), 0)
-    rough = (seen.cpu() + 2 * F.pixel_shuffle(x, WHOLE_FOLD))[0].permute(1, 2, 0).clamp(-1, 1)
+    seen = torch.tensor(reduced).permute(2, 0, 1)[None].float() / 127.5 - 1
+    x, _ = yield F.pixel_unshuffle(seen, WHOLE_FOLD)
+    rough = (seen + 2 * F.pixel_shuffle(x, WHOLE_FOLD))[0].permute(1, 2, 0).clamp(-1, 1)
     changed = change_mask(reduced, np.rint((rough.numpy() + 1) * 127.5).astype(np.uint8))
     corners = views(changed, side // 2)
     if not corners:
         return UNSEEN
-    if said[0]["kind"] != "background" and is_divided(changed):
+    if said["kind"] != "background" and is_divided(changed):
         return AMBIGUOUS
 
     windows = [np.s_[:, :, y : y + side // 2, x : x + side // 2] for x, y in corners]
     parts = F.pixel_unshuffle(torch.cat([seen[window] for window in windows]), CLOSE_FOLD)
-    where = coordinates(parts.shape[-1]).to(device).expand(len(parts), -1, -1, -1)
-    x, features = yield from sample("close_up", torch.cat([parts, where], 1), num_inference_steps)
+    where = coordinates(parts.shape[-1]).expand(len(parts), -1, -1, -1)
+    x, features = yield torch.cat([parts, where], 1)
     kernel, bias = (plan[f"colours.{part}"].to(features) for part in ("weight", "bias"))
     scores = F.interpolate(F.conv2d(features, kernel, bias).cpu(), (side // 2, side // 2))
     layers = F.pixel_shuffle(x, CLOSE_FOLD).clamp(-1, 1)
@@ -172,6 +200,52 @@ def edit(
     if (differ & (weight > 127)).sum() < LEAST:
         return UNSEEN
     return keep_source(picture, painted, weight)
+
+
+def _paint(
+    network: Any,
+    given: Sequence[torch.Tensor],
+    words: torch.Tensor,
+    scheduler: Any,
+    generators: Sequence[torch.Generator],
+    num_inference_steps: int,
+) -> Generator[None, None, list[_Painted]]:
+    """Draw what a UNet paints beside the given channels of each picture; yields after each step, and
+    returns for each picture what is painted and the features of the last step, off which colours are
+    read.
+    """
+    import torch
+
+    device, dtype = network.device, network.dtype
+    counts = [len(each) for each in given]
+    beside = torch.cat(list(given)).to(device, dtype)
+    words = words.repeat_interleave(torch.tensor(counts), 0).to(device, dtype)
+    sampler = copy.deepcopy(scheduler)
+    sampler.set_timesteps(num_inference_steps, device=device)
+    shape = (network.config.out_channels, *beside.shape[2:])
+    noise = [
+        torch.randn((count, *shape), generator=generator)
+        for count, generator in zip(counts, generators, strict=True)
+    ]
+    x = features = torch.cat(noise).to(device, dtype) * sampler.init_noise_sigma
+    for t in sampler.timesteps:
+        parts = zip(*(each.split(TOGETHER) for each in (x, beside, words)), strict=True)
+        found = []
+        with torch.no_grad(), watched(network) as seen:
+            for noisy, shown, text in parts:
+                painted = network(
+                    torch.cat([sampler.scale_model_input(noisy, t), shown], 1),
+                    t,
+                    text,
+                    encoder_attention_mask=tokens_mask(text),
+                ).sample
+                found.append((painted, seen["after"]))
+            painted, features = (torch.cat(each) for each in zip(*found, strict=True))
+            x = sampler.step(painted, t, x, return_dict=False)[0]
+        yield
+    if not bool(torch.isfinite(x).all()):
+        raise FloatingPointError("the model gave NaN")
+    return list(zip(x.float().cpu().split(counts), features.float().split(counts), strict=True))
 
 
 def joined(parts: np.ndarray, corners: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -4,7 +4,7 @@ and once for a close-up.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,29 @@ class PixelEditor:
         """Edit uint8 (height, width, 3) of any size; the result has the same size. Yields (steps
         done, steps), and last a note if there is nothing to change.
         """
+        steps = self.edit_many(
+            [picture],
+            [instruction],
+            seeds=[seed],
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale,
+        )
+        return _only(steps)
+
+    def edit_many(
+        self,
+        pictures: Sequence[np.ndarray],
+        instructions: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        image_guidance_scale: float | None,
+    ) -> Generator[tuple[Any, ...], None, list[np.ndarray]]:
+        """Edit several pictures, each by an instruction of its own. Yields (steps done, steps), and
+        last a note and its picture's place for each in which there is nothing to change.
+        """
         if image_guidance_scale is not None:
             raise ValueError(
                 "this model has no image_guidance_scale: it keeps the source's own pixels where"
@@ -87,39 +110,51 @@ class PixelEditor:
             raise ValueError(
                 "this model has no guidance_scale: it is trained to do what is asked as it is asked"
             )
+        more = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
+        return self._edit_many(pictures, instructions, seeds, more)
+
+    def _edit_many(
+        self,
+        pictures: Sequence[np.ndarray],
+        instructions: Sequence[str],
+        seeds: Sequence[int],
+        more: dict[str, Any],
+    ) -> Generator[tuple[Any, ...], None, list[np.ndarray]]:
         from . import editing
 
-        if not editing.is_read(self.tokenizer, instruction):
-            return _unchanged(picture)
-        more = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
-        return _noted(
-            picture,
-            editing.edit(
-                picture,
-                instruction,
-                unet=self.unet,
-                close_up=self.close_up,
-                text_encoder=self.text_encoder,
-                tokenizer=self.tokenizer,
-                plan=self.plan,
-                scheduler=self.scheduler,
-                seed=seed,
-                **more,
-            ),
+        edited = [picture.copy() for picture in pictures]
+        places = [i for i, each in enumerate(instructions) if editing.is_read(self.tokenizer, each)]
+        if not places:
+            yield 1, 1
+            return edited
+        found = yield from editing.edit(
+            [pictures[i] for i in places],
+            [instructions[i] for i in places],
+            unet=self.unet,
+            close_up=self.close_up,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            plan=self.plan,
+            scheduler=self.scheduler,
+            seeds=[seeds[i] for i in places],
+            **more,
         )
-
-
-def _unchanged(picture: np.ndarray) -> Generator[tuple[Any, ...], None, np.ndarray]:
-    yield 1, 1
-    return picture.copy()
-
-
-def _noted(
-    picture: np.ndarray, steps: Generator[tuple[int, int], None, np.ndarray | str]
-) -> Generator[tuple[Any, ...], None, np.ndarray]:
-    """Take the steps of an edit; where it gives a reason instead of a picture, yield it as a note."""
-    edited = yield from steps
-    if not isinstance(edited, str):
+        for i, one in zip(places, found, strict=True):
+            if isinstance(one, str):
+                yield 1, 1, f"{one}: the picture stays as it is", i
+            else:
+                edited[i] = one
         return edited
-    yield 1, 1, f"{edited}: the picture stays as it is"
-    return picture.copy()
+
+
+def _only(
+    steps: Generator[tuple[Any, ...], None, list[np.ndarray]],
+) -> Generator[tuple[Any, ...], None, np.ndarray]:
+    """Take the steps of one picture's edit, without its place."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            edited: np.ndarray = end.value[0]
+            return edited
+        yield step[:3]

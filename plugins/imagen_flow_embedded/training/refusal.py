@@ -82,8 +82,8 @@ def calibrate_captioner(
     signals: list[Signals] = []
     right: list[bool] = []
     for number, (picture, scene) in enumerate(shown, 1):
-        found = choose(
-            picture,
+        (found,) = choose(
+            [picture],
             normalise(shrink(picture[None])),
             model=model,
             tokenizer=tokenizer,
