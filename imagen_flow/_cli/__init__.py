@@ -30,6 +30,7 @@ COMMANDS = {
     "watch": "Run graphs, and run them again whenever something they depend on changes.",
     "plan": "Show what a run would do, and why, without running anything.",
     "nodes": "List node types, or describe one of them.",
+    "schema": "Print a JSON Schema of the graph language, for editors.",
     "models": "Download, pin, list and remove the models that graphs use.",
     "replay": "Run the graph that is embedded in a picture.",
     "report": "Show what a sweep made: a page to explore in a browser, and a contact sheet.",

@@ -27,13 +27,13 @@ from .call_settings import ATTENTION, STEP_CACHE, takes_itself
 from .graph import ROUNDS, Graph, Node, Repeat
 from .suggestions import only_suggestion, plain, reference_text, suggest
 
-__all__ = ["DTYPE", "LOADING", "is_device", "read_node"]
+__all__ = ["DTYPE", "LOADING", "ON_ERROR", "is_device", "read_node"]
 
 #: Bindings that read nothing.
 _LITERALS = frozenset({Given, FileAt, ModelAt})
 _RETRIES = PortType("int", range=Range(0, 100))
 _BACKOFF = PortType("float", range=Range(0, 86400))
-_ON_ERROR = PortType("text", choices=("fail", "absent", "drop"))
+ON_ERROR = PortType("text", choices=("fail", "absent", "drop"))
 _TIMES = PortType("int", range=Range(1, 10_000))
 
 #: Reserved words that say how a single step is computed.
@@ -237,7 +237,7 @@ def _gives_lists(found: Mapping[str, Any]) -> bool:
 
 def _on_error(binder: Binder, pair: Pair, found: dict[str, Any], *, has_lists: bool) -> None:
     """Read what becomes of an element that fails."""
-    binder.take(pair, _ON_ERROR, "'on_error'", found, "on_error")
+    binder.take(pair, ON_ERROR, "'on_error'", found, "on_error")
     if found.get("on_error") == "drop" and not has_lists:
         binder.say(
             "bad-shape",

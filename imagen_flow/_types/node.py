@@ -45,7 +45,7 @@ from .models import Loader
 from .ports import BadValue, Injected, Port, PortType, Record, read_annotation
 from .records import port_of
 
-__all__ = ["RESERVED", "Upstream", "NodeFunction", "NodeType", "node"]
+__all__ = ["RESERVED", "Upstream", "NodeFunction", "NodeType", "node", "port_help"]
 
 #: Words of a node in a graph file that can name no port. A closed list; a word more needs a new
 # format version.
@@ -416,6 +416,9 @@ def _grouped(name: str, group: Any) -> tuple[dict[str, Port], dict[str, str], se
     return ports, injected, left_out
 
 
+#: A line of help that begins that of one or several ports.
+_PORT_HELP = re.compile(r"(\w+(?:, \w+)*(?: and \w+)?):(?: (.*))?\Z")
+
 #: The heads of a docstring, in their order.
 _HEADS = ("Inputs:", "Params:", "Outputs:", "Raises:", "Source:")
 
@@ -437,6 +440,30 @@ def with_help_of(doc: str, group: Any) -> str:
         first, *rest = sections[head]
         body += [head, first, *rest] if first.startswith(" ") else [f"{head} {first}", *rest]
     return "\n".join([*summary, *body]).strip()
+
+
+def port_help(type_: NodeType) -> dict[str, str]:
+    """Return what the help of a node type says of its ports and outputs, by their names; several may
+    share a line (``width, height: in pixels``).
+    """
+    told: dict[str, str] = {}
+    sections = _sections(type_.doc)[1]
+    for head in ("Inputs:", "Params:", "Outputs:"):
+        names: list[str] = []
+        margin = min(
+            (len(line) - len(line.lstrip()) for line in sections.get(head, ()) if line.strip()),
+            default=0,
+        )
+        for line in sections.get(head, ()):
+            found = _PORT_HELP.match(line[margin:])
+            if found is not None:
+                names = re.findall(r"\w+", found[1])
+                told |= dict.fromkeys(names, (found[2] or "").strip())
+            elif line.startswith(" " * (margin + 1)):
+                told |= {name: f"{told[name]} {line.strip()}".strip() for name in names}
+            else:
+                names = []
+    return told
 
 
 def _sections(doc: str) -> tuple[list[str], dict[str, list[str]]]:
