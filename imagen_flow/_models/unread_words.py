@@ -11,27 +11,16 @@ _MAX_WORDS = 200
 
 
 def unread_words(
-    tokenizer: Any, text: str, length: int, *, what: str = "the prompt", before: str = ""
+    tokenizer: Any, text: str, length: int | None, *, what: str = "the prompt", before: str = ""
 ) -> str:
     """Give a note for the user; nothing if all is read.
 
     Params:
-        length: tokens that the encoder takes, its own marks among them.
+        length: tokens that the encoder takes, its own marks among them; None: it reads all.
         what: names the text in the note.
         before: what the encoder reads before the text; it takes of its tokens.
     """
-    notes = []
-    found = tokenizer(before + text, truncation=False, verbose=False, return_offsets_mapping=True)
-    if len(found["input_ids"]) > length:
-        # The marks that the tokenizer puts around the words have no place in the text.
-        spans = [(start, end) for start, end in found["offset_mapping"] if end > start]
-        own = sum(end <= len(before) for _, end in spans)
-        kept = max(own, length - (len(found["input_ids"]) - len(spans)))
-        if kept < len(spans):
-            notes.append(
-                f"{what} is cut after {kept - own} tokens, before"
-                f" '{_short((before + text)[spans[kept][0] :])}'"
-            )
+    notes = [] if length is None else _cut(tokenizer, text, length, what, before)
     unknown = dict.fromkeys(
         word for word in text.split()[:_MAX_WORDS] if _is_unknown(tokenizer, word)
     )
@@ -43,9 +32,24 @@ def unread_words(
     return "; ".join(notes)
 
 
+def _cut(tokenizer: Any, text: str, length: int, what: str, before: str) -> list[str]:
+    found = tokenizer(before + text, truncation=False, verbose=False, return_offsets_mapping=True)
+    if len(found["input_ids"]) <= length:
+        return []
+    # The marks that the tokenizer puts around the words have no place in the text.
+    spans = [(start, end) for start, end in found["offset_mapping"] if end > start]
+    own = sum(end <= len(before) for _, end in spans)
+    kept = max(own, length - (len(found["input_ids"]) - len(spans)))
+    if kept >= len(spans):
+        return []
+    rest = _short((before + text)[spans[kept][0] :])
+    return [f"{what} is cut after {kept - own} tokens, before '{rest}'"]
+
+
 def _is_unknown(tokenizer: Any, word: str) -> bool:
     tokens = tokenizer.tokenize(word)
-    return tokenizer.unk_token in tokens or (
+    # Some tokenizers show unknown pieces as they are written.
+    return tokenizer.unk_token_id in tokenizer.convert_tokens_to_ids(tokens) or (
         not tokens and any(c.isalnum() or ord(c) > 127 for c in word)
     )
 
