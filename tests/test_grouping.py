@@ -104,6 +104,8 @@ def adding() -> Any:
     @add.many(varies=("a",), exact=True)
     def add_many(a: Sequence[int], *, b: int = 0) -> Sequence[int]:
         CALLS.append(list(a))
+        if b == 16:
+            raise TypeError("unsupported operand")
         if b == 14:
             return (one + b for one in a)  # type: ignore[return-value]
         return [one + b + (b == 13) for one in a][: 1 if b == 15 else None]
@@ -299,6 +301,18 @@ def test_a_function_for_many_items_that_breaks_its_rules_is_told(
         f"computed one by one: its function for many items returned {returned}, not a list of 4"
         " results"
     ]
+
+
+def test_a_function_for_many_items_that_raises_is_told(plan: Any) -> None:
+    """If each of its items comes out alone, the items are not to blame: the run says so once, and
+    does not ask it for the like again.
+    """
+    ran = list(execute(plan(SUMS, [{"a": a, "b": 16} for a in range(40)])))
+    assert [e.value for e in ran if isinstance(e, events.OutputWritten)] == [*range(16, 56)]
+    assert [e.message for e in ran if isinstance(e, events.StepNote)] == [
+        "computed one by one: its function for many items raised TypeError: unsupported operand"
+    ]
+    assert [call for call in CALLS if len(call) > 1] == [[0, 1, 2, 3]]
 
 
 def test_the_elements_of_a_list_are_computed_together_too(plan: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import grimp
 
 import imagen_flow as flow
+from imagen_flow._plugins.registry import discover
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -141,6 +142,24 @@ def test_every_plugin_is_registered() -> None:
     assert sorted(packages) == ["graphs", "imagen_flow", *PLUGINS]
     assert sorted(PROJECT["project"]["entry-points"]["imagen_flow"].values()) == PLUGINS
     assert sorted(PROJECT["tool"]["importlinter"]["root_packages"]) == ["imagen_flow", *PLUGINS]
+
+
+def test_lists_that_belong_together_are_paired() -> None:
+    """A node type that takes several lists says that their elements belong together, or is named
+    here: what is absent from one list would shift the others.
+    """
+    apart = {"diffusion.tensors", "list.concat"}
+    found = set()
+    for name, type_ in discover().node_types.items():
+        lists = [
+            port.name
+            for port in type_.inputs.values()
+            # Records and models that are attached to another are each for themselves.
+            if port.type.kind == "list" and port.name not in {*type_.records, *type_.loaders}
+        ]
+        if len(lists) > 1 and not {*lists} <= {*type_.paired}:
+            found.add(name)
+    assert found == apart
 
 
 def test_names() -> None:

@@ -16,8 +16,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -1573,6 +1574,37 @@ def test_a_run_that_ends_leaves_the_users_event_alone(toys: Toys) -> None:
             == "done: 3 ran, 0 cached, 0 failed"
         )
     assert not cancel.is_set()
+
+
+@pytest.mark.parametrize("is_broken", [True, False], ids=["with an exception", "broken off"])
+def test_a_run_that_has_ended_leaves_the_users_event_alone(toys: Toys, is_broken: bool) -> None:
+    """However it ends, and however soon its reader leaves: here before its thread is free again."""
+    cancel, left = threading.Event(), threading.Event()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_qualname != "_RunThread.run":
+            return None
+        if event == "return":
+            left.wait(10)
+        return trace
+
+    def stop() -> bool:
+        if is_broken:
+            raise RuntimeError("the line is gone")
+        return False
+
+    before = threading.gettrace()
+    threading.settrace(trace)
+    try:
+        run = execute(make_plan(toys.graph(CHAIN)), cancel=cancel, stop=stop)
+        with pytest.raises(RuntimeError, match="gone") if is_broken else nullcontext():
+            while not isinstance(next(run), events.RunFinished):
+                pass
+        run.close()
+        assert not cancel.is_set()
+    finally:
+        threading.settrace(before)  # type: ignore[arg-type]  # None is allowed
+        left.set()
 
 
 def test_a_slow_reader_gets_every_result_and_the_latest_progress(toys: Toys) -> None:

@@ -13,7 +13,7 @@ from .._plan import ABSENT, Plan, State, Unknown, element_part, history_name
 from .._store import Store
 from .._types.artifact import Artifact
 from ..errors import Cancelled, GraphError
-from ..events import Event, RunStarted, step_title
+from ..events import Event, RunFinished, RunStarted, step_title
 from .event_queue import EventQueue, FailFast, item_label
 from .grouping import Grouping
 from .notes import kept_notes
@@ -157,7 +157,8 @@ def _read_events(thread: _RunThread) -> Generator[Event, None, None]:
     try:
         is_abandoned = yield from thread.queue.read(is_over, thread.cancel, CANCEL_S)
     finally:
-        if not is_over.is_set() and not is_abandoned:
+        # `cancel` is the caller's, who may use it for other runs: one that has ended leaves it alone.
+        if not (thread.has_ended or is_abandoned):
             thread.cancel.set()
             is_over.wait(CANCEL_S)
 
@@ -183,6 +184,8 @@ class _RunThread:
         self.own_pool = pool is None
         self.pool = pool or ModelPool()
         self.queue = EventQueue(fail_fast=fail_fast)
+        #: Whether nothing is left to do but to hand over the last of its events.
+        self.has_ended = False
         #: The values of the graph's inputs, by item; files that changed since planning are replaced.
         self.inputs = {item.label: dict(item.inputs) for item in plan.items}
         #: What the run knows, and the recorder of its provenance; None before it starts.
@@ -191,16 +194,17 @@ class _RunThread:
 
     def run(self) -> None:
         """Execute the plan. The last item of the queue is always RunFinished or an exception."""
+        last: RunFinished | BaseException
         try:
-            status = self._run()
+            last = self.queue.finished_event(self._run())
         except FailFast:
-            status = "failed"
+            last = self.queue.finished_event("failed")
         except Cancelled:
-            status = "cancelled"
+            last = self.queue.finished_event("cancelled")
         except BaseException as error:
-            self.queue.put(error)
-            return
-        self.queue.put(self.queue.finished_event(status))
+            last = error
+        self.has_ended = True
+        self.queue.put(last)
 
     def _run(self) -> str:
         plan, queue = self.plan, self.queue

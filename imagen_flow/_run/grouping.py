@@ -21,7 +21,7 @@ from .._types.node import Many, NodeType
 from .._types.values import Audio, Image, Mask, Tensor
 from ..errors import Cancelled, ImagenFlowError
 from .call import CallResult
-from .event_queue import EventQueue
+from .event_queue import EventQueue, describe_error
 from .step_runner import Rekey, StepRunner
 
 __all__ = ["Group", "Grouping", "agree"]
@@ -75,6 +75,8 @@ class Grouping:
         #: Groups that their node type cannot compute together.
         self._refused: set[Group] = set()
         self._noted: set[tuple[str, str]] = set()
+        #: Steps that could not be computed together, and what was raised.
+        self._raised: list[tuple[list[Step], str]] = []
 
     def group_of(self, step: Step) -> Group | None:
         """Give what a step must have in common with others to be computed with them; None if it is
@@ -187,7 +189,7 @@ class Grouping:
 
     def _call(self, members: list[Member], many: Many) -> tuple[list[CallResult] | None, bool]:
         """Call it, and tell whether memory ran out. What else it raises is left to the steps alone:
-        it may be the fault of one of them.
+        it may be the fault of one of them (see `review`).
         """
         ran_out = False
         try:
@@ -201,6 +203,8 @@ class Grouping:
             # are about models and the store.)
             if type(error) is ImagenFlowError:
                 self._note(members[0].step, f"computed one by one: {error}")
+            elif not ran_out:
+                self._raised.append(([m.step for m in members], describe_error(error)))
         else:
             if calls is None and (group := self.group_of(members[0].step)) is not None:
                 self._refused.add(group)
@@ -219,6 +223,19 @@ class Grouping:
             except Exception:  # its result does not fit; run alone, it says so
                 done.append(None)
         return done
+
+    def review(self) -> None:
+        """Look back at what was raised, now that the steps have run alone: where none of them
+        failed, the function for many items did. It is told, and not asked for the like again.
+        """
+        raised, self._raised = self._raised, []
+        for steps, error in raised:
+            if all(self.runner.has_run(step) for step in steps):
+                if (group := self.group_of(steps[0])) is not None:
+                    self._refused.add(group)
+                self._note(
+                    steps[0], f"computed one by one: its function for many items raised {error}"
+                )
 
     # ---- whether groups are sound
 

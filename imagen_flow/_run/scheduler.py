@@ -155,6 +155,7 @@ class Scheduler:
                 done = result or self.runner.run(ready.frame, step, fresh=ready.fresh)
                 ready.steps = deque(entry for entry in ready.steps if entry[0] != index)
                 ready.walk.finish_step(ready, index, done)
+            self.grouping.review()
         except (Rekey, Damaged) as error:
             self._waiting.remove(current)
             self._go_on(current, error)

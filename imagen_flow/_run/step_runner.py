@@ -241,6 +241,10 @@ class StepRunner:
         self.queue.finished(step, call.took_s)
         return step._replace(status="ran", outputs=outputs)
 
+    def has_run(self, step: Step) -> bool:
+        """Tell whether a step has run, or one with the same key."""
+        return step.key in self._outputs
+
     def _known_without_claim(self, step: Step, run_key: str) -> Step | None:
         """Return a step whose outcome is known from this run."""
         is_remake = step.reason == _DAMAGED_REASON

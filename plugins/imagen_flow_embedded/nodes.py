@@ -263,7 +263,12 @@ def train_edit(
     )
 
 
-@node("train.captioner", version=3, uses=("diffusers", "torch", "transformers"))
+@node(
+    "train.captioner",
+    version=3,
+    uses=("diffusers", "torch", "transformers"),
+    paired=("pictures", "scenes"),
+)
 def train_captioner(
     scratch: Scratch,
     *,
@@ -306,7 +311,12 @@ def train_captioner(
     )
 
 
-@node("calibrate.captioner", version=3, uses=("torch", "transformers"))
+@node(
+    "calibrate.captioner",
+    version=3,
+    uses=("torch", "transformers"),
+    paired=("pictures", "scenes"),
+)
 def calibrate_captioner(
     captioner: Model,
     scratch: Scratch,
@@ -372,7 +382,7 @@ class Judgement(NamedTuple):
     report: Json
 
 
-@node("evaluate.pictures", version=1, uses=("numpy",))
+@node("evaluate.pictures", version=1, uses=("numpy",), paired=("pictures", "scenes"))
 def evaluate_pictures(pictures: List[Image], scenes: List[Json]) -> Judgement:
     """Judge whether pictures show what they ought to, by rendering and matching.
 
@@ -403,7 +413,12 @@ class EditJudgement(NamedTuple):
 OUTSIDE = 0.05
 
 
-@node("evaluate.edits", version=1, uses=("numpy",))
+@node(
+    "evaluate.edits",
+    version=1,
+    uses=("numpy",),
+    paired=("before", "after", "scenes", "expected"),
+)
 def evaluate_edits(
     before: List[Image], after: List[Image], scenes: List[Json], expected: List[Json]
 ) -> EditJudgement:
@@ -423,6 +438,7 @@ def evaluate_edits(
     from . import checker, world
 
     _same_length(before, after, "before", "after")
+    _same_length(before, scenes, "before", "scenes")
     _same_length(before, expected, "before", "expected")
     kinds: dict[str, list[bool]] = {}
     differences: list[float] = []
@@ -449,7 +465,7 @@ def evaluate_edits(
     return EditJudgement(_share(done), report)
 
 
-@node("evaluate.captions", version=1)
+@node("evaluate.captions", version=1, paired=("captions", "scenes"))
 def evaluate_captions(captions: List[Text], scenes: List[Json]) -> Judgement:
     """Judge whether captions name what their pictures show; two things may be named in either
     order.

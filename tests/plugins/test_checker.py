@@ -1,11 +1,12 @@
 """The checker that judges the embedded models' pictures by meaning."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+import imagen_flow as flow
 from imagen_flow_embedded.checker import agree, describe
 from imagen_flow_embedded.world import (
     BACKGROUNDS,
@@ -14,6 +15,7 @@ from imagen_flow_embedded.world import (
     Scene,
     Thing,
     attributes,
+    caption,
     combination,
     draw_scene,
     render,
@@ -154,3 +156,27 @@ def test_a_smear_has_no_shape():
     smear = np.zeros((64, 64, 3), np.uint8)
     smear[30:34, 4:60] = COLOURS["red"]
     assert describe(smear).as_scene() is None
+
+
+def test_what_is_absent_from_one_list_is_judged_in_none(tmp_path):
+    """Captions and scenes stay pairs: the second, which has no caption, is left out of both."""
+    scenes = drawn(3, seed=5)
+    graph = {
+        "imagen_flow": 1,
+        "inputs": {"said": {"type": "list[bool]"}},
+        "nodes": {
+            "words": {
+                "type": "flow.first",
+                "each": {"a": [caption(scene) for scene in scenes]},
+                "when": "${said}",
+            },
+            "judged": {
+                "type": "evaluate.captions",
+                "captions": "${words}",
+                "scenes": [asdict(scene) for scene in scenes],
+            },
+        },
+        "outputs": {"report": "${judged.report}", "score": "${judged.score}"},
+    }
+    outputs = flow.run(graph, store=tmp_path, said=[True, False, True])
+    assert (outputs["score"], outputs["report"]["count"]) == (1.0, 2)
