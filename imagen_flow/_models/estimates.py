@@ -41,9 +41,11 @@ def size_of(model: Model, *parts: str) -> int:
     )
 
 
-def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimate:
-    """Estimate the size of a model loaded in `dtype` and quantized. Weights that were saved
-    quantized (GGUF, parts whose configuration says so) keep their size. Parts of other models that
+def estimate(
+    model: Model, dtype: str, *, quantization: str = "none", layerwise_casting: str = "none"
+) -> Estimate:
+    """Estimate the size of a model loaded in `dtype` and quantized, or with the weights of layers
+    cast. Weights that were saved quantized (GGUF, parts whose configuration says so) keep their size. Parts of other models that
     replace its own are counted instead.
 
     Raises:
@@ -67,12 +69,16 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
                 else None
             )
             parts[part] = parts.get(part, 0) + (
-                bytes_in_memory(held, loaded, quantization=quantization)
+                bytes_in_memory(
+                    held, loaded, quantization=quantization, layerwise_casting=layerwise_casting
+                )
                 if held is not None
                 else size
             )
     for name, other in model.replaced_parts:
-        weighs = estimate(other, dtype, quantization=quantization)
+        weighs = estimate(
+            other, dtype, quantization=quantization, layerwise_casting=layerwise_casting
+        )
         disk += weighs.disk_bytes
         parts[name] = dict(weighs.parts).get(name, weighs.memory_bytes)
     return Estimate(disk, sum(parts.values()), tuple(sorted(parts.items())))

@@ -585,8 +585,12 @@ def weight_of(loader: Loader[Any], model: Model, *, dtype: str, settings: Loadin
     try:
         from .estimates import estimate
 
+        effective = effective_settings(loader, settings)
         whole = estimate(
-            model, dtype, quantization=effective_settings(loader, settings).quantization
+            model,
+            dtype,
+            quantization=effective.quantization,
+            layerwise_casting=effective.layerwise_casting,
         )
     except (OSError, ValueError, KeyError, TypeError, ModelError):
         return on_disk or 0

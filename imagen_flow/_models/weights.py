@@ -227,11 +227,16 @@ def _check_onnx(path: Path) -> None:
 
 
 def bytes_in_memory(
-    header: Mapping[str, Any], dtype: str | None, *, quantization: str = "none"
+    header: Mapping[str, Any],
+    dtype: str | None,
+    *,
+    quantization: str = "none",
+    layerwise_casting: str = "none",
 ) -> int:
     """Estimate the bytes that the tensors of a header take once they are loaded. Floating-point
     tensors are cast to `dtype`; weights of linear layers, recognised by names and shapes, are
-    quantized. Without a dtype, all stay as they are.
+    quantized; with `layerwise_casting`, layers are kept in 8 bits. Without a dtype, all stay as they
+    are.
     """
     if dtype is None:
         return sum(
@@ -253,6 +258,8 @@ def bytes_in_memory(
                 and not _TABLE.search(name)
             ):
                 total += quantized(*shape) or math.prod(shape) * each
+            elif kind in _FLOATS and layerwise_casting != "none" and _is_cast(header, name):
+                total += math.prod(shape)
             elif kind in _FLOATS:
                 total += math.prod(shape) * (
                     4 if dtype == "float16" and name.endswith(_WIDE) else each
@@ -261,6 +268,24 @@ def bytes_in_memory(
                 total += math.prod(shape) * BYTES.get(kind, 1)
     return math.ceil(total)
 
+
+def _is_cast(header: Mapping[str, Any], name: str) -> bool:
+    """Whether a tensor belongs to a layer that layerwise casting keeps in 8 bits: linear ones,
+    convolutions and embeddings, with their biases, except where precision matters.
+
+    Source: diffusers' ``DEFAULT_SKIP_MODULES_PATTERN``; a few classes except more.
+    """
+    layer, _, kind = name.rpartition(".")
+    weight = header.get(f"{layer}.weight")
+    return (
+        kind in ("weight", "bias")
+        and weight is not None
+        and len(weight["shape"]) > 1
+        and not _UNCAST.search(layer)
+    )
+
+
+_UNCAST = re.compile(r"pos_embed|patch_embed|norm|\Aproj_in\Z|\Aproj_out\Z")
 
 #: Two-dimensional weights that are not quantized: embeddings, and the last layers of text encoders.
 _TABLE = re.compile(

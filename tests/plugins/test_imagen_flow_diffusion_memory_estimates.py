@@ -109,6 +109,17 @@ def test_one_copy_counts_however_it_is_kept(home: Path, name: str, dtype: str) -
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_that_are_cast_count_in_eight_bits(home: Path, dtype: str) -> None:
+    """Those of the denoiser alone, and of it all but norms: text encoder and autoencoder stay."""
+    cast = {"dtype": dtype, "layerwise_casting": "float8_e4m3fn"}
+    words = {"words": split(home / "plain")["words"]}
+    assert estimated(words, cast) == estimated(words, {"dtype": dtype})
+    assert estimated({"one": whole(home / "plain")}, cast) < 0.9 * estimated(
+        {"one": whole(home / "plain")}, {"dtype": dtype}
+    )
+
+
 def test_what_several_nodes_share_counts_once(home: Path) -> None:
     """Three nodes of a checkpoint, one of all of it, and one of another that has the same
     autoencoder and text encoder: only its denoiser is more.
