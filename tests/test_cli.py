@@ -868,8 +868,8 @@ def test_replay_of_nothing(call: Call, folder: Path) -> None:
     ("arguments", "words"),
     [
         (
-            ("nodes", "resize"),
-            "error[unknown-node-type]: no plugin provides the node type 'resize'\n  = fix: did you mean 'image.resize' or 'latents.resize' or 'mask.resize'?\n",
+            ("nodes", "resizing"),
+            "error[unknown-node-type]: no plugin provides the node type 'resizing'\n  = fix: run `imagen-flow nodes` to list the node types; those in a Python file need --plugin FILE\n",
         ),
         (
             ("nodes", "image.resiz"),
@@ -968,6 +968,25 @@ def test_nodes(call: Call, folder: Path) -> None:
 def test_nodes_of_a_group(call: Call) -> None:
     """The first part of a name lists that group."""
     assert call("nodes", "toy", "--plugin", "nodes.py").out.splitlines()[1].startswith("  toy.fail")
+
+
+def test_nodes_are_searched(call: Call) -> None:
+    """Words that are no name are looked for in names, ports and help, all of them at once; kinds of
+    values narrow the list.
+    """
+
+    def found(*words: str) -> list[str]:
+        told = json.loads(call("nodes", *words, "--plugin", "nodes.py", "--json").out)
+        return [node["type"] for node in told["nodes"]]
+
+    assert found("VOICE") == found("voice", "capitals") == ["toy.loud"]
+    assert {"image.resize", "mask.resize"} <= set(found("resize"))
+    with_masks = found("--takes", "mask", "--gives", "image")
+    assert {"image.composite", "mask.to_image"} <= set(with_masks)
+    assert "mask.grow" not in with_masks and "image.blur" not in found("--takes", "text")
+    result = call("nodes", "--gives", "pictre")
+    assert result.code == 2
+    assert "no node type has a port of the kind 'pictre'; kinds are: any, " in result.err
 
 
 def test_node(call: Call, folder: Path) -> None:

@@ -13,69 +13,130 @@ from .session import find_plugins, plugin_option
 if TYPE_CHECKING:
     from .._plugins.registry import Registry
     from .._types.node import NodeType
-    from .._types.ports import Port
+    from .._types.ports import Port, PortType
+    from ..errors import Problem
 
 __all__ = ["nodes"]
 
 
 @click.command()
-@click.argument("type", required=False)
+@click.argument("words", nargs=-1, metavar="[TYPE | WORD…]")
+@click.option("--takes", metavar="KIND", help="Only node types with an input of this kind.")
+@click.option("--gives", metavar="KIND", help="Only node types with an output of this kind.")
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
-    """List node types, or describe one of them.
+def nodes(
+    words: tuple[str, ...],
+    takes: str | None,
+    gives: str | None,
+    plugins: tuple[Path, ...],
+    as_json: bool,
+) -> int:
+    """List node types, describe one, or search them.
 
-    TYPE is the name of a node type, such as image.resize, or its first part, such as image.
+    TYPE is the name of a node type, such as image.resize, or its first part, such as image. Other
+    words are searched for in the names, ports and help of all node types. KIND is a kind of value,
+    such as image, mask, text or model.
     """
     from .._plan.request import Options
     from .._settings import config
 
     registry = find_plugins(Options(plugins=plugins), config.load(Path.cwd()), allow_broken=True)
-    if type is not None and (found := registry.find(type)):
+    named = words[0] if len(words) == 1 else ""
+    if named and (found := registry.find(named)):
         if as_json:
             _echo_json(_as_dict(found, registry))
         else:
             _print_type(found, registry)
         return 0
     registry.load_all()
+    every = list(registry.node_types.values())
+    _check_kinds(every, takes=takes, gives=gives)
+    group = f"{named.rstrip('.*')}."
+    shown = [t for t in every if not words or (named and t.name.startswith(group))]
+    if words and not shown and "." not in named:
+        shown = [t for t in every if _has_words(t, words)]
+    if words and not shown:
+        return _report(_unknown(" ".join(words), registry))
     shown = [
         t
-        for name, t in registry.node_types.items()
-        if type is None or name.startswith(f"{type.rstrip('.*')}.")
+        for t in shown
+        if (takes is None or any(_is_of(p.type, takes) for p in t.inputs.values()))
+        and (gives is None or any(_is_of(p.type, gives) for p in t.outputs.values()))
     ]
-    if type is not None and not shown:
-        return _report_unknown_type(type, registry)
     if as_json:
         broken = [
             {"plugin": p.name, "fault": p.fault} for p in registry.plugins.values() if p.fault
         ]
         _echo_json({"nodes": [_as_dict(t, registry) for t in shown], "broken": broken})
     else:
-        _print_list(shown, registry, with_broken=type is None)
+        _print_list(shown, registry, with_broken=not words)
     return 0
 
 
-def _report_unknown_type(type: str, registry: Registry) -> int:
-    """Report a missing node type: its plugin is broken, or the name is misspelled."""
-    from ..errors import Problem
+def _has_words(type_: NodeType, words: Iterable[str]) -> bool:
+    """Whether the name, the ports or the help of a node type have all of these words in them."""
+    text = " ".join([type_.name, type_.doc, *type_.inputs, *type_.outputs]).casefold()
+    return all(word.casefold() in text for word in words)
+
+
+def _is_of(type_: PortType, kind: str) -> bool:
+    """Whether values of a kind, or lists of them, pass a port; a choice of words takes no text."""
+    inner = (*type_.members, *((type_.element,) if type_.element is not None else ()))
+    fields = type_.record.fields.values() if type_.record is not None else ()
+    return (type_.kind == kind and not type_.choices) or any(
+        _is_of(t, kind) for t in (*inner, *(f.type for f in fields))
+    )
+
+
+def _kinds(types: Iterable[PortType]) -> set[str]:
+    found: set[str] = set()
+    for type_ in types:
+        found.add(type_.kind)
+        found |= _kinds((*type_.members, *((type_.element,) if type_.element is not None else ())))
+        if type_.record is not None:
+            found |= _kinds(field.type for field in type_.record.fields.values())
+    return found - {"union", "list", "record"}
+
+
+def _check_kinds(types: Iterable[NodeType], **given: str | None) -> None:
+    """Refuse kinds of values that no port has, and say which there are."""
+    from ..errors import nearest
+
+    known = _kinds(p.type for t in types for p in (*t.inputs.values(), *t.outputs.values()))
+    for option, kind in given.items():
+        if kind is not None and kind not in known:
+            raise click.BadParameter(
+                f"no node type has a port of the kind '{kind}';"
+                f" {nearest(kind, sorted(known), what='kinds are')}",
+                param_hint=f"--{option}",
+            )
+
+
+def _report(problem: Problem) -> int:
     from .text import show_problems
+
+    show_problems([problem])
+    return 2
+
+
+def _unknown(type: str, registry: Registry) -> Problem:
+    """Say why there is no such node type: its plugin is broken, or the name is misspelled."""
+    from ..errors import Problem
 
     owner = registry.offered_by(type)
     if owner is not None and owner.fault:
-        problem = Problem(
+        return Problem(
             "broken-plugin",
             f"'{type}' comes from {owner.name}, which cannot be used",
             why=owner.fault,
         )
-    else:
-        problem = Problem(
-            "unknown-node-type",
-            f"no plugin provides the node type '{type}'",
-            why="; ".join(registry.faults),
-            fix=_suggest_type(type, registry.names()),
-        )
-    show_problems([problem])
-    return 2
+    return Problem(
+        "unknown-node-type",
+        f"no plugin provides the node type '{type}'",
+        why="; ".join(registry.faults),
+        fix=_suggest_type(type, registry.names()),
+    )
 
 
 def _suggest_type(type: str, names: Iterable[str]) -> str:
