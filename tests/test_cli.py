@@ -1037,6 +1037,36 @@ def test_nodes_json(call: Call) -> None:
     ]
 
 
+# --- inputs
+
+
+def test_inputs_of_a_graph(call: Call, folder: Path) -> None:
+    """Each input is shown with its default, as it may be written again, its type and its help."""
+    graph(
+        folder,
+        "inputs:\n  n: {type: int, min: 1, help: how many}\n  t: hello\n  f: {type: file, default: g.yaml}\n  l: [1, 2]\n"
+        'nodes: {a: {type: toy.loud, text: "${t}"}}\noutputs: {a: "${a}", n: "${n}", f: "${f}", l: "${l}"}\n',
+    )
+    assert [
+        re.sub("  +", "  ", line.strip())
+        for line in call("inputs", "g.yaml", "--plugin", "nodes.py").out.splitlines()
+    ] == [
+        "n  required  int from 1  how many",
+        "t  default hello  text",
+        "f  default g.yaml  file",
+        "l  default [1, 2]  list[int]",
+    ]
+    assert json.loads(call("inputs", "g.yaml", "--plugin", "nodes.py", "--json").out)[3] == {
+        "name": "l",
+        "type": "list[int]",
+        "required": False,
+        "default": [1, 2],
+        "help": "",
+    }
+    graph(folder, 'nodes: {a: {type: toy.loud, text: x}}\noutputs: {a: "${a}"}\n')
+    assert call("inputs", "g.yaml", "--plugin", "nodes.py").out == "it has no inputs\n"
+
+
 # --- store
 
 
