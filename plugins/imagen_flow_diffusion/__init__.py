@@ -12,7 +12,7 @@ import imagen_flow as flow
 from imagen_flow import loaders
 
 from .checkpoints import single_file
-from .nodes import drawing, generic, latents, seeing, stages, upscaling
+from .nodes import drawing, generic, latents, seeing, stages, training, upscaling
 
 
 @flow.hookimpl
@@ -24,6 +24,7 @@ def imagen_flow_nodes() -> Iterable[Any]:
         *(latents.denoise, latents.decode, latents.encode, latents.noise, latents.resize),
         upscaling.upscale,
         seeing.find,
+        training.train_lora,
     ]
 
 

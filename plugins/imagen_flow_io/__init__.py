@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from imagen_flow import hookimpl
 
-from . import documents, folders, pictures, tables
+from . import datasets, documents, folders, pictures, tables
 
 
 @hookimpl
@@ -24,4 +24,5 @@ def imagen_flow_nodes() -> Sequence[object]:
         tables.load_table,
         folders.list_files,
         folders.name,
+        datasets.load_dataset,
     ]

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 from imagen_flow.loaders import Loader, Loading
 
-from ..checkpoints.description import AUTOENCODERS, index_of, what_is
+from ..checkpoints.description import (
+    AUTOENCODERS,
+    describe,
+    family_of,
+    index_of,
+    variant_of,
+    what_is,
+)
 from ..pipelines.calling import TAKEN_BY, problem_of
 from .checkpoint import Checkpoint
 from .grouping import is_part, names_in
-from .groups import GROUPS, SHARED_SETTINGS, DenoiserParts, some_groups
+from .groups import GROUPS, SHARED_SETTINGS, DenoiserParts, TrainedDenoiser, some_groups
 from .replaced_parts import refuse_misfit
 
 if TYPE_CHECKING:
@@ -117,6 +124,46 @@ class Filling(Loader[Checkpoint]):
 
     def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
         return replace_parts(model, others)
+
+
+class Trainable(Loader[Checkpoint]):
+    """All of a checkpoint that a LoRA can be trained for: Stable Diffusion 1 and 2, and SDXL."""
+
+    settings = (*SHARED_SETTINGS, "quantization")
+
+    def check(self, model: Model) -> None:
+        kind = what_is(model)
+        takes = "Stable Diffusion 1, 2 or SDXL"
+        if family_of(kind) not in ("StableDiffusion", "StableDiffusionXL") or variant_of(kind):
+            raise problem_of(model, "train.lora", kind, takes)
+        config = describe(model).config("unet")
+        reads, gives = config.get("in_channels", 4), config.get("out_channels", 4)
+        added = config.get("addition_embed_type")
+        if reads != gives:
+            raise flow.ModelError(
+                f"train.lora cannot use the model '{model.reference}': its network reads {reads}"
+                f" channels and gives {gives} (it was made for filling in, or for another picture"
+                " beside the noise), and train.lora trains networks that read noise alone; train"
+                " for its base, the LoRA can be used with both"
+            )
+        if (
+            added != ("text_time" if kind.startswith("StableDiffusionXL") else None)
+            or config.get("class_embed_type")
+            or config.get("time_cond_proj_dim")
+            or index_of(model).get("requires_aesthetics_score")
+        ):
+            raise flow.ModelError(
+                f"train.lora cannot use the model '{model.reference}': its network reads more than"
+                f" noise, words and sizes (a refiner, an LCM or unCLIP); it takes {takes}"
+            )
+        self.parts(model)
+
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
+        groups = some_groups(model, "text", "denoiser", "autoencoder", "sampler")
+        return {**groups, "denoiser": TrainedDenoiser()}
+
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
+        return Checkpoint(model, parts)
 
 
 class Denoiser(Loader[Checkpoint]):

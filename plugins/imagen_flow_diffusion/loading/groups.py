@@ -14,7 +14,7 @@ from imagen_flow.loaders import Loader, read_json
 from ..checkpoints.abilities import check_abilities
 from ..checkpoints.description import index_of, what_is
 from ..checkpoints.folder import with_article
-from ..checkpoints.quantizing import check_quantizing
+from ..checkpoints.quantizing import check_quantizing, saved_as
 from .checkpoint import Group, sampled_as
 from .completeness import refuse_unreadable
 from .grouping import folders_in, names_in
@@ -69,6 +69,51 @@ class DenoiserParts(Loader[Group]):
 
     def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Group:
         return _load(model, "denoiser", device, dtype, settings)
+
+    def folders(self, model: Model) -> tuple[str, ...]:
+        return folders_in(model, "denoiser")
+
+
+class TrainedDenoiser(Loader[Group]):
+    """The network for which a LoRA is trained: with whole weights, of more range than float16 has,
+    in which small gradients vanish.
+    """
+
+    settings = ("quantization",)
+
+    def check_support(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> None:
+        quantized = saved_as(read_json(model, "unet/config.json"))
+        if quantized or settings.quantization != "none" or model.path.suffix == ".gguf":
+            how = quantized or settings.quantization
+            raise flow.ModelError(
+                f"train.lora cannot use the model '{model.reference}' quantized"
+                f" ({how if how != 'none' else 'GGUF'}), for it computes gradients with whole"
+                " weights: "
+                + (
+                    "take the checkpoint that it was made of"
+                    if how != settings.quantization
+                    else "say settings: {quantization: none} for this node"
+                )
+            )
+        capable = loaders.compute_capability(device) if device.startswith("cuda") else None
+        if dtype == "float16" and capable is not None and capable < (8, 0):
+            raise flow.ModelError(
+                f"train.lora trains in bfloat16 in the place of float16, which {device} cannot"
+                " compute in: say dtype: float32"
+            )
+        _check_support(model, "denoiser", device, dtype, loaders.Loading())
+
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Group:
+        wide = "bfloat16" if device.startswith("cuda") else "float32"
+        return _load(
+            model,
+            "denoiser",
+            device,
+            wide if dtype == "float16" else dtype,
+            loaders.Loading(),
+        )
 
     def folders(self, model: Model) -> tuple[str, ...]:
         return folders_in(model, "denoiser")

@@ -1,0 +1,199 @@
+"""Train what the other nodes draw with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Annotated, Any, NamedTuple, TypeVar, Unpack
+
+from typing_extensions import TypedDict
+
+import imagen_flow as flow
+from imagen_flow import Image, Json, List, Model, Progress, Range, Scratch, Seed, Steps, Text
+from imagen_flow.loaders import Leased
+
+from ..checkpoints.description import describe
+from ..checkpoints.diagnosing import require_library
+from ..loading.checkpoint import Checkpoint
+from ..loading.components import Trainable
+from ..pipelines.sizes import refuse_size
+from ..training import examples, layers, lora, objective
+from .drawing import ADAPTING
+
+T = TypeVar("T")
+
+
+class Shape(TypedDict, total=False):
+    """What the LoRA is.
+
+    Params:
+        rank: of the matrices of each layer. Default: 16.
+        alpha: the LoRA counts ``alpha / rank`` times. Default: as `rank`, so once.
+        targets: the layers that it changes: ``attention`` (the default), ``transformer`` (also the
+            linear layers around it), or ``all`` (also the convolutions).
+        names: under which names the file holds it: ``peft`` (the default), as diffusers saves
+            LoRAs, or ``kohya``, which also ComfyUI and A1111 read.
+    """
+
+    rank: Annotated[int, Range(1, 1024)]
+    alpha: Annotated[float, Range(0.01, 4096)]
+    targets: layers.Targets
+    names: layers.Names
+
+
+class Learning(TypedDict, total=False):
+    """How it is trained.
+
+    Params:
+        repeats: how often each picture is seen. Default: 100.
+        steps: how many steps, instead of `repeats`.
+        batch_size: pictures of a step. Default: 1.
+        learning_rate: of AdamW. Default: 1e-4.
+        schedule, warm_up: how the learning rate goes on after so many steps of growing from zero.
+            Default: ``constant``, 0.
+        min_snr_gamma: weights noise levels by min(SNR, gamma) (arXiv:2303.09556); 0 weights all
+            alike. Default: 5.
+        caption_dropout: the share of pictures that are learnt without their captions, for guidance.
+            Default: 0.1.
+        gradient_checkpointing: needs less memory and more time. Default: false.
+    """
+
+    repeats: Annotated[int, Range(1, 100_000)]
+    steps: Annotated[int, Range(1, 1_000_000)]
+    batch_size: Annotated[int, Range(1, 256)]
+    learning_rate: Annotated[float, Range(1e-8, 1.0)]
+    schedule: lora.Schedule
+    warm_up: Annotated[int, Range(0, 100_000)]
+    min_snr_gamma: Annotated[float, Range(0, 1000)]
+    caption_dropout: Annotated[float, Range(0, 1)]
+    gradient_checkpointing: bool
+
+
+class LoRATraining(Shape, Learning, total=False):
+    """All that a LoRA is trained with."""
+
+
+class TrainedLoRA(NamedTuple):
+    """A trained LoRA, and how the training went."""
+
+    model: Model
+    losses: List[Json]
+
+
+@flow.node("train.lora", version=1, uses=ADAPTING, paired=("images", "captions"))
+def train_lora(
+    model: Annotated[Checkpoint, Leased(Trainable)],
+    images: List[Image],
+    captions: List[Text],
+    scratch: Scratch,
+    *,
+    resolution: Annotated[int, Range(64, 4096)] | None = None,
+    crop: bool = True,
+    seed: Seed,
+    **ports: Unpack[LoRATraining],
+) -> Steps[TrainedLoRA]:
+    """Train a LoRA on captioned pictures: a style or a thing that a model does not know yet.
+
+    Inputs:
+        model: a checkpoint of Stable Diffusion 1 or 2, or of SDXL. Its text encoders stay as they
+            are.
+        images: of any sizes; alpha is composited over black.
+        captions: one for each picture.
+    Params:
+        resolution: the side of the pictures that are learnt from. Default: the model's own.
+        crop: learn from the square in the middle of each picture; otherwise pictures keep their
+            proportions, at about as many pixels.
+        seed: of the first weights, the noise and the order of the pictures.
+    Outputs:
+        model: a folder with a LoRA, for the port `loras` of the nodes that draw.
+        losses: a row for each stretch of the run, with ``step`` and ``loss``.
+    Raises: ValueError without pictures, or if their number is not that of the captions.
+    Source: DDPM training as in diffusers' ``train_text_to_image_lora``; LoRA (arXiv:2106.09685) as
+        in peft.
+    """
+    import diffusers
+
+    require_library("peft", "train.lora")
+    if len(images) != len(captions):
+        raise ValueError(
+            f"'images' has {len(images)} elements and 'captions' has {len(captions)}; they belong"
+            " together one by one"
+        )
+    if not images:
+        raise ValueError("port 'images' is an empty list; there is nothing to learn from")
+    side = resolution or own_resolution(model.model)
+    refuse_size(model.model, {"width": side, "height": side})
+    rank, batch = ports.get("rank", 16), ports.get("batch_size", 1)
+    steps = ports.get("steps") or math.ceil(len(images) * ports.get("repeats", 100) / batch)
+    settings = lora.Settings(
+        steps=steps,
+        batch_size=batch,
+        rank=rank,
+        alpha=ports.get("alpha", float(rank)),
+        targets=ports.get("targets", "attention"),
+        learning_rate=ports.get("learning_rate", 1e-4),
+        schedule=ports.get("schedule", "constant"),
+        warm_up=ports.get("warm_up", 0),
+        min_snr_gamma=ports.get("min_snr_gamma", 5.0),
+        caption_dropout=ports.get("caption_dropout", 0.1),
+        seed=seed,
+    )
+    pipeline = model.pipeline(getattr(diffusers, model.kind))
+    schedule = objective.noise_schedule(pipeline.scheduler, model.model.reference)
+    total = len(images) + steps
+    with model.alone():
+        data = yield from _counted(
+            examples.encode(
+                model, images, captions, side, crop=crop, kept=scratch / "examples.safetensors"
+            ),
+            0,
+            total,
+        )
+        trained = yield from _counted(
+            lora.train(
+                model,
+                data,
+                schedule,
+                settings,
+                scratch,
+                gradient_checkpointing=ports.get("gradient_checkpointing", False),
+            ),
+            len(images),
+            total,
+        )
+    folder = scratch / "lora"
+    folder.mkdir(exist_ok=True)
+    layers.write_lora(
+        folder / layers.FILE, trained.weights, rank, settings.alpha, ports.get("names", "peft")
+    )
+    rows = [{"step": step, "loss": loss} for step, loss in trained.losses]
+    return TrainedLoRA(Model(folder), rows)
+
+
+@train_lora.plan_check
+def _check_plan(
+    models: Mapping[str, Any], _upstream: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    side = given.get("resolution")
+    if (model := models.get("model")) is not None:
+        refuse_size(model, {"width": side, "height": side})
+
+
+def _counted(stage: Steps[T], before: int, total: int) -> Steps[T]:
+    """Count the progress of a stage after what was done before it."""
+    with closing(stage):
+        while True:
+            try:
+                progress = next(stage)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            yield Progress(before + progress.done, total, progress.note)
+
+
+def own_resolution(model: Model) -> int:
+    """Return the side of the pictures that a checkpoint was trained on, as its denoiser says."""
+    description = describe(model)
+    side = description.config("unet").get("sample_size", 64)
+    return int(side) * description.downscales

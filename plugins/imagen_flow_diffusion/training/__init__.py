@@ -1,0 +1,1 @@
+"""Train what the drawing nodes run: LoRAs on captioned pictures."""
