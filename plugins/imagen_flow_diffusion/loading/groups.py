@@ -84,6 +84,7 @@ class TrainedDenoiser(Loader[Group]):
     def check_support(
         self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
     ) -> None:
+        loaders.require_library("peft", "train.lora", extra="adapters")
         quantized = saved_as(read_json(model, "unet/config.json"))
         if quantized or settings.quantization != "none" or model.path.suffix == ".gguf":
             how = quantized or settings.quantization

@@ -14,7 +14,6 @@ from imagen_flow import Image, Json, List, Model, Progress, Range, Scratch, Seed
 from imagen_flow.loaders import Leased
 
 from ..checkpoints.description import describe
-from ..checkpoints.diagnosing import require_library
 from ..loading.checkpoint import Checkpoint
 from ..loading.components import Trainable
 from ..pipelines.sizes import refuse_size
@@ -114,7 +113,6 @@ def train_lora(
     """
     import diffusers
 
-    require_library("peft", "train.lora")
     if len(images) != len(captions):
         raise ValueError(
             f"'images' has {len(images)} elements and 'captions' has {len(captions)}; they belong"
