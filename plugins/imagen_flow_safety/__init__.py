@@ -12,12 +12,12 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import checking, packaged
+from . import checking, packaged, watermarking
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
-    return [checking.check]
+    return [checking.check, watermarking.embed, watermarking.read]
 
 
 @flow.hookimpl
