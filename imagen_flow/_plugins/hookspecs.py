@@ -85,7 +85,7 @@ def imagen_flow_loaders() -> Mapping[str, Mapping[str, Loader[Any]]]:
     to do is documented by the plugin that has the port. The roles of `text.encode` (``text
     encoder``), `diffusion.base` (``base denoiser``), `diffusion.super_resolution` (``enlarger``)
     and `image.edit` (``editor``) are in `imagen_flow_diffusion.stages.roles`, that of
-    `image.caption` (``captioner``) in `imagen_flow_caption.nodes`. An offered loader is used instead of the port's own. The source of the plugin that offers it is part of the keys of
+    `image.caption` (``captioner``) in `imagen_flow_vision.captions`. An offered loader is used instead of the port's own. The source of the plugin that offers it is part of the keys of
     steps that use it.
     """
     raise NotImplementedError

@@ -121,3 +121,44 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[An
         return picture, {"type": "image.load", "file": str(path)}
 
     return get
+
+
+class Looked(dict[str, Any]):
+    """What a node found in a picture: its outputs by name, and its notes."""
+
+    notes: list[str]
+
+
+@pytest.fixture
+def look(pool: ModelPool, tmp_path: Path) -> Callable[..., Looked]:
+    """Run a node of the vision plugin, by its function, on a picture."""
+    from imagen_flow._types import image_files
+
+    def run(function: Any, image: flow.Image, **ports: Any) -> Looked:
+        file = tmp_path / f"picture.{'tiff' if image.pixels.dtype == 'float32' else 'png'}"
+        file.write_bytes(image_files.encode(image.pixels, file.suffix, {}))
+        graph = {
+            "imagen_flow": 1,
+            "nodes": {
+                "picture": {"type": "image.load", "file": str(file)},
+                "node": {"type": function.type.name, "image": "${picture}", **ports},
+            },
+            "outputs": {name: f"${{node.{name}}}" for name in function.type.outputs},
+        }
+        outputs = flow.run(graph, store=None, pool=pool, device="cpu")
+        looked = Looked(outputs)
+        looked.notes = [note.message for note in outputs.notes]
+        return looked
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def noisy() -> Callable[..., flow.Image]:
+    """Draw a picture of random pixels."""
+
+    def draw(height: int, width: int, channels: int = 3, dtype: str = "uint8") -> flow.Image:
+        pixels = np.random.default_rng(1).integers(0, 256, (height, width, channels), np.uint8)
+        return flow.Image(pixels if dtype == "uint8" else pixels.astype("uint16") * np.uint16(257))
+
+    return draw

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from imagen_flow_caption import captioning
 from imagen_flow_embedded.checker import describe
 from imagen_flow_embedded.training import captioner
 from imagen_flow_embedded.training.foreign import draw_foreign, draw_near_miss
@@ -24,6 +23,7 @@ from imagen_flow_embedded.world import (
     read_caption,
     render,
 )
+from imagen_flow_vision import captioning
 
 TINY = {
     "steps": 4,

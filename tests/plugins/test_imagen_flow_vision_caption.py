@@ -12,7 +12,7 @@ import imagen_flow as flow
 from imagen_flow._models import ModelPool, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow.loaders import Loading
-from imagen_flow_caption.nodes import CLASSES, CaptionerLoader, caption
+from imagen_flow_vision.captions import CLASSES, CaptionerLoader, caption
 
 KINDS = sorted(CLASSES)
 
@@ -181,7 +181,7 @@ def test_a_captioner_that_lacks_weights_is_refused(models, tmp_path):
 def test_loading_and_describing_print_nothing(models):
     """No library writes over the run's display."""
     code = (
-        "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_caption.nodes import CaptionerLoader, caption\nfrom imagen_flow.loaders import Loading\n"
+        "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_vision.captions import CaptionerLoader, caption\nfrom imagen_flow.loaders import Loading\n"
         f"model = flow.Model(Path({str(models('vision-encoder-decoder').path)!r}), 'x', 'x')\n"
         "list(caption(CaptionerLoader().load(model, device='cpu', dtype='float32', settings=Loading()), flow.Image(np.zeros((9, 9, 3), np.uint8))))\n"
     )
@@ -192,8 +192,8 @@ def test_loading_and_describing_print_nothing(models):
 def test_the_plugin_is_registered_without_its_libraries():
     """Planning imports the plugin and reads its ports, but no torch, transformers or numpy."""
     code = (
-        "import sys\nimport imagen_flow_caption as plugin\nprint([node.type.name for node in plugin.imagen_flow_nodes()])\n"
+        "import sys\nimport imagen_flow_vision as plugin\nprint(all(node.type.name for node in plugin.imagen_flow_nodes()))\n"
         "print(sorted({'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules)))\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert ran.stdout == "['image.caption']\n[]\n"
+    assert ran.stdout == "True\n[]\n"

@@ -1,0 +1,57 @@
+"""The kinds of models that each node type takes.
+
+By node type: the model types, as their configurations name them, and the classes of transformers
+that load each. Listed are those whose image processors work without torchvision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def _headed(head: str, **names: str) -> dict[str, tuple[str, ...]]:
+    return {kind.replace("__", "-"): (f"{name}{head}",) for kind, name in names.items()}
+
+
+CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "image.classify": {
+        **_headed(
+            "ForImageClassification",
+            beit="Beit",
+            bit="Bit",
+            convnext="ConvNext",
+            convnextv2="ConvNextV2",
+            cvt="Cvt",
+            dinov2="Dinov2",
+            dinov2_with_registers="Dinov2WithRegisters",
+            efficientnet="EfficientNet",
+            focalnet="FocalNet",
+            hiera="Hiera",
+            ijepa="IJepa",
+            levit="Levit",
+            mobilenet_v1="MobileNetV1",
+            mobilenet_v2="MobileNetV2",
+            mobilevit="MobileViT",
+            mobilevitv2="MobileViTV2",
+            poolformer="PoolFormer",
+            pvt="Pvt",
+            pvt_v2="PvtV2",
+            regnet="RegNet",
+            resnet="ResNet",
+            segformer="Segformer",
+            swiftformer="SwiftFormer",
+            swin="Swin",
+            swinv2="Swinv2",
+            vit="ViT",
+            vit_msn="ViTMSN",
+        ),
+        "data2vec-vision": ("Data2VecVisionForImageClassification",),
+        "deit": ("DeiTForImageClassificationWithTeacher", "DeiTForImageClassification"),
+        "clip": ("CLIPModel", "CLIPForImageClassification"),
+        "chinese_clip": ("ChineseCLIPModel",),
+        "siglip": ("SiglipModel", "SiglipForImageClassification"),
+    },
+}
+
+#: Model types whose image processors compute with scipy.
+NEEDS_SCIPY = ("owlv2", "vitpose")

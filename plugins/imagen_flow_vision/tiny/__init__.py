@@ -1,0 +1,64 @@
+"""Small models of the real classes with random weights, for ``--tiny`` and the tests: chosen by the
+configuration of the model that they replace, or by its name, and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from imagen_flow.loaders import keep_tiny
+
+MAKE = 1
+"""Increased when tiny models change, so that those kept from before are not used."""
+
+BY_NAME = (
+    (r"siglip", "siglip"),
+    (r"chinese-clip", "chinese-clip"),
+    (r"openai/clip-vit", "clip"),
+    (r"resnet-(18|26|34|50|101|152)$", "resnet"),
+    (r"(convnext|swin|dinov2|deit|beit|vit)-?\w*.*(-224|-384|imagenet|1k)", "vit"),
+)
+"""Kinds by words in a model's name, the more specific ones first."""
+
+BY_CLASS = {
+    "CLIPModel": "clip",
+    "ChineseCLIPModel": "chinese-clip",
+    "ResNetForImageClassification": "resnet",
+    "SiglipModel": "siglip",
+}
+"""Kinds by the class that a configuration names."""
+
+BY_HEAD = {"ForImageClassification": "vit"}
+"""Kinds by the end of that class."""
+
+
+def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
+    """Return the path of the tiny model to use instead of another, and make it if it is not kept
+    yet; None if its kind is not known.
+    """
+    if not (kind := kind_of(reference, at)):
+        return None
+    return keep_tiny(folder / f"{MAKE}-vision-transformers-{version('transformers')}", kind, _make)
+
+
+def kind_of(reference: str, at: Path | None) -> str:
+    """Return the kind of tiny model to use for a reference; empty if it cannot be told."""
+    if at is None:
+        return next((kind for words, kind in BY_NAME if re.search(words, reference.lower())), "")
+    try:
+        config = json.loads((at / "config.json").read_text(encoding="utf-8"))
+        named = str(next(iter(config.get("architectures") or []), ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return BY_CLASS.get(named) or next(
+        (kind for head, kind in BY_HEAD.items() if named.endswith(head)), ""
+    )
+
+
+def _make(kept: Path) -> None:
+    from .makers import MAKERS
+
+    MAKERS[kept.name](kept)
