@@ -1028,6 +1028,26 @@ def test_a_folder_made_in_scratch_keeps_its_shape(folder: Path) -> None:
         assert list((folder / "trees").iterdir()) == []
 
 
+def test_what_folders_share_counts_once(folder: Path) -> None:
+    """On the disk it is there once, under several names; so it is when the size says what goes, and
+    it stays as long as one of them does.
+    """
+    clock = Clock()
+    with opened(folder, clock=clock) as store:
+        for name in ("first", "second"):
+            made = store.scratch(name)
+            (made / "large.bin").write_bytes(b"L" * 1_000_000)
+            (made / "name.txt").write_text(name)
+            keep(store, name, Folder(made, "", ()))
+            store.drop_scratch(name)
+            clock.now += 1000
+        assert 1_000_000 < store.info()["disk_bytes"] < 1_500_000
+        held = store.gc(max_size=1_500_000)
+        assert held.steps_removed == 0 and 1_000_000 < held.bytes_left < 1_500_000
+        assert store.gc(max_size=held.bytes_left - 1).bytes_freed < 10_000
+        assert store.gc(max_size=500_000).bytes_freed > 1_000_000
+
+
 def test_scratch_outlives_a_failed_try(folder: Path) -> None:
     """Checkpoints are still there for the next try, until the step is stored."""
     with opened(folder) as store:

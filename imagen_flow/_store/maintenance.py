@@ -16,7 +16,7 @@ from .._system.dataclass import dataclass
 from .._types.artifact import Artifact
 from ..errors import StoreError
 from .locks import Claims, lock_number
-from .objects import remove, size_of
+from .objects import remove
 from .pins import Pins
 from .records import referenced_digests
 from .values import FILE_KINDS, Damaged, ValueStore
@@ -51,12 +51,13 @@ class VerificationReport:
 
 
 def info(folder: Path, value_store: ValueStore, pins: Pins) -> dict[str, Any]:
-    """Report where the store is, how much it holds and how large it is."""
-    disk = sum(size_of(path) for path in _all_files(folder))
+    """Report where the store is, how much it holds and how large it is: a file that is linked in
+    several places counts once.
+    """
     return {
         "folder": str(folder),
         **value_store.index.summary(),
-        "disk_bytes": disk,
+        "disk_bytes": sum(dict(_all_files(folder)).values()),
         "pinned": len(pins.pinned()),
     }
 
@@ -88,16 +89,19 @@ def clean(
         for digest, (kind, _, _) in rows.items()
         if kind in FILE_KINDS
     }
-    weights = {
-        digest: size + sum(location_size for _, location_size in stored.get(digest, ()))
-        for digest, (_, size, _) in rows.items()
-    }
     steps = [
         (key, referenced_digests(outputs), used, size)
         for key, outputs, used, size in value_store.index.all_steps()
     ]
     uses = Counter(digest for _, digests, _, _ in steps for digest in digests)
-    total_bytes = sum(size for *_, size in steps) + sum(weights.get(digest, 0) for digest in uses)
+    # What files and folders hold is in the store once, however many of them have it.
+    content = dict(part for digest in uses for part in stored.get(digest, ()))
+    content_uses = Counter(location for digest in uses for location, _ in stored.get(digest, ()))
+    total_bytes = (
+        sum(size for *_, size in steps)
+        + sum(rows[digest][1] for digest in uses if digest in rows)
+        + sum(content.values())
+    )
     total_before = total_bytes
     removed: list[str] = []
     pinned_steps = 0
@@ -112,8 +116,12 @@ def clean(
         total_bytes -= size
         for digest in digests:
             uses[digest] -= 1
-            if uses[digest] == 0:
-                total_bytes -= weights.get(digest, 0)
+            if uses[digest] == 0 and digest in rows:
+                total_bytes -= rows[digest][1]
+                for location, held in stored.get(digest, ()):
+                    content_uses[location] -= 1
+                    if content_uses[location] == 0:
+                        total_bytes -= held
     values = [digest for digest in rows if not uses[digest] and digest not in pinned]
     value_store.index.remove(
         steps=removed,
@@ -217,15 +225,17 @@ def clear(folder: Path, value_store: ValueStore, pins: Pins) -> None:
     value_store.index.file.shrink()
 
 
-def _all_files(folder: Path) -> Iterator[Path]:
+def _all_files(folder: Path) -> Iterator[tuple[tuple[int, int], int]]:
+    """Give what tells the files of a folder apart, whatever their names, and their sizes."""
     pending = [str(folder)]
     while pending:
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
-                else:
-                    yield Path(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    yield (status.st_dev, status.st_ino), status.st_size
 
 
 def _change_time(path: Path) -> float:
