@@ -2922,6 +2922,14 @@ def test_status_drain_and_retry(yard: Yard) -> None:
     )
     assert (shown.stdout, shown.stderr) == ("bad.txt\n", "1 file moved back\n")
     assert set(yard.found("in")) == {"in/bad.txt", "in/later.txt"}
+    drained = launch(yard, "drain", "line.yaml")
+    drained.communicate(timeout=30)
+    assert drained.returncode == 1, "what is retried is queued, and fails again"
+    assert set(yard.found("in", "failed")) == {
+        "in/later.txt",
+        "failed/bad.txt",
+        "failed/bad.txt.failed.txt",
+    }
 
 
 def test_drain_without_a_process(yard: Yard) -> None:

@@ -19,6 +19,7 @@ from .config import Line
 from .disk import Disk, LocalDisk
 from .intake import Intake
 from .journal import TROUBLE, UNREAD, Item, Journal, JournalError
+from .log import Log
 from .publish import free_name, make_parents
 
 __all__ = ["is_named", "retry", "status"]
@@ -151,8 +152,8 @@ def _printable_name(name: str) -> str:
 def retry(
     line: Line, names: Sequence[str] = (), *, disk: Disk | None = None
 ) -> list[tuple[str, str]]:
-    """Move failed originals back to the watched folder and delete their reasons. Originals that the
-    journal does not record go back under the name that they have in `failed`.
+    """Move failed originals back to the watched folder, queue them and delete their reasons.
+    Originals that the journal does not record go back under the name that they have in `failed`.
 
     Params:
         names: names in `failed`, or patterns; empty means all.
@@ -166,7 +167,7 @@ def retry(
     """
     disk = disk or LocalDisk()
     intake = Intake(line)
-    journal = Journal(line.journal)
+    journal, log = Journal(line.journal), Log(line.log, line=line.name)
     moved: list[tuple[str, str]] = []
     try:
         failed = [
@@ -196,6 +197,10 @@ def retry(
             _move_back(line.failed / kept, line.inbox / restored, disk)
             if item:
                 journal.mark_retried(item)
+            # They were accepted before, so a line that is drained processes them too.
+            if found := intake.inspect(restored):
+                for path in journal.record([found]):
+                    log.write("seen", item=path)
             disk.unlink(line.failed / f"{kept}{REASON_SUFFIX}")
             disk.sync_folder((line.failed / kept).parent)
             moved.append((kept, restored))
