@@ -705,8 +705,18 @@ writes
         "  first   toy.loud  cached",
         "  second  toy.loud  cached",
         "writes",
-        "  file  out/g.txt  replaces the output of an earlier run, unless it is equal",
+        "  file  out/g.txt  unchanged",
     ]
+    assert call("plan", "g.yaml", "--force", "second").out.splitlines()[-1] == (
+        "  file  out/g.txt  replaces the output of an earlier run, unless it is equal"
+    )
+    for changed, effect in (
+        ("prompt=x", "replaces the output of an earlier run, unless it is equal"),
+        ("prompt=y", "replaces the output of an earlier run"),
+    ):
+        call("run", "g.yaml", "--set", "prompt=y", "--out", "elsewhere")
+        planned = call("plan", "g.yaml", "--set", changed).out
+        assert planned.splitlines()[-1] == f"  file  out/g.txt  {effect}"
     assert (
         call("plan", "g.yaml", "--set", "prompt=x").out.splitlines()[1]
         == "  first   toy.loud  runs because 'text' changed"

@@ -58,6 +58,9 @@ __all__ = ["OutFolder", "OutputWriter", "WrittenOutput"]
 #: Larger files are not read to predict what happens to them.
 _MAX_PREDICTED_BYTES = 64 << 20
 
+#: What is said of a value that is not known yet.
+UNLESS_EQUAL = ", unless it is equal"
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenOutput:
@@ -223,9 +226,23 @@ class OutputWriter:
             self._changes.record_failure(error)
             raise _write_error(subject, target, error) from error
 
-    def predict(self, relative: str, *, type: PortType, exists: ExistsPolicy = "error") -> str:
+    def predict(
+        self,
+        relative: str,
+        *,
+        type: PortType,
+        exists: ExistsPolicy = "error",
+        digest: str = "",
+        level: str = "full",
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
         """Say in a few words what would happen to an existing file if an output is written to a
         path. Nothing is changed.
+
+        Params:
+            digest: of the value; empty if it is not known yet.
+            level: how much provenance is written with it.
+            options: of the file's format.
         """
         inner = type.element if type.kind == "list" and type.element else type
         kinds = {member.kind for member in inner.members or (inner,)}
@@ -245,13 +262,16 @@ class OutputWriter:
         ):
             # Reading all of it would take longer than planning.
             if is_sidecar(path.with_name(path.name + SIDECAR)):
-                return "replaces the output of an earlier run, unless it is equal or was changed"
+                return f"replaces the output of an earlier run{UNLESS_EQUAL} or was changed"
         elif (
             stat.S_ISREG(mode)
             and (embedded := try_read_embedded(path)) is not None
             and embedded.intact
         ):
-            return "replaces the output of an earlier run, unless it is equal"
+            if digest == embedded.digest and _written(embedded.text) == (level, dict(options)):
+                return "unchanged"
+            is_other = digest and digest != embedded.digest
+            return f"replaces the output of an earlier run{'' if is_other else UNLESS_EQUAL}"
         if exists == "number":
             return "gets a number: another file exists"
         may_replace = (
@@ -528,18 +548,16 @@ def _inspect(request: _WriteRequest, path: Path) -> tuple[str, str]:
     if (
         embedded.digest == request.digest
         and request.provenance is not None
-        and _is_written_alike(embedded.text, request.provenance)
+        and _written(embedded.text) == _written(request.provenance)
     ):
         return "same", ""
     return "ours", ""
 
 
-def _is_written_alike(before: str, now: str) -> bool:
-    """Whether two documents are of one level, and of files written with the same options."""
-    a, b = json.loads(before), json.loads(now)
-    return a.get("provenance") == b.get("provenance") and (
-        a["output"].get("options", {}) == b["output"].get("options", {})
-    )
+def _written(document: str) -> tuple[object, object]:
+    """Give the level of a document, and the options that its file was written with."""
+    read = json.loads(document)
+    return read.get("provenance"), read["output"].get("options", {})
 
 
 def _is_foreign(sidecar_path: Path) -> bool:

@@ -361,9 +361,9 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
         ]
         if isinstance(slot, Artifact):
             artifacts = (
-                [(slot, 0)]
+                [(without_dropped(slot), 0)]
                 if slot.items is None or is_one_file(output)
-                else [(item, i) for i, item in enumerate(slot.items)]
+                else [(without_dropped(item), i) for i, item in enumerate(slot.items)]
             )
         for artifact, index in artifacts:
             if isinstance(artifact, Artifact) and artifact.kind in ("absent", "failed"):
@@ -394,7 +394,16 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
             yield PlannedWrite(
                 name,
                 str(folder.path / path),
-                writer.predict(path, type=output.type, exists=output.exists) if is_known else "",
+                writer.predict(
+                    path,
+                    type=output.type,
+                    exists=output.exists,
+                    digest=artifact.digest if isinstance(artifact, Artifact) else "",
+                    level=output.provenance,
+                    options=output.options,
+                )
+                if is_known
+                else "",
             )
 
 
