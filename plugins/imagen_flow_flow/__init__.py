@@ -63,6 +63,7 @@ def imagen_flow_nodes() -> Sequence[object]:
         data.parse,
         data.to_text,
         tables.row,
+        tables.summarise,
         seeds.derive,
         seeds.several,
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from statistics import fmean, pstdev
+from typing import Any, Literal
 
 from imagen_flow import Absent, Json, List, Text, node
 
@@ -57,3 +58,63 @@ def row(
     if absent == "drop" and any(value is None for value in given):
         return Absent.value
     return dict(zip(columns, given, strict=True))
+
+
+@node("table.summarise", version=1)
+def summarise(rows: List[Json], *, columns: List[Text], by: Text = "") -> List[Json]:
+    """Summarise columns of numbers of a table: their means, and how far values are apart.
+
+    Inputs:
+        rows: a mapping for each row; values that are null or not there are left out.
+
+    Params:
+        columns: the columns of numbers.
+        by: a column whose values divide the rows into groups; without it, all rows are one.
+
+    Outputs:
+        a row for each group, in the order of the table, and each of `columns`: with ``column``,
+            ``count``, ``mean``, ``deviation`` (of the whole group), ``least`` and ``largest``, and
+            the group's value under the name that `by` has. Without a number there, only the count.
+
+    Raises:
+        ValueError: no row has the column, or a value is not a number.
+    """
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is not a mapping from columns to values")
+        group = row.get(by) if by else None
+        if isinstance(group, list | dict):
+            raise ValueError(f"the column '{by}' holds a list or a mapping in row {number}")
+        groups.setdefault(group, []).append(row)
+    for name in [*columns, *([by] if by else [])]:
+        if rows and not any(name in row for group in groups.values() for row in group):
+            there = sorted({column for group in groups.values() for row in group for column in row})
+            raise ValueError(f"no row has the column '{name}'; there are {', '.join(there[:12])}")
+    return [
+        {**({by: group} if by else {}), "column": column, **_summary(members, column)}
+        for group, members in groups.items()
+        for column in columns
+    ]
+
+
+def _summary(rows: list[dict[str, Any]], column: str) -> dict[str, Any]:
+    values = [value for row in rows if (value := row.get(column)) is not None]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(
+                f"the column '{column}' holds {str(value)[:40]!r}, which is not a number"
+            )
+    if not values:
+        return {"count": 0}
+    try:
+        mean, deviation = fmean(values), float(pstdev(values))
+    except OverflowError as error:
+        raise ValueError(f"the column '{column}' holds numbers too large to add") from error
+    return {
+        "count": len(values),
+        "mean": mean,
+        "deviation": deviation,
+        "least": min(values),
+        "largest": max(values),
+    }

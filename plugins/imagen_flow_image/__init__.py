@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from imagen_flow import hookimpl
 
-from . import filters, geometry, layers, masks, measures, sheets, sources, tones
+from . import filters, geometry, layers, masks, measures, plots, sheets, sources, tones
 
 
 @hookimpl
@@ -34,6 +34,7 @@ def imagen_flow_nodes() -> Sequence[object]:
         layers.composite,
         layers.blend,
         sheets.grid,
+        plots.plot,
         sources.solid,
         sources.noise,
         measures.size,

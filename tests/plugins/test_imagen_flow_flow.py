@@ -583,8 +583,78 @@ def test_derived_seeds_are_seeds_and_differ(seed: int, one: str, other: str) -> 
     assert (seeds.derive(seed, one) == seeds.derive(seed, other)) == (one == other)
 
 
+ROWS = [
+    {"model": "b", "score": 1, "time": 2.5},
+    {"model": "a", "score": 3, "time": None},
+    {"model": "b", "score": 2},
+]
+
+
+def test_a_table_is_summarised() -> None:
+    """For each group, in the order of the table, and each column: its numbers, without those that
+    are not there.
+    """
+    assert tables.summarise(ROWS, columns=["score", "time"], by="model") == [
+        {
+            "model": "b",
+            "column": "score",
+            "count": 2,
+            "mean": 1.5,
+            "deviation": 0.5,
+            "least": 1,
+            "largest": 2,
+        },
+        {
+            "model": "b",
+            "column": "time",
+            "count": 1,
+            "mean": 2.5,
+            "deviation": 0.0,
+            "least": 2.5,
+            "largest": 2.5,
+        },
+        {
+            "model": "a",
+            "column": "score",
+            "count": 1,
+            "mean": 3.0,
+            "deviation": 0.0,
+            "least": 3,
+            "largest": 3,
+        },
+        {"model": "a", "column": "time", "count": 0},
+    ]
+    (whole,) = tables.summarise(ROWS, columns=["score"])
+    assert (whole["count"], whole["mean"]) == (3, 2.0)
+    assert tables.summarise([], columns=["score"], by="model") == []
+
+
+def test_what_is_no_table_of_numbers_is_not_summarised() -> None:
+    """The column, or the value, is named."""
+    assert refusal(tables.summarise, ROWS, columns=["scoer"]) == (
+        "no row has the column 'scoer'; there are model, score, time"
+    )
+    assert "no row has the column 'by'" in refusal(
+        tables.summarise, ROWS, columns=["score"], by="by"
+    )
+    assert "'model' holds 'b', which is not a number" in refusal(
+        tables.summarise, ROWS, columns=["model"]
+    )
+    assert "row 1 is not a mapping" in refusal(tables.summarise, [3], columns=["x"])
+    assert "too large to add" in refusal(
+        tables.summarise, [{"x": 10**400}, {"x": 1}], columns=["x"]
+    )
+    assert "'score' holds '[1]', which" in refusal(
+        tables.summarise, [{"score": 1, "model": [1]}, {"score": [1]}], columns=["score"]
+    )
+    assert "the column 'model' holds a list or a mapping" in refusal(
+        tables.summarise, [{"score": 1, "model": [1]}], columns=["score"], by="model"
+    )
+
+
 CALLS: dict[str, dict[str, Any]] = {
     "table.row": {"columns": ["x"], "a": 1},
+    "table.summarise": {"rows": [{"x": 1}, {"x": 2.5}], "columns": ["x"]},
     "flow.first": {"b": [1]},
     "flow.choose": {"condition": True, "yes": 1, "no": 2},
     "flow.list": {"a": 1, "b": "x"},

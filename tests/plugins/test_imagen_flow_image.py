@@ -934,6 +934,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "image.composite": {"background": picture(), "foreground": picture(channels=4)},
     "image.blend": {"a": picture(), "b": picture(seed=1)},
     "image.grid": {"images": [picture(), picture(seed=1)], "labels": ["a", "b"]},
+    "table.plot": {"rows": [{"a": 1, "b": 2}, {"a": 2, "b": 1.5}], "x": "a", "y": ["b"]},
     "image.solid": {"width": 3, "height": 2},
     "image.noise": {"width": 3, "height": 2, "seed": 1},
     "image.size": {"image": picture()},

@@ -906,6 +906,7 @@ def test_every_node_conforms(tmp_path: Path) -> None:
         "json.load": (a_file(tmp_path, "a.json", b"{}"),),
         "table.load": (a_file(tmp_path, "a.csv", b"a,b\n1,2\n"),),
         "folder.list": (a_folder(tmp_path / "photos", *PHOTOS),),
+        "dataset.load": (a_folder(tmp_path / "set", "a.png", "a.txt"),),
         "file.name": (replace(picture, significant_name="a.png"),),
     }
     nodes = {node.type.name: node for node in imagen_flow_io.imagen_flow_nodes()}

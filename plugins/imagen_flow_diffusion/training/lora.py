@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from imagen_flow import Progress
 
 from ..loading.latent_spaces import scaled
@@ -122,6 +120,7 @@ def train(
 
 def torch_generator(seed: int, step: int) -> torch.Generator:
     """Make the generator of a step's random numbers; of what comes before the first at -1."""
+    import numpy as np
     import torch
 
     drawn = np.random.default_rng((seed, step + 1)).integers(2**63)
@@ -132,6 +131,8 @@ def draw_order(shapes: Sequence[tuple[int, ...]], settings: Settings) -> list[li
     """Draw which pictures each step learns from: all once before any again, those of one step of
     one size.
     """
+    import numpy as np
+
     rng = np.random.default_rng((settings.seed, 0, 1))
     sizes = sorted(set(shapes))
     members = [[i for i, shape in enumerate(shapes) if shape == size] for size in sizes]
