@@ -33,9 +33,14 @@ def unread_words(
 
 
 def _cut(tokenizer: Any, text: str, length: int, what: str, before: str) -> list[str]:
-    found = tokenizer(before + text, truncation=False, verbose=False, return_offsets_mapping=True)
+    found = tokenizer(
+        before + text, truncation=False, verbose=False, return_offsets_mapping=tokenizer.is_fast
+    )
     if len(found["input_ids"]) <= length:
         return []
+    if not tokenizer.is_fast:  # it does not tell where in the text its tokens are
+        own = len(tokenizer(before, truncation=False, verbose=False)["input_ids"])
+        return [f"{what} is cut after {length - own} tokens"]
     # The marks that the tokenizer puts around the words have no place in the text.
     spans = [(start, end) for start, end in found["offset_mapping"] if end > start]
     own = sum(end <= len(before) for _, end in spans)

@@ -180,11 +180,12 @@ def flux_ip_adapter(folder: Path, *, seed: int = 41) -> Path:
 
 
 def clip(folder: Path, *, seed: int = 42) -> Path:
-    """CLIP, with both its encoders."""
+    """CLIP, with both its encoders and what prepares their inputs."""
     import torch
-    from transformers import CLIPConfig, CLIPModel
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     torch.manual_seed(seed)
+    tokenizer = p.clip_tokenizer()
     size = {
         "hidden_size": 32,
         "intermediate_size": 37,
@@ -193,10 +194,20 @@ def clip(folder: Path, *, seed: int = 42) -> Path:
     }
     config = CLIPConfig(
         vision_config={**size, "image_size": 32, "patch_size": 8, "projection_dim": 32},
-        text_config={**size, "vocab_size": len(p.clip_tokenizer())},
+        text_config={
+            **size,
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
         projection_dim=32,
     )
     CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(folder)
     return folder
 
 

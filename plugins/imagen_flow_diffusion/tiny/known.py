@@ -15,7 +15,7 @@ from imagen_flow import loaders
 
 from ..checkpoints import single_file
 
-MAKE = 5
+MAKE = 6
 """Increased when tiny models change, so that those kept from before are not used."""
 
 BY_NAME = (
@@ -85,7 +85,7 @@ BY_NAME = (
     (r"kandinsky", "kandinsky"),
     (r"karlo|unclip", "unclip"),
     (r"clipseg", "clipseg"),
-    (r"/clip-vit", "clip"),
+    (r"\bclip-(vit|rn|gmp|convnext)|fashion-?clip", "clip"),
     (r"inpaint", "inpainting"),
     (r"stable-diffusion|sd-?1|sd-?v?1|sd-?2|sd-turbo|dreamshaper|realistic", "sd"),
 )
