@@ -85,6 +85,14 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
             "g.yaml:5:17: error[unknown-node-type]: no plugin provides the node type 'my.bug'\n"
             '5 |   small: {type: my.bug, image: "${loaded}", width: 10, height: 10}\n'
             "  |                 ^^^^^^\n"
+            "  = fix: load the file beside the graph that defines it: --plugin nodes.py\n",
+        ),
+        (
+            "image.resize",
+            "our.bug",
+            "g.yaml:5:17: error[unknown-node-type]: no plugin provides the node type 'our.bug'\n"
+            '5 |   small: {type: our.bug, image: "${loaded}", width: 10, height: 10}\n'
+            "  |                 ^^^^^^^\n"
             "  = fix: load the Python file that defines it with --plugin FILE, or install its plugin; `imagen-flow nodes` lists all node types\n",
         ),
         (
@@ -116,6 +124,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
     ids=[
         "a type without its family",
         "several fit alike",
+        "a plugin beside the graph",
         "a plugin that is not loaded",
         "the only output by name",
         "a reference without its signs",
@@ -289,3 +298,29 @@ def test_what_types_of_inputs_are_called_elsewhere_is_understood(declared: str, 
     assert [problem.fix for problem in caught.value.problems if problem.code == "bad-literal"] == [
         fix
     ]
+
+
+def test_files_beside_a_graph_are_read_and_not_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them declares a node type is told without running any: of a graph elsewhere, with
+    its folder; what cannot be read, or declares nothing as text, is passed over.
+    """
+    graphs = folder / "a folder"
+    graphs.mkdir()
+    (graphs / "g.yaml").write_text(GRAPH.replace("image.resize", "my.own"))
+    (graphs / "broken.py").write_text("from imagen_flow import node\n@node('my.own'")
+    (graphs / "bytes.py").write_bytes(b"imagen_flow \xff\x00")
+    (graphs / "deep.py").write_text("import imagen_flow\n" + "(" * 5000)
+    (graphs / "named.py").write_text(
+        "import imagen_flow\nNAME = 'my.own'\n@node(NAME)\ndef a(): ..."
+    )
+    (graphs / "z.py").write_text(
+        "import imagen_flow as flow\nopen('ran', 'w')\n"
+        "@flow.node('my.own', version=1)\ndef own() -> int: ..."
+    )
+    printed = call(monkeypatch, "plan", "a folder/g.yaml", "--set", "picture=nodes.py")
+    assert printed.splitlines()[3] == (
+        "  = fix: load the file beside the graph that defines it: --plugin 'a folder/z.py'"
+    )
+    assert not Path("ran").exists()

@@ -7,11 +7,14 @@ GraphError.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .._plugins.declared import declared_node_types
 from .._plugins.registry import Registry
 from .._settings.devices import nearest_device
 from .._system.collection import paused_collection
@@ -101,6 +104,8 @@ class _Resolver:
         self.read = read
         self.binder = Binder(spec, problems)
         self.found: dict[str, NodeType] = {}
+        #: The node types that files beside the graph declare, once that is asked.
+        self.declared: dict[str, Path] | None = None
         self.say = self.binder.say
 
     def resolve(self) -> Graph | None:
@@ -217,11 +222,17 @@ class _Resolver:
         return found
 
     def nearest_type(self, name: str, written: NodeSpec) -> str:
-        """Say how to mend an unknown node type: one that ends in this word and fits the node best,
-        the nearest name, those of its plugin; or that its plugin has to be named.
+        """Say how to mend an unknown node type: the file beside the graph that declares it, one that
+        ends in this word and fits the node best, the nearest name, those of its plugin; or that its
+        plugin has to be named.
         """
         if len(self.problems) >= MAX_PROBLEMS:
             return ""
+        if self.spec.path is not None:
+            if self.declared is None:
+                self.declared = declared_node_types(self.binder.folder)
+            if (file := self.declared.get(name)) is not None:
+                return f"load the file beside the graph that defines it: --plugin {_shown(file)}"
         names = sorted(self.registry.iter_names())
         if kin := [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]][
             :MOST_KIN
@@ -363,3 +374,12 @@ def _uses_setting(type_: NodeType | Graph, setting: str) -> bool:
         for node in graph.nodes.values()
         if isinstance(node.type, NodeType)
     )
+
+
+def _shown(file: Path) -> str:
+    """Write a path as it may be given on the command line: relative, if it is below the working
+    directory.
+    """
+    with suppress(ValueError, OSError):
+        file = file.resolve().relative_to(Path.cwd())
+    return shlex.quote(str(file))
