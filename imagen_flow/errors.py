@@ -332,11 +332,14 @@ class NodeError(ImagenFlowError):
         self.item = item
         self.message = message
         self.raised_at = raised_at
+        what, *advice = re.split(r"\n  = (?=why: |fix: )", message)
+        parts = dict(line.split(": ", 1) for line in advice)
         self.problem = Problem(
             code,
-            f"{node}{f' ({item})' if item else ''}: {message}",
+            f"{node}{f' ({item})' if item else ''}: {what}",
             mark,
-            why=f"raised at {raised_at}" if raised_at else "",
+            why=f"raised at {raised_at}" if raised_at else parts.get("why", ""),
+            fix=parts.get("fix", ""),
         )
         super().__init__(node, message)
 

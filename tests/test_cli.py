@@ -878,8 +878,8 @@ def test_replay_of_nothing(call: Call, folder: Path) -> None:
     ("arguments", "words"),
     [
         (
-            ("nodes", "resizing"),
-            "error[unknown-node-type]: no plugin provides the node type 'resizing'\n  = fix: run `imagen-flow nodes` to list the node types; those in a Python file need --plugin FILE\n",
+            ("nodes", "thumbnailing"),
+            "error[unknown-node-type]: no plugin provides the node type 'thumbnailing'\n  = fix: run `imagen-flow nodes` to list the node types; those in a Python file need --plugin FILE\n",
         ),
         (
             ("nodes", "image.resiz"),

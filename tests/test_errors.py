@@ -100,6 +100,23 @@ def test_a_node_error_names_node_and_item() -> None:
     )
 
 
+def test_how_to_mend_a_node_comes_after_its_line() -> None:
+    """A message that says why, or how to mend it, is a problem like any other."""
+    message = "must be image\n  = why: it is an array\n  = fix: return Image(x): it\n  takes all"
+    error = NodeError("n", message, mark=Mark(Source("g.yaml", "n: 1\n"), 1, 1))
+    assert (
+        str(error)
+        == """\
+g.yaml:1:1: error[node-failed]: n: must be image
+1 | n: 1
+  | ^
+  = why: it is an array
+  = fix: return Image(x): it
+  takes all"""
+    )
+    assert error.message == message
+
+
 @pytest.mark.parametrize(
     ("word", "candidates", "said"),
     [

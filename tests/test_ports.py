@@ -7,7 +7,9 @@ import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -363,3 +365,41 @@ def test_types_of_inputs_are_spelt(spelling: str, spelt: str | None) -> None:
     """Seven words, and lists of them."""
     found = parse_type(spelling)
     assert (None if found is None else str(found)) == spelt
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "said", "instead"),
+    [
+        (Image, np.zeros((2, 2, 3)), "takes image, not numpy.ndarray", "Image(x)"),
+        (Image, PIL.Image.new("RGB", (2, 2)), "takes image, not PIL.Image", "Image.from_pil(x)"),
+        (Image, torch.zeros(2, 2), "takes image, not torch.Tensor", "Image(x.cpu().numpy())"),
+        (Tensor, torch.zeros(2), "takes tensor, not torch.Tensor", "Tensor(x)"),
+        (Audio, np.zeros(2), "takes audio, not numpy.ndarray", "Audio(x, rate)"),
+        (int, np.int64(3), "takes a whole number, not numpy.int64", "int(x)"),
+        (bool, np.bool_(True), "takes true or false, not numpy.bool", "bool(x)"),
+        (List[float], np.zeros(2), "takes a list of float, not numpy.ndarray", "x.tolist()"),
+        (
+            List[Image],
+            [np.zeros((2, 2, 3))],
+            "takes a list of image; its element 0 takes image, not numpy.ndarray",
+            "Image(x)",
+        ),
+        (
+            Json,
+            {"of": [np.zeros(2)]},
+            "takes JSON data, not a mapping (Object of type ndarray is not JSON serializable)",
+            "x.tolist()",
+        ),
+        (Image, 3, "takes image, not 3", ""),
+    ],
+)
+def test_what_other_libraries_give_is_named_with_how_it_fits(
+    wanted: Any, value: Any, said: str, instead: str
+) -> None:
+    """An array, a tensor or a picture of Pillow is no value as it is; the refusal names its library,
+    and how one is made of it.
+    """
+    with pytest.raises(BadValue) as refused:
+        read(wanted).check(value)
+    refusal = str(refused.value).replace("the output of a node that gives ", "")
+    assert (refusal, refused.value.instead) == (said, instead)

@@ -1341,6 +1341,10 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
     def number() -> Image:
         return 3  # type: ignore[return-value]
 
+    @node("bad.array", version=1)
+    def array() -> Image:
+        return np.zeros((2, 2, 3), "uint8")  # type: ignore[return-value]
+
     @node("bad.nan", version=1)
     def nan() -> float:
         return float("nan")
@@ -1376,6 +1380,10 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
     return {
         "kind": (kind, "its output 'value' must be a whole number, not the text 'text'"),
         "picture": (number, "its output 'value' must be image, not 3"),
+        "array": (
+            array,
+            "its output 'value' must be image, not numpy.ndarray\n  = fix: return Image(x)",
+        ),
         "nothing": (nothing, "its output 'value' must be a whole number, not nothing"),
         "length": (length, "it returned tuple instead of its outputs first, second"),
         "single": (single, "it returned int instead of its outputs first, second"),

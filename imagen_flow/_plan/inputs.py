@@ -95,6 +95,8 @@ def take_inputs(
             fix = (
                 nearest(error.given, error.known)
                 if isinstance(error, BadValue) and error.known
+                else f"pass {error.instead}"
+                if isinstance(error, BadValue) and error.instead
                 else ""
             )
             if texts.get(name, values.get(name)) == RANDOM and wanted.type.kind in (

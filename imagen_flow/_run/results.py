@@ -96,6 +96,7 @@ class Results:
                 f"its output '{name}' {error}".replace(
                     "takes the output of a node that gives", "takes"
                 ).replace("takes", "must be")
+                + (f"\n  = fix: return {error.instead}" if error.instead else "")
             ) from None
         value = self._store.adopt(value)
         artifact = self._state.values.codecs.artifact(value)

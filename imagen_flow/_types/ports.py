@@ -226,7 +226,9 @@ class PortType:
             )
         if kind == "list":
             if not isinstance(value, list | tuple):
-                raise BadValue(f"takes {self.words}, not {describe(value)}")
+                raise BadValue(
+                    f"takes {self.words}, not {describe(value)}", instead=_instead(kind, value)
+                )
             assert self.element is not None
             taken = []
             for index, item in enumerate(value):
@@ -237,6 +239,7 @@ class PortType:
                         f"takes {self.words}; its element {index} {error}",
                         given=error.given,
                         known=error.known,
+                        instead=error.instead,
                     ) from None
             return taken
         if self.record is not None:  # its fields are checked one by one
@@ -259,18 +262,25 @@ class PortType:
             try:
                 return self._adapter.validate_python(value)
             except (ValidationError, OverflowError):
-                raise BadValue(f"takes {self.words}, not {describe(value)}") from None
+                raise BadValue(
+                    f"takes {self.words}, not {describe(value)}", instead=_instead(kind, value)
+                ) from None
         if kind == "json":
             from .digest import canonical
 
             try:
                 canonical(value)
             except (TypeError, ValueError) as error:
-                raise BadValue(f"takes JSON data, not {describe(value)} ({error})") from None
+                raise BadValue(
+                    f"takes JSON data, not {describe(value)} ({error})",
+                    instead=_instead(kind, value),
+                ) from None
             return _copied(value)
         wanted = self.python or _CLASSES.get(kind)
         if wanted is not None and not isinstance(value, wanted):
-            raise BadValue(f"takes {self.words}, not {describe(value)}")
+            raise BadValue(
+                f"takes {self.words}, not {describe(value)}", instead=_instead(kind, value)
+            )
         if kind == "file" and self.names != "kept":
             return self._with_or_without_name(value)
         return value
@@ -372,13 +382,16 @@ def is_exact_float(number: int) -> bool:
 
 class BadValue(ValueError):
     """A value does not fit its port. `given` and `known` are there when the nearest of several
-    choices can be offered.
+    choices can be offered, `instead` when it can be said in Python how a value `x` is made to fit.
     """
 
-    def __init__(self, message: str, *, given: str = "", known: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, *, given: str = "", known: tuple[str, ...] = (), instead: str = ""
+    ) -> None:
         super().__init__(message)
         self.given = given
         self.known = known
+        self.instead = instead
 
 
 def _near(value: Any, words: list[str]) -> tuple[str, ...]:
@@ -406,7 +419,35 @@ def describe(value: Any) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return "a mapping"
+    if (library := _library_of(value)) is not None:
+        return f"{library}.{type(value).__name__}"
     return f"{_PLAIN.get(type(value), type(value).__name__)}"
+
+
+def _library_of(value: Any) -> str | None:
+    """Name the library of arrays and pictures that a value is of, if it is of one."""
+    library = type(value).__module__.partition(".")[0]
+    return library if library in ("numpy", "torch", "PIL") else None
+
+
+def _instead(kind: str, value: Any) -> str:
+    """Say how a value of another library is made one of a kind; empty if that is not known."""
+    library = _library_of(value)
+    if library is None:
+        inside = value.values() if isinstance(value, dict) else value
+        is_list = kind == "json" and isinstance(value, dict | list | tuple)
+        return next(filter(None, (_instead(kind, item) for item in inside)), "") if is_list else ""
+    array = {"torch": "x.cpu().numpy()", "PIL": "np.asarray(x)"}.get(library, "x")
+    return {
+        "image": "Image.from_pil(x)" if library == "PIL" else f"Image({array})",
+        "mask": f"Mask({array})",
+        "tensor": f"Tensor({array if library == 'PIL' else 'x'})",
+        "audio": f"Audio({array}, rate)",
+        "number": "float(x)",
+        "text": "str(x)",
+        "list": "x.tolist()",
+        "json": "x.tolist()",
+    }.get(kind, f"{kind}(x)" if kind in _SCALARS else "")
 
 
 @dataclass(frozen=True)
