@@ -21,6 +21,7 @@ from ._system.lazy_names import lazy_names
 if TYPE_CHECKING:
     from ._plugins.hookspecs import hookimpl as hookimpl
     from ._types.codec import Codec as Codec
+    from ._types.image_files import encode_image as encode_image
     from ._types.lettering import Lettering as Lettering
     from ._types.models import Model as Model
     from ._types.node import node as node

@@ -36,6 +36,9 @@ FOLDERS = ("folder", "model")
 ENCODED = frozenset({*ENDINGS, "list"})
 
 
+#: The endings of pictures, and one for each format.
+_FORMATS = {e: {".jpeg": ".jpg", ".tiff": ".tif"}.get(e, e) for e in image_files.ENDINGS}
+
 _NO_OPTIONS: Mapping[str, Any] = {}
 
 
@@ -67,6 +70,10 @@ def encode(
     if kind == "audio":
         return _wav(value)
     if kind == "file":
+        if {ending, value.suffix} <= set(_FORMATS) and _FORMATS[ending] != _FORMATS[value.suffix]:
+            raise ValueError(
+                f"it is a {value.suffix} file and is written as it is; end the path so"
+            )
         return bytes(value.read_bytes())
     data: bytes = codecs.encode(value)[2]
     return data

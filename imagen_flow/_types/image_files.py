@@ -25,9 +25,12 @@ import zlib
 from collections.abc import Mapping
 from hashlib import blake2b
 from io import BytesIO
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .digest import SIZE
+
+if TYPE_CHECKING:
+    from .values import Image, Mask
 
 __all__ = [
     "ENDINGS",
@@ -35,6 +38,7 @@ __all__ = [
     "TEXT_LIMIT",
     "embed",
     "encode",
+    "encode_image",
     "encode_png",
     "is_signed",
     "read_embedded",
@@ -98,6 +102,19 @@ def encode(pixels: Any, ending: str, options: Mapping[str, Any] = _NO_OPTIONS) -
         settings = {"quality": 95, "subsampling": "4:4:4", **options}
         return _by_pillow(_over_white(pixels), "JPEG", **settings)
     raise ValueError(f"a picture cannot be a {ending} file; it can be {', '.join(ENDINGS)}")
+
+
+def encode_image(image: Image | Mask, ending: str = ".png", **options: Any) -> bytes:
+    """Encode a picture as outputs write it, but without provenance.
+
+    Params:
+        ending: decides the format: ``.png``, ``.jpg``, ``.webp`` or ``.tif``.
+        options: those of the format, as an output has them: ``quality=90``.
+
+    Raises:
+        ValueError: the format cannot hold a picture of this size, or there is no such format.
+    """
+    return encode(image.pixels, ending, options)
 
 
 def encode_png(pixels: Any, *, software: str) -> bytes:

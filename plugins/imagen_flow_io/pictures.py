@@ -12,7 +12,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from imagen_flow import File, Image, Mask, Range, node
+from imagen_flow import File, Image, Mask, Progress, Range, Steps, node
 
 from .decoded import Damaged, Decoded, Unsupported, unpremultiply
 
@@ -25,14 +25,19 @@ FORMATS = ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 is chosen here, not by what is installed.
 """
 
+MANIFEST = b"jumdc2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x008\x9bq"
+"""What begins the Content Credentials in a file of whatever format: the description box of a JUMBF
+superbox (ISO/IEC 19566-5), with the type of a C2PA manifest store.
+"""
+
 MAX_PIXELS = 178_956_970
 """Pillow's own limit, and the upper limit of max_pixels."""
 
 
-@node("image.load", version=2, uses=("pillow",))
+@node("image.load", version=3, uses=("pillow",))
 def load_image(
     file: File, *, max_pixels: Annotated[int, Range(1, MAX_PIXELS)] = 100_000_000
-) -> Image:
+) -> Steps[Image]:
     """Load a picture from a file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM.
 
     Params:
@@ -46,7 +51,8 @@ def load_image(
             float32 from 0 to 1; everything else gives 8 bits. An embedded ICC profile is applied
             (relative colorimetric), and the code points of PNG and AVIF (cICP, nclx); 16 bits with
             a table-based profile, CMYK above all, become 8 bits. PNG's gAMA and cHRM are not
-            applied, nor are the colorimetric fields of a TIFF without a profile.
+            applied, nor are the colorimetric fields of a TIFF without a profile. Content
+            Credentials are not part of a picture: a note says that a file carries some.
 
     Raises:
         ValueError: the file is not such a picture, is of a kind that cannot be read correctly, is
@@ -56,8 +62,16 @@ def load_image(
         Pillow's `Image.open` and `ImageCms.profileToProfile`; the specifications named in the other
             modules of this plugin.
     """
-    name = file.name or file.path.name
-    return Image(_decoded(file.read_bytes(), name, max_pixels))
+    name, content = file.name or file.path.name, file.read_bytes()
+    picture = Image(_decoded(content, name, max_pixels))
+    if MANIFEST in content:
+        yield Progress(
+            1,
+            1,
+            "the file carries Content Credentials, which what is made of it does not: to keep them"
+            " as its history, give the file to credentials.sign as 'parent'",
+        )
+    return picture
 
 
 @node("mask.load", version=2, uses=("pillow",))

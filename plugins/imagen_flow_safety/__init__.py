@@ -12,12 +12,18 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import checking, packaged, watermarking
+from . import checking, credentials, packaged, watermarking
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
-    return [checking.check, watermarking.embed, watermarking.read]
+    return [
+        checking.check,
+        watermarking.embed,
+        watermarking.read,
+        credentials.sign,
+        credentials.read,
+    ]
 
 
 @flow.hookimpl

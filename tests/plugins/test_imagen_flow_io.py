@@ -25,8 +25,19 @@ from imagen_flow._types.value_digests import digest_value
 from imagen_flow_io.documents import load_json, load_text
 from imagen_flow_io.folders import list_files
 from imagen_flow_io.folders import name as file_name
-from imagen_flow_io.pictures import load_image, load_mask
+from imagen_flow_io.pictures import load_image as image_load
+from imagen_flow_io.pictures import load_mask
 from imagen_flow_io.tables import load_table
+
+
+def load_image(file: Any, **params: Any) -> Any:
+    """Run the node to its end and give the picture."""
+    steps = image_load(file, **params)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value
 
 
 def a_file(folder: Path, name: str, content: bytes) -> File:
@@ -916,4 +927,5 @@ def test_every_node_conforms(tmp_path: Path) -> None:
             node.type.doc.split("\n")[0].endswith((".", ":"))
             or ". " in node.type.doc.split("\n")[0]
         ), name
-        assert digest_value(node(*calls[name])) == digest_value(node(*calls[name])), name
+        call = load_image if name == "image.load" else node
+        assert digest_value(call(*calls[name])) == digest_value(call(*calls[name])), name

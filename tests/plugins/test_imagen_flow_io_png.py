@@ -22,11 +22,21 @@ from PIL import ImageCms
 
 from imagen_flow import File
 from imagen_flow._types.digest import digest_bytes
-from imagen_flow_io.pictures import load_image
+from imagen_flow_io.pictures import load_image as image_load
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 HEIGHT, WIDTH = 11, 13
+
+
+def load_image(file: Any, **params: Any) -> Any:
+    """Run the node to its end and give the picture."""
+    steps = image_load(file, **params)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value
 
 
 def load(folder: Path, content: bytes, name: str = "a.png", **options: Any) -> np.ndarray:

@@ -24,7 +24,17 @@ import tifffile
 from imagen_flow import File
 from imagen_flow._types import image_files as pictures
 from imagen_flow._types.digest import digest_bytes
-from imagen_flow_io.pictures import load_image
+from imagen_flow_io.pictures import load_image as image_load
+
+
+def load_image(file: Any, **params: Any) -> Any:
+    """Run the node to its end and give the picture."""
+    steps = image_load(file, **params)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value
 
 
 def load(folder: Path, content: bytes, **options: Any) -> np.ndarray:
