@@ -10,12 +10,18 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import summarising, wildcards
+from . import expanding, summarising, translating, wildcards
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
-    return [wildcards.wildcards, wildcards.combinations, summarising.summarise]
+    return [
+        wildcards.wildcards,
+        wildcards.combinations,
+        summarising.summarise,
+        translating.translate,
+        expanding.expand,
+    ]
 
 
 @flow.hookimpl

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 MAX_CHARACTERS = 5_000_000
 """The longest text that is read, some thousand pages."""
@@ -16,11 +17,12 @@ _SENTENCE = re.compile(
 _WORD = re.compile(r"\s*\S+\s*")
 
 
-def readable(text: str, what: str = "port 'text'") -> str:
+def readable(text: str, tokenizer: Any, what: str = "port 'text'") -> str:
     """Return a text as models read it: control characters become spaces.
 
     Raises:
-        ValueError: it is empty, too long, or not valid Unicode.
+        ValueError: it is empty, too long, not valid Unicode, or has what the tokenizer takes for a
+            mark, such as the end of a text.
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(
@@ -34,6 +36,10 @@ def readable(text: str, what: str = "port 'text'") -> str:
     )
     if not text.strip():
         raise ValueError(f"{what} is empty; there is nothing to read")
+    if mark := next((mark for mark in tokenizer.all_special_tokens if mark in text), ""):
+        raise ValueError(
+            f"{what} has '{mark}', which the model reads as a mark of its own, not as text; remove it"
+        )
     return text
 
 

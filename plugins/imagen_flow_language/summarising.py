@@ -57,14 +57,14 @@ def summarise(
             does not know.
 
     Raises:
-        ValueError: the text is empty, too long or not valid Unicode; the lengths contradict each
+        ValueError: the text is empty, too long or not valid Unicode, or has a mark of the model; the lengths contradict each
             other.
 
     Source:
         ``transformers.GenerationMixin.generate`` without sampling; the passages are summarised
         hierarchically, as Wu et al., Recursively Summarizing Books with Human Feedback (2021), do.
     """
-    text = readable(text)
+    text = readable(text, model.tokenizer)
     task = model.tasks.get("summarization") or {}
     prefix = str(task.get("prefix") or "")
     least, most = model.length(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import string
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +36,10 @@ BY_NAME = (
     (r"roberta", "roberta"),
     (r"bert|minilm", "bert"),
     (r"gpt2|gpt-2|magic-?prompt|prompt-?gen|prompt-expansion", "gpt2"),
-    (r"qwen\d?(\.\d)?-[\d.]+b", "qwen2"),
+    (r"qwen-?3-[\d.]+b", "qwen3"),
+    (r"qwen-?\d?(\.\d)?-[\d.]+b", "qwen2"),
+    (r"smollm-?3", "smollm3"),
+    (r"mistral-7b", "mistral"),
     (r"llama|smollm", "llama"),
 )
 """Kinds by words in a model's name, the more specific ones first."""
@@ -72,7 +76,7 @@ def _kind_of(reference: str, at: Path | None) -> str:
     return next((kind for words, kind in BY_NAME if re.search(words, reference.lower())), "")
 
 
-def seeded(config: Any, cls: str, folder: Path, *tokenizers: Any, scale: float = 20) -> None:
+def seeded(config: Any, cls: str, folder: Path, tokenizer: Any, *, scale: float = 20) -> None:
     """Save a model with random weights, the same each time, and its tokenizer."""
     import torch
     import transformers
@@ -80,14 +84,21 @@ def seeded(config: Any, cls: str, folder: Path, *tokenizers: Any, scale: float =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(13)
         model = getattr(transformers, cls)(config).eval()
+    letters = {*LETTERS, "▁", "Ġ"}
+    marks = [n for word, n in tokenizer.get_vocab().items() if word not in letters]
+    marks += getattr(tokenizer, "lang_code_to_id", {}).values()
     with torch.no_grad():
         # Weights as small as untrained ones would say the same token for ever.
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "position" not in name:
                 weight.mul_(scale)
+        # Letters are said, not marks.
+        read, said = (
+            m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())
+        )
+        (read if said is read else said)[sorted({*marks})] *= 0.4 if said is read else 0.1
     model.save_pretrained(folder)
-    for tokenizer in tokenizers:
-        tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _pieces(*before: str) -> list[tuple[str, float]]:
@@ -177,6 +188,168 @@ def pegasus(folder: Path) -> None:
     seeded(config, "PegasusForConditionalGeneration", folder, tokenizer)
 
 
+def mbart(folder: Path) -> None:
+    from transformers import MBart50Tokenizer, MBartConfig
+
+    tokenizer = MBart50Tokenizer(vocab=_pieces("<unk>", "<s>", "</s>"), model_max_length=WINDOW)
+    config = MBartConfig(**_encoder_decoder(tokenizer, decoder_start_token_id=2))
+    seeded(config, "MBartForConditionalGeneration", folder, tokenizer)
+
+
+def nllb(folder: Path) -> None:
+    from transformers import M2M100Config, NllbTokenizer
+
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *dict.fromkeys(LETTERS)]
+    tokenizer = NllbTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=WINDOW
+    )
+    config = M2M100Config(**_encoder_decoder(tokenizer, decoder_start_token_id=2))
+    seeded(config, "M2M100ForConditionalGeneration", folder, tokenizer)
+
+
+def m2m_100(folder: Path) -> None:
+    from transformers import M2M100Config, M2M100Tokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary, pieces = _sentence_pieces(folder, "<s>", "<pad>", "</s>", "<unk>")
+    tokenizer = M2M100Tokenizer(str(vocabulary), str(pieces), model_max_length=WINDOW)
+    # The languages come after the words.
+    size = len(tokenizer) + len(tokenizer.lang_code_to_id)
+    config = M2M100Config(
+        **_encoder_decoder(tokenizer, decoder_start_token_id=2) | {"vocab_size": size}
+    )
+    seeded(config, "M2M100ForConditionalGeneration", folder, tokenizer)
+
+
+def marian(folder: Path) -> None:
+    from transformers import MarianConfig, MarianTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary, pieces = _sentence_pieces(folder, "</s>", "<unk>", last="<pad>")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
+        tokenizer = MarianTokenizer(
+            str(pieces),
+            str(pieces),
+            str(vocabulary),
+            source_lang="zh",
+            target_lang="en",
+            model_max_length=WINDOW,
+        )
+        config = MarianConfig(
+            **_encoder_decoder(tokenizer, decoder_start_token_id=tokenizer.pad_token_id)
+        )
+        seeded(config, "MarianMTModel", folder, tokenizer, scale=8)
+
+
+def _sentence_pieces(folder: Path, *before: str, last: str = "") -> tuple[Path, Path]:
+    """Write a vocabulary and a sentencepiece model of letters."""
+    from io import BytesIO
+
+    import sentencepiece
+
+    model, letters = BytesIO(), list(dict.fromkeys(LETTERS))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(letters),
+        model_writer=model,
+        model_type="char",
+        vocab_size=len(letters) + 4,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    pieces, vocabulary = folder / "letters.spm", folder / "letters.json"
+    pieces.write_bytes(model.getvalue())
+    words = [*before, "▁", *letters, *([last] if last else [])]
+    vocabulary.write_text(
+        json.dumps({word: number for number, word in enumerate(words)}, ensure_ascii=False),
+        encoding="utf-8",
+    )
+    return vocabulary, pieces
+
+
+def gpt2(folder: Path) -> None:
+    from transformers import GPT2Config, GPT2Tokenizer
+
+    end = "<|endoftext|>"
+    tokenizer = GPT2Tokenizer(
+        vocab=_bytes([end]), merges=[], bos_token=end, eos_token=end, model_max_length=4 * WINDOW
+    )
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=4 * WINDOW,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    seeded(config, "GPT2LMHeadModel", folder, tokenizer, scale=8)
+
+
+def llama(folder: Path, kind: str = "Llama") -> None:
+    import transformers
+
+    tokenizer = _chat_tokenizer()
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=8 * WINDOW,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    seeded(config, f"{kind}ForCausalLM", folder, tokenizer, scale=8)
+
+
+def mistral(folder: Path) -> None:
+    llama(folder, "Mistral")
+
+
+def qwen2(folder: Path) -> None:
+    llama(folder, "Qwen2")
+
+
+def qwen3(folder: Path) -> None:
+    llama(folder, "Qwen3")
+
+
+def smollm3(folder: Path) -> None:
+    llama(folder, "SmolLM3")
+
+
+def _chat_tokenizer() -> Any:
+    """A tokenizer of single bytes with a template for chats, in the form that Qwen's and SmolLM's
+    have; it says what day it is, as Llama's does.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    inner = Tokenizer(models.BPE(_bytes(marks), []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        eos_token=marks[2],
+        pad_token=marks[0],
+        additional_special_tokens=marks[1:2],
+        model_max_length=8 * WINDOW,
+    )
+    tokenizer.chat_template = (
+        "<|im_start|>system\nToday is {{ strftime_now('%d %b %Y') }}.<|im_end|>\n{% for message in"
+        " messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
+
+
 def _bytes(special: list[str]) -> dict[str, int]:
     """The vocabulary of a tokenizer of single bytes."""
     from tokenizers.pre_tokenizers import ByteLevel
@@ -186,8 +359,18 @@ def _bytes(special: list[str]) -> dict[str, int]:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "bart": bart,
+    "gpt2": gpt2,
+    "llama": llama,
+    "m2m_100": m2m_100,
+    "marian": marian,
+    "mbart": mbart,
+    "mistral": mistral,
     "mt5": mt5,
+    "nllb": nllb,
     "pegasus": pegasus,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "smollm3": smollm3,
     "t5": t5,
 }
 """What makes each kind, in a folder."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from imagen_flow import Model, ModelError
@@ -27,6 +28,7 @@ class Writer:
         window: the most tokens that it reads at once, its own marks among them.
         positions: the most tokens that its decoder has positions for; None: any number.
         tasks: what its configuration states for single tasks.
+        lock: held while the tokenizer is set to a language.
     """
 
     model: Any
@@ -34,28 +36,40 @@ class Writer:
     window: int
     positions: int | None
     tasks: Mapping[str, Any]
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def count(self, text: str) -> int:
         """Count the tokens of a text, with the model's own marks."""
         return len(self.tokenizer(text, verbose=False)["input_ids"])
 
-    def passages(self, text: str, prefix: str = "") -> list[str]:
+    def passages(self, text: str, prefix: str = "", window: int | None = None) -> list[str]:
         """Cut a text into passages that the model reads at once after a prefix."""
-        return passages(text, lambda part: self.count(prefix + part), self.window)
+        return passages(text, lambda part: self.count(prefix + part), window or self.window)
+
+    def encode(self, text: str) -> Any:
+        """Return a text as the model's inputs."""
+        return self.tokenizer(text, return_tensors="pt").to(self.model.device)
 
     def write(self, text: str, **settings: Any) -> str:
-        """Write what the model makes of a text that it reads at once.
+        """Write what the model makes of a text that it reads at once."""
+        return self.generate(self.encode(text), **settings)[0]
+
+    def generate(self, inputs: Any, **settings: Any) -> tuple[str, int]:
+        """Write what the model makes of its inputs, and count the tokens.
 
         Params:
             settings: those of ``generate``; None is the model's own.
         """
         import torch
 
-        inputs = self.tokenizer(text, return_tensors="pt").to(self.model.device)
         given = {name: value for name, value in settings.items() if value is not None}
         with torch.no_grad():
-            ids = self.model.generate(**inputs, **given)
-        return str(self.tokenizer.batch_decode(ids, skip_special_tokens=True)[0]).strip()
+            ids = self.model.generate(**inputs, **given)[:, 1:]
+        count = ids.shape[1]
+        if count and int(ids[0, 0]) == given.get("forced_bos_token_id"):
+            ids = ids[:, 1:]  # the mark of a language, which not every tokenizer leaves out
+        words = str(self.tokenizer.batch_decode(ids, skip_special_tokens=True)[0]).strip()
+        return words, count
 
     def length(
         self, min_tokens: int | None, max_tokens: int | None, task: Mapping[str, Any]
@@ -90,9 +104,12 @@ def load_writer(model: Model, *, device: str, dtype: str) -> Writer:
     sober(module)
     stated = read_json(model, "config.json")
     with warnings.catch_warnings():
-        # Marian's recommends a package that changes how it reads punctuation.
+        # Marian's recommends a package that rewrites punctuation before it reads it.
         warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
         tokenizer = load_tokenizer(model)
+    if hasattr(tokenizer, "punc_normalizer"):
+        # What is installed besides must not change what is read.
+        tokenizer.punc_normalizer = str
     positions = stated.get("max_decoder_position_embeddings") or stated.get(
         "max_position_embeddings"
     )

@@ -202,10 +202,12 @@ def test_a_model_that_samples_by_its_own_settings_does_not_here(
         ),
     ],
 )
-def test_a_text_that_cannot_be_read_is_refused(text: str, message: str) -> None:
+def test_a_text_that_cannot_be_read_is_refused(
+    folder_of: Callable[[str], Path], text: str, message: str
+) -> None:
     """The message says why."""
     with pytest.raises(ValueError) as refused:
-        readable(text)
+        readable(text, load(folder_of("bart")).tokenizer)
     assert str(refused.value) == message
 
 
