@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from imagen_flow import hookimpl
 
 from . import filters, geometry, layers, masks, measures, plots, sheets, sources, tones
+from . import boxes, filters, geometry, layers, masks, measures, sheets, sources, tones
 
 
 @hookimpl
@@ -35,6 +36,8 @@ def imagen_flow_nodes() -> Sequence[object]:
         layers.blend,
         sheets.grid,
         plots.plot,
+        boxes.draw_boxes,
+        boxes.crop_boxes,
         sources.solid,
         sources.noise,
         measures.size,

@@ -8,12 +8,12 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import captions, labelling
+from . import captions, detection, labelling
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
-    return [captions.caption, labelling.classify]
+    return [captions.caption, labelling.classify, detection.detect]
 
 
 @flow.hookimpl

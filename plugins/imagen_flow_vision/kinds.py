@@ -51,6 +51,24 @@ CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "chinese_clip": ("ChineseCLIPModel",),
         "siglip": ("SiglipModel", "SiglipForImageClassification"),
     },
+    "image.detect": {
+        **_headed(
+            "ForObjectDetection",
+            conditional_detr="ConditionalDetr",
+            d_fine="DFine",
+            dab__detr="DabDetr",
+            deformable_detr="DeformableDetr",
+            detr="Detr",
+            grounding__dino="GroundingDino",
+            mm__grounding__dino="MMGroundingDino",
+            owlv2="Owlv2",
+            owlvit="OwlViT",
+            rt_detr="RTDetr",
+            rt_detr_v2="RTDetrV2",
+            table__transformer="TableTransformer",
+            yolos="Yolos",
+        ),
+    },
 }
 
 #: Model types whose image processors compute with scipy.

@@ -9,7 +9,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Progress, Range, Steps, Text
 from imagen_flow.loaders import Leased
 
-from .networks import Network, NetworkLoader, to_pil
+from .networks import Network, NetworkLoader
 from .phrases import checked, unread
 
 #: Labels that are read at once; reading thousands together would take gigabytes.
@@ -83,7 +83,7 @@ def classify(
 def _own_scores(model: Network, image: Image) -> list[dict[str, Any]]:
     import torch
 
-    inputs = model.inputs(images=to_pil(image))
+    inputs = model.inputs(image)
     with torch.no_grad():
         logits = model.finite(model.module(**inputs).logits[0]).cpu()
     config = model.module.config
@@ -104,7 +104,7 @@ def _scores_of(
 ) -> Generator[Progress, None, list[dict[str, Any]]]:
     import torch
 
-    seen = model.inputs(images=to_pil(image))
+    seen = model.inputs(image)
     independent = "siglip" in model.module.config.model_type
     padding: dict[str, Any] = (
         {"padding": "max_length", "max_length": 64} if independent else {"padding": True}

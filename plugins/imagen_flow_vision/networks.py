@@ -39,10 +39,26 @@ class Network:
     processor: Any
     reference: str
 
-    def inputs(self, *args: Any, **kwargs: Any) -> Any:
-        """Prepare inputs with the processor: on the network's device, floats in its dtype."""
-        with quiet_libraries():
-            found = self.processor(*args, return_tensors="pt", **kwargs)
+    def inputs(self, image: Image | None = None, **given: Any) -> Any:
+        """Prepare inputs with the processor: on the network's device, floats in its dtype. The
+        image is given to it in 8 bits, with alpha composited over black.
+
+        Raises:
+            ValueError: the picture is so narrow that nothing of it is left when it is resized.
+        """
+        if image is not None:
+            given["images"] = to_pil(image)
+        try:
+            with quiet_libraries():
+                found = self.processor(**given, return_tensors="pt")
+        except ValueError as error:
+            if image is None or max(image.width, image.height) < 5 * min(image.width, image.height):
+                raise
+            raise ValueError(
+                f"the picture of {image.width} x {image.height} is too narrow for the model"
+                f" '{self.reference}', which would resize it to nothing; crop it, or pad it with"
+                " image.pad"
+            ) from error
         return found.to(self.module.device, self.module.dtype)
 
     def finite(self, values: Any) -> Any:

@@ -15,6 +15,12 @@ MAKE = 1
 """Increased when tiny models change, so that those kept from before are not used."""
 
 BY_NAME = (
+    (r"grounding-dino", "grounding-dino"),
+    (r"owl-?v2", "owlv2"),
+    (r"owl-?vit", "owlvit"),
+    (r"rt-?detr|d-?fine", "rt-detr"),
+    (r"yolos", "yolos"),
+    (r"\bdetr|/detr|table-transformer", "detr"),
     (r"siglip", "siglip"),
     (r"chinese-clip", "chinese-clip"),
     (r"openai/clip-vit", "clip"),
@@ -26,12 +32,18 @@ BY_NAME = (
 BY_CLASS = {
     "CLIPModel": "clip",
     "ChineseCLIPModel": "chinese-clip",
+    "GroundingDinoForObjectDetection": "grounding-dino",
+    "MMGroundingDinoForObjectDetection": "grounding-dino",
+    "Owlv2ForObjectDetection": "owlv2",
+    "OwlViTForObjectDetection": "owlvit",
+    "RTDetrForObjectDetection": "rt-detr",
     "ResNetForImageClassification": "resnet",
     "SiglipModel": "siglip",
+    "YolosForObjectDetection": "yolos",
 }
 """Kinds by the class that a configuration names."""
 
-BY_HEAD = {"ForImageClassification": "vit"}
+BY_HEAD = {"ForImageClassification": "vit", "ForObjectDetection": "detr"}
 """Kinds by the end of that class."""
 
 
