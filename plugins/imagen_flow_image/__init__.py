@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from imagen_flow import hookimpl
 
-from . import filters, geometry, layers, masks, measures, plots, sheets, sources, tones
-from . import boxes, filters, geometry, layers, masks, measures, sheets, sources, tones
+from . import boxes, filters, geometry, layers, masks, measures, plots, sheets, sources, tones
 
 
 @hookimpl

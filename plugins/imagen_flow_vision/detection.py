@@ -20,7 +20,7 @@ Found = tuple[Any, list[str], Any]
 class Detected(NamedTuple):
     detections: List[Json]
     labels: List[Text]
-    count: int
+    number: int
 
 
 @flow.node("image.detect", version=1, uses=("scipy", "torch", "transformers"))
@@ -50,7 +50,7 @@ def detect(
             ``[left, top, right, bottom]`` in pixels of the picture, from its top left corner, and
             may extend a little beyond the picture; what lies wholly beside it is left out. Empty, with a note, if nothing is found.
         labels: the labels of the detections, in their order.
-        count: how many there are.
+        number: how many there are.
     Raises:
         ValueError: words are missing, empty or given twice, or the detector has no such label.
     Source:

@@ -84,7 +84,7 @@ def test_what_is_detected_is_what_the_library_finds(
         **({"words": WORDS} if text else {}),
     )
     wanted = by_hand(at(kind), cls, noisy(*shape), least, **text)
-    assert found["count"] == len(found["detections"]) >= 2
+    assert found["number"] == len(found["detections"]) >= 2
     assert [(one["score"], one["box"]) for one in found["detections"]] == pairs(wanted)
     assert found["labels"] == [one["label"] for one in found["detections"]]
     if kind != "grounding-dino":
@@ -117,7 +117,7 @@ def test_a_picture_in_which_nothing_is_found_gives_an_empty_list(
 ) -> None:
     """The result is no error: it has a note, and nothing is cropped."""
     found = look(detect, noisy(20, 20), model=at("detr"), threshold=1.0)
-    assert (found["detections"], found["labels"], found["count"]) == ([], [], 0)
+    assert (found["detections"], found["labels"], found["number"]) == ([], [], 0)
     assert found.notes == ["nothing was found; a lower 'threshold' finds more"]
     assert look(crop_boxes, noisy(20, 20), boxes=[])["value"] == []
 
