@@ -12,7 +12,19 @@ from collections.abc import Sequence
 
 from imagen_flow import hookimpl
 
-from . import boxes, filters, geometry, layers, masks, measures, plots, sheets, sources, tones
+from . import (
+    boxes,
+    filters,
+    geometry,
+    layers,
+    masks,
+    measures,
+    outlines,
+    plots,
+    sheets,
+    sources,
+    tones,
+)
 
 
 @hookimpl
@@ -31,6 +43,7 @@ def imagen_flow_nodes() -> Sequence[object]:
         filters.blur,
         filters.sharpen,
         filters.edges,
+        outlines.canny,
         layers.composite,
         layers.blend,
         sheets.grid,

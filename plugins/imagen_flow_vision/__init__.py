@@ -8,12 +8,12 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import captions, detection, labelling
+from . import captions, depth_maps, detection, labelling
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
-    return [captions.caption, labelling.classify, detection.detect]
+    return [captions.caption, labelling.classify, detection.detect, depth_maps.depth]
 
 
 @flow.hookimpl

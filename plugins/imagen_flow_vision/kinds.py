@@ -69,6 +69,13 @@ CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             yolos="Yolos",
         ),
     },
+    "image.depth": _headed(
+        "ForDepthEstimation",
+        depth_anything="DepthAnything",
+        dpt="DPT",
+        glpn="GLPN",
+        zoedepth="ZoeDepth",
+    ),
 }
 
 #: Model types whose image processors compute with scipy.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
+#: What image processors and torch say of a size of zero.
+_NO_PIXELS = re.compile(r"Size must contain|sizes should be greater than 0")
+
+
 @dataclass(frozen=True)
 class Network:
     """A network, the name of its class, and its image processor, or its processor where it reads
@@ -44,20 +49,20 @@ class Network:
         image is given to it in 8 bits, with alpha composited over black.
 
         Raises:
-            ValueError: the picture is so narrow that nothing of it is left when it is resized.
+            ValueError: the picture is so small or narrow that nothing of it is left when it is resized.
         """
         if image is not None:
             given["images"] = to_pil(image)
         try:
             with quiet_libraries():
                 found = self.processor(**given, return_tensors="pt")
-        except ValueError as error:
-            if image is None or max(image.width, image.height) < 5 * min(image.width, image.height):
+        except (RuntimeError, ValueError) as error:
+            if image is None or not _NO_PIXELS.search(str(error)):
                 raise
             raise ValueError(
-                f"the picture of {image.width} x {image.height} is too narrow for the model"
-                f" '{self.reference}', which would resize it to nothing; crop it, or pad it with"
-                " image.pad"
+                f"the picture of {image.width} x {image.height} is too small or too narrow for the"
+                f" model '{self.reference}', which would resize it to nothing; enlarge it, or pad it"
+                " with image.pad"
             ) from error
         return found.to(self.module.device, self.module.dtype)
 

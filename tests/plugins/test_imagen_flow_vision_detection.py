@@ -153,7 +153,7 @@ def test_a_picture_that_would_be_resized_to_nothing_is_refused(
     at: Any, look: Any, noisy: Any
 ) -> None:
     """A picture of 300 x 3 has no pixels left at the size of a detector."""
-    with pytest.raises(flow.NodeError, match="the picture of 300 x 3 is too narrow for the model"):
+    with pytest.raises(flow.NodeError, match="the picture of 300 x 3 is too small or too narrow"):
         look(detect, noisy(3, 300), model=at("detr"))
 
 

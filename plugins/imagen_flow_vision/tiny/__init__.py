@@ -15,6 +15,11 @@ MAKE = 1
 """Increased when tiny models change, so that those kept from before are not used."""
 
 BY_NAME = (
+    (r"depth-anything.*metric", "depth-anything-metric"),
+    (r"depth-anything", "depth-anything"),
+    (r"zoe-?depth", "zoedepth"),
+    (r"glpn", "glpn"),
+    (r"/dpt", "dpt"),
     (r"grounding-dino", "grounding-dino"),
     (r"owl-?v2", "owlv2"),
     (r"owl-?vit", "owlvit"),
@@ -32,6 +37,9 @@ BY_NAME = (
 BY_CLASS = {
     "CLIPModel": "clip",
     "ChineseCLIPModel": "chinese-clip",
+    "DPTForDepthEstimation": "dpt",
+    "GLPNForDepthEstimation": "glpn",
+    "ZoeDepthForDepthEstimation": "zoedepth",
     "GroundingDinoForObjectDetection": "grounding-dino",
     "MMGroundingDinoForObjectDetection": "grounding-dino",
     "Owlv2ForObjectDetection": "owlv2",
@@ -43,7 +51,11 @@ BY_CLASS = {
 }
 """Kinds by the class that a configuration names."""
 
-BY_HEAD = {"ForImageClassification": "vit", "ForObjectDetection": "detr"}
+BY_HEAD = {
+    "ForImageClassification": "vit",
+    "ForObjectDetection": "detr",
+    "ForDepthEstimation": "depth-anything",
+}
 """Kinds by the end of that class."""
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from . import classifiers, detectors
+from . import classifiers, depth, detectors
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "chinese-clip": classifiers.chinese_clip,
     "clip": classifiers.clip,
+    "depth-anything": depth.depth_anything,
+    "depth-anything-metric": partial(depth.depth_anything, metric=True),
     "detr": detectors.detr,
+    "dpt": depth.dpt,
+    "glpn": depth.glpn,
     "grounding-dino": detectors.grounding_dino,
     "owlv2": detectors.owlv2,
     "owlvit": detectors.owlvit,
@@ -19,4 +24,5 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "siglip": classifiers.siglip,
     "vit": classifiers.vit,
     "yolos": detectors.yolos,
+    "zoedepth": depth.zoedepth,
 }
