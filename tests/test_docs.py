@@ -330,6 +330,14 @@ def test_plugins_md_names_the_words_that_no_port_may_have() -> None:
     assert set(re.findall(r"`(\w+)`", sentence)) == RESERVED
 
 
+def test_plugins_md_has_the_rules_of_the_check() -> None:
+    """Each rule of `imagen-flow plugin check`, with the reason that a finding gives."""
+    from imagen_flow.testing import RULES
+
+    text = sections((ROOT / "docs" / "plugins.md").read_text("utf-8"))["Testing a plugin"]
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE)) == RULES
+
+
 def sections(text: str) -> dict[str, str]:
     """A page's text by heading, each up to the next heading of any level."""
     parts = re.split(r"^#+ (.+)$", text, flags=re.MULTILINE)
@@ -389,7 +397,7 @@ def test_the_guide_to_plugins_lists_the_hooks() -> None:
 
 def test_the_reference_of_python_is_whole() -> None:
     """Every public name is mentioned in docs/python.md or docs/plugins.md, and so is every event."""
-    from imagen_flow import _watch, events, loaders, models
+    from imagen_flow import _watch, events, loaders, models, services, testing
 
     text = "".join(
         (ROOT / "docs" / name).read_text("utf-8") for name in ("python.md", "plugins.md")
@@ -405,4 +413,5 @@ def test_the_reference_of_python_is_whole() -> None:
         for kind in (*events.Event.__args__, *_watch.WatchEvent.__args__)
         if isinstance(kind, type)
     }
-    assert sorted(({*flow.__all__, *loaders.__all__, *models.__all__} | kinds) - told) == []
+    public = {n for m in (flow, loaders, models, services, testing) for n in m.__all__}
+    assert sorted((public | kinds) - told) == []

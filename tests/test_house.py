@@ -131,6 +131,7 @@ def test_no_module_hides_a_function() -> None:
         "loaders",
         "models",
         "services",
+        "testing",
     }
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "plan": "Show what a run would do, and why, without running anything.",
     "nodes": "List node types, describe one, or search them.",
     "inputs": "Show the inputs of a graph: their types, defaults and help.",
+    "plugin": "Write plugins: begin a new one, and check that one behaves.",
     "schema": "Print a JSON Schema of the graph language, for editors.",
     "models": "Download, pin, list and remove the models that graphs use.",
     "replay": "Run the graph that is embedded in a picture.",

@@ -95,3 +95,17 @@ def imagen_flow_loaders() -> Mapping[str, Mapping[str, Loader[Any]]]:
 def imagen_flow_codecs() -> Iterable[Codec]:
     """Return codecs for this plugin's own value types, so that they can cross edges and be stored."""
     raise NotImplementedError
+
+
+@hookspec
+def imagen_flow_examples() -> Mapping[str, Mapping[str, Any]]:
+    """Return arguments with which node types can be tried, by node type and port: literals as in a
+    graph, or values. ``imagen-flow plugin check`` runs each node type with them. For a port of
+    files, ``{"name": "rows.csv", "text": "a,b"}`` is written first, for one of folders
+    ``{"files": {"a.txt": "one"}}``.
+
+    A port that is not named gets a made-up value if it is required, so most node types need no
+    example: those do whose ports take models, values of a plugin's own types, or texts and numbers
+    that have to fit together.
+    """
+    raise NotImplementedError

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -160,6 +160,15 @@ class Registry:
         found: BaseCheckpoint | None = next(
             iter(self._manager.hook.imagen_flow_base_of(header=header)), None
         )
+        return found
+
+    def examples_of(self, plugin: Plugin) -> Mapping[str, Mapping[str, Any]]:
+        """Ask a plugin for arguments with which its node types can be tried."""
+        self.load(plugin)
+        found: dict[str, Mapping[str, Any]] = {}
+        for implementation in self._manager.hook.imagen_flow_examples.get_hookimpls():
+            if implementation.plugin_name == plugin.name:
+                found.update(cast(Any, implementation.function()))
         return found
 
     def loader_for(self, role: str, kind: str) -> OfferedLoader | None:

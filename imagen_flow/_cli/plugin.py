@@ -1,0 +1,103 @@
+"""``imagen-flow plugin``: check plugins, and begin new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from .._kit import Finding, Report
+    from .._plugins.registry import Registry
+
+__all__ = ["plugin"]
+
+
+@click.group()
+def plugin() -> None:
+    """Write plugins: begin a new one, and check that one behaves."""
+
+
+@plugin.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def check(name: str, as_json: bool) -> int:
+    """Try every node type of a plugin, and report what does not behave.
+
+    NAME is an installed distribution or plugin, as `imagen-flow nodes` lists it, or a Python file of
+    node types. Each node type runs with made-up pictures, texts and numbers, or with what the hook
+    imagen_flow_examples gives, on the CPU and with tiny models, in two processes of their own.
+    """
+    from .._kit import check
+
+    reports = [check(found, files=files) for found, files in _plugins_of(name)]
+    if as_json:
+        _print_json(reports)
+    else:
+        _print(reports)
+    return 1 if any(report.findings for report in reports) else 0
+
+
+def _plugins_of(name: str) -> list[tuple[str, list[Path]]]:
+    """Find the plugins that a name means, each with the files to load."""
+    from .._plugins.registry import discover
+    from .._settings import config
+
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise click.BadParameter(f"there is no file '{name}'")
+        return [(str(path.resolve()), [path])]
+    registry = discover(cache=config.plugins_cache_file())
+    found = [p for p in registry.plugins if name in (p, p.partition(":")[0], p.partition(":")[2])]
+    if not found:
+        raise click.BadParameter(_unknown(name, registry))
+    return [(plugin, []) for plugin in found]
+
+
+def _unknown(name: str, registry: Registry) -> str:
+    from ..errors import nearest
+
+    known = sorted({*registry.plugins, *(p.partition(":")[0] for p in registry.plugins)})
+    return f"no plugin '{name}' is installed; {nearest(name, known, what='plugins are')}"
+
+
+def _print(reports: list[Report]) -> None:
+    from .text import echo, paint, plural
+
+    for report in reports:
+        for finding in report.findings:
+            echo(_text(finding), "\n")
+        broken = {finding.node for finding in report.findings}
+        good = sum(node not in broken for node in report.nodes)
+        told = (
+            f"{plural(len(report.nodes), 'node type')}, {plural(len(report.findings), 'finding')}"
+        )
+        more = f"; {good:,} behave" if report.findings else ""
+        echo(paint(report.plugin, bold=True), f": {told}{more}")
+
+
+def _text(finding: Finding) -> str:
+    from .text import one_line
+
+    return "\n".join(one_line(line) for line in str(finding).splitlines())
+
+
+def _print_json(reports: list[Report]) -> None:
+    from .text import echo_json
+
+    echo_json(
+        [
+            {
+                "plugin": report.plugin,
+                "nodes": list(report.nodes),
+                "findings": [
+                    {"node": f.node, "rule": f.rule, "message": f.message, "fix": f.fix}
+                    for f in report.findings
+                ],
+            }
+            for report in reports
+        ],
+        indent=1,
+    )
