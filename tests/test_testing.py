@@ -340,3 +340,12 @@ def test_a_sample_picture_is_the_same_everywhere(channels: int) -> None:
     assert picture.pixels.shape == (7, 9, channels)
     assert picture.pixels.std() > 10
     assert np.array_equal(picture.pixels, testing.picture(9, 7, channels=channels).pixels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plugin", ["flow", "image", "io"])
+def test_the_plugins_that_ship_behave(plugin: str) -> None:
+    """None of their node types breaks a rule."""
+    report = testing.check(f"imagen-flow:{plugin}")
+    assert [str(finding) for finding in report.findings] == []
+    assert report.nodes

@@ -6,7 +6,8 @@ instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from imagen_flow import hookimpl
 
@@ -67,3 +68,16 @@ def imagen_flow_nodes() -> Sequence[object]:
         seeds.derive,
         seeds.several,
     ]
+
+
+@hookimpl
+def imagen_flow_examples() -> Mapping[str, Mapping[str, Any]]:
+    """Give arguments that cannot be made up."""
+    return {
+        "json.get": {"data": {"a": {"b": 2}}, "path": "a.b"},
+        "json.parse": {"text": '{"a": [1, 2]}'},
+        "list.filter": {"values": ["a", "b"], "by": [0.2, 0.7], "at_least": 0.5},
+        "table.row": {"columns": ["name", "width"], "a": "fox", "b": 3},
+        "table.summarise": {"rows": [{"score": 1.0}, {"score": 3.0}], "columns": ["score"]},
+        "text.to_number": {"text": "-3.5"},
+    }

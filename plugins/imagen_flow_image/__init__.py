@@ -8,7 +8,8 @@ pixels before computing it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from imagen_flow import hookimpl
 
@@ -67,3 +68,20 @@ def imagen_flow_nodes() -> Sequence[object]:
         masks.resize_mask,
         masks.apply,
     ]
+
+
+@hookimpl
+def imagen_flow_examples() -> Mapping[str, Mapping[str, Any]]:
+    """Give arguments that cannot be made up."""
+    return {
+        "image.crop_boxes": {"boxes": [[2, 3, 12, 9]]},
+        "image.draw_boxes": {"boxes": [{"box": [2, 3, 12, 9], "label": "fox", "score": 0.5}]},
+        "image.resize": {"width": 12},
+        "mask.from_colour": {"colour": "navy"},
+        "mask.resize": {"height": 9},
+        "table.plot": {
+            "rows": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}],
+            "x": "step",
+            "y": ["loss"],
+        },
+    }

@@ -6,7 +6,8 @@ the file format.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from imagen_flow import hookimpl
 
@@ -26,3 +27,14 @@ def imagen_flow_nodes() -> Sequence[object]:
         folders.name,
         datasets.load_dataset,
     ]
+
+
+@hookimpl
+def imagen_flow_examples() -> Mapping[str, Mapping[str, Any]]:
+    """Give files that hold what the nodes read."""
+    return {
+        "dataset.load": {"missing": "empty"},
+        "json.load": {"file": {"name": "data.json", "text": '{"a": [1, 2]}'}},
+        "table.load": {"file": {"name": "rows.csv", "text": "prompt,seed\na fox,1\n"}},
+        "text.load": {"file": {"name": "prompt.txt", "text": "a fox\n"}},
+    }
