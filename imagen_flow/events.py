@@ -106,6 +106,7 @@ class StepProgress:
     note: str
     at_s: float
     preview: Any = None
+    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)

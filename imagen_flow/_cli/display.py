@@ -308,6 +308,8 @@ class RunningStep(NamedTuple):
                 parts.append(f"loading {one_line(self.loading)}")
             return parts
         parts = [f"{progress.done}/{progress.total}"]
+        if progress.status:
+            parts.append(one_line(progress.status))
         if (left_s := self.remaining(elapsed)) is not None:
             parts.append(f"{format_clock(left_s)} left")
         return parts

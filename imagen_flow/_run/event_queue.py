@@ -132,6 +132,7 @@ class EventQueue:
             progress.note,
             self.now(),
             progress.preview,
+            progress.status,
         )
         with self._lock:
             if name not in self._latest:

@@ -100,7 +100,8 @@ class Progress:
 
     `note` is a warning about the result (a word that the model does not know): it is kept with the
     result, and shown again when that comes from the store. In a function for many items, `item` is
-    the position of the one that it concerns; None means all.
+    the position of the one that it concerns; None means all. `status` is a word on the work itself
+    (the loss of a training): it is shown while the node runs, and not kept.
     """
 
     done: int
@@ -108,6 +109,7 @@ class Progress:
     note: str = ""
     preview: Any = None
     item: int | None = None
+    status: str = ""
 
 
 #: What a long node returns: it yields Progress and returns its outputs. ``def f(…) ->

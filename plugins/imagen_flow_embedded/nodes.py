@@ -105,10 +105,10 @@ def _train(steps: Generator[tuple[int, int, str], None, Path]) -> Steps[Model]:
     """Carry out a training run, and give the folder that it writes as a model."""
     while True:
         try:
-            done, total, note = next(steps)
+            done, total, losses = next(steps)
         except StopIteration as stop:
             return Model(Path(stop.value))
-        yield Progress(done, total, note)
+        yield Progress(done, total, status=losses)
 
 
 @node("train.text_encoder", version=3, uses=("diffusers", "torch", "transformers"))
@@ -347,9 +347,13 @@ def calibrate_captioner(
         [picture.rgb().as_uint8().pixels for picture in pictures or []],
         [_scene(scene) for scene in scenes or []],
     )
-    return (
-        yield from _train(calibrate(scratch, captioner.path, made=made, count=count, seed=seed))
-    )
+    calibration = calibrate(scratch, captioner.path, made=made, count=count, seed=seed)
+    while True:
+        try:
+            progress = next(calibration)
+        except StopIteration as stop:
+            return Model(Path(stop.value))
+        yield Progress(*progress)
 
 
 @node("model.join", version=1)

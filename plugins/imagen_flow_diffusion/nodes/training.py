@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Annotated, Any, NamedTuple, TypeVar, Unpack
 
 from typing_extensions import TypedDict
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Model, Progress, Range, Scratch, Seed, Steps, Text
+from imagen_flow import Image, Json, List, Model, Range, Scratch, Seed, Steps, Text
 from imagen_flow.loaders import Leased
 
 from ..checkpoints.description import describe
@@ -187,7 +188,7 @@ def _counted(stage: Steps[T], before: int, total: int) -> Steps[T]:
             except StopIteration as end:
                 result: T = end.value
                 return result
-            yield Progress(before + progress.done, total, progress.note)
+            yield replace(progress, done=before + progress.done, total=total)
 
 
 def own_resolution(model: Model) -> int:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from ..loading.checkpoint import Checkpoint
 
+NOTED = 20
+"""The loss that is shown is the mean of so many steps."""
 MOST_ROWS = 200
 """The losses that are told are at most so many means of equal stretches."""
 
@@ -104,7 +106,8 @@ def train(
                     torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
                     optimizer.step()
                     losses.append(loss.item())
-                    yield Progress(step + 1, settings.steps)
+                    recent = fmean(losses[-NOTED:])
+                    yield Progress(step + 1, settings.steps, status=f"loss {recent:.4f}")
                     if time.monotonic() - saved_at > saved_every_s:
                         _save(path, optimizer, parameters, losses)
                         saved_at = time.monotonic()
