@@ -297,12 +297,20 @@ def test_a_run_that_was_cancelled_stops_within_a_step_and_goes_on(
 def test_the_loss_falls_where_one_picture_is_learnt(
     at: Callable[[str], str], files: list[str], pool: ModelPool
 ) -> None:
-    """A LoRA of all layers learns one picture with one caption: its loss falls by a third."""
+    """A LoRA of all layers learns one picture with one caption: its loss falls to a half."""
     nodes = trained(
-        at("sd"), files[:1], steps=60, batch_size=8, rank=16, targets="all", caption_dropout=0.0
+        at("sd"),
+        files[:1],
+        steps=25,
+        batch_size=4,
+        rank=16,
+        targets="all",
+        learning_rate=3e-2,
+        caption_dropout=0.0,
+        min_snr_gamma=0.0,
     )
     losses = [row["loss"] for row in run(nodes, pool, "lora.losses")]
-    assert np.mean(losses[-10:]) < 0.67 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("names", ["peft", "kohya"])
@@ -347,3 +355,224 @@ def test_diffusers_draws_our_picture_with_the_file(
     theirs = pipeline("a fox", generator=torch.Generator().manual_seed(3), **call).images[0]
     assert np.array_equal(outputs["drawn"].pixels, np.asarray(theirs))
     assert not np.array_equal(outputs["drawn"].pixels, outputs["plain"].pixels)
+
+
+@pytest.mark.parametrize("targets", ["attention", "transformer", "all"])
+def test_what_saves_memory_changes_no_weight(
+    targets: str,
+    at: Callable[[str], str],
+    files: list[str],
+    pool: ModelPool,
+    kept: Callable[..., dict[str, torch.Tensor]],
+) -> None:
+    """Gradient checkpointing computes again what it does not keep, and the base is left as it was
+    lent; more targets are more layers.
+    """
+    plain = kept(trained(at("sd"), files, targets=targets), pool)
+    spared = kept(trained(at("sd"), files, targets=targets, gradient_checkpointing=True), pool)
+    assert [name for name, value in plain.items() if not value.equal(spared[name])] == []
+    layers_of = {name.rpartition(".lora_")[0] for name in plain}
+    assert len(layers_of) == {"attention": 32, "transformer": 48, "all": 79}[targets]
+
+
+def test_nothing_is_left_behind(
+    at: Callable[[str], str], files: list[str], pool: ModelPool
+) -> None:
+    """Training draws from no generator of the process, changes no model that it is lent, and leaves
+    computing of gradients as it was.
+    """
+    notes: list[str] = []
+    before = torch.random.get_rng_state()
+    graph = {
+        "imagen_flow": 1,
+        "nodes": trained(at("sdxl"), files, gradient_checkpointing=True),
+        "outputs": {"out": "${lora}"},
+    }
+    outputs = flow.run(
+        graph, store=None, pool=pool, device="cpu", on_event=lambda e: notes.append(str(e))
+    )
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert outputs.notes == ()
+    assert not [note for note in notes if "left changed" in note or "loaded again" in note]
+
+
+# --- which part of a picture
+
+
+def test_pictures_are_cut_in_their_middle() -> None:
+    """Square: the middle of the longer side, at the scale of the shorter one, and SDXL is told the
+    size, the cut after resizing and the target, heights first; a picture of one row is no trouble.
+    """
+    wide = examples.frame(1000, 500, 256, crop=True, grid=64)
+    assert wide == examples.Frame((250, 0, 750, 500), 256, 256, (500, 1000, 0, 128, 256, 256))
+    tall = examples.frame(50, 100, 100, crop=True, grid=8)
+    assert tall == examples.Frame((0, 25, 50, 75), 100, 100, (100, 50, 50, 0, 100, 100))
+    thread = examples.frame(100_000, 1, 64, crop=True, grid=8)
+    assert (thread.box[2] - thread.box[0], thread.width) == (1, 64)
+
+
+def test_pictures_may_keep_their_proportions() -> None:
+    """At about as many pixels on a grid, up to four to one."""
+    part = examples.frame(1600, 900, 1024, crop=False, grid=64)
+    assert (part.width, part.height) == (1344, 768)
+    assert part.width * part.height == pytest.approx(1024**2, rel=0.05)
+    assert part.box[3] - part.box[1] == pytest.approx((part.box[2] - part.box[0]) * 768 / 1344)
+    assert part.time_ids[:2] + part.time_ids[4:] == (900, 1600, 768, 1344)
+    thread = examples.frame(10_000, 1, 512, crop=False, grid=64)
+    assert (thread.width, thread.height) == (1024, 256)
+
+
+def test_a_step_learns_from_pictures_of_one_size_and_each_as_often() -> None:
+    """All pictures are seen before any is again; those of another size wait for their own step."""
+    settings = lora.Settings(60, 2, 4, 4.0, "attention", 1e-4, "constant", 0, 5.0, 0.1, 3)
+    order = lora.draw_order([(4, 8, 8)] * 4, settings)
+    assert all(len(step) == 2 for step in order)
+    assert all(sorted(order[i] + order[i + 1]) == [0, 1, 2, 3] for i in range(0, 60, 2))
+    mixed = lora.draw_order([(4, 8, 8), (4, 6, 10), (4, 8, 8)], settings)
+    assert {tuple(sorted(step)) for step in mixed} == {(0, 2), (1, 1)}
+    assert lora.draw_order([(4, 8, 8)], settings) == [[0, 0]] * 60
+
+
+def test_pictures_of_many_shapes_are_trained_on(
+    at: Callable[[str], str], tmp_path: Path, pool: ModelPool
+) -> None:
+    """Wide, tall, grey, with alpha, of 16 bits, of one pixel; those that are too small are noted,
+    and a caption that is too long.
+    """
+    shapes = [(100, 40), (30, 90), (1, 1), (64, 64)]
+    modes = ["L", "RGBA", "I;16", "RGB"]
+    paths = []
+    for (width, height), mode in zip(shapes, modes, strict=True):
+        paths.append(str(tmp_path / f"{mode[0]}{width}.png"))
+        PIL.Image.new(mode, (width, height), 100).save(paths[-1])
+    notes = []
+    for crop in (True, False):
+        nodes = trained(at("sdxl"), paths, crop=crop)
+        nodes["lora"]["captions"] = ["", "a fox " * 500, "一只红狐狸", "a\x00b"]
+        graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${lora.losses}"}}
+        outputs = flow.run(graph, store=None, pool=pool, device="cpu")
+        assert len(outputs["out"]) == 3
+        notes += [note.message for note in outputs.notes]
+    assert "3 of 4 pictures are smaller than what is learnt from" in notes[0]
+    assert "the caption 'a fox a fox" in notes[0]
+    assert "some captions are empty" in notes[0]
+
+
+# --- what cannot be trained
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("flux", "it is a FluxPipeline, and train.lora takes Stable Diffusion 1, 2 or SDXL"),
+        ("sd3", "it is a StableDiffusion3Pipeline, and train.lora takes"),
+        ("inpainting", "its network reads 9 channels and gives 4"),
+        ("sdxl-refiner", "its network reads more than noise, words and sizes"),
+        ("latent-consistency", "it is a LatentConsistencyModelPipeline"),
+        ("instruct-pix2pix", "it is a StableDiffusionInstructPix2PixPipeline"),
+    ],
+)
+def test_other_checkpoints_are_refused_when_planning(
+    name: str, words: str, at: Callable[[str], str], files: list[str]
+) -> None:
+    """The family is named, and what is trained."""
+    graph = {"imagen_flow": 1, "nodes": trained(at(name), files), "outputs": {"o": "${lora}"}}
+    (problem,) = flow.plan(graph, store=None, device="cpu").problems
+    assert words in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"rank": 0}, "rank"),
+        ({"steps": 0}, "steps"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"targets": "text"}, "targets"),
+        ({"caption_dropout": 1.5}, "caption_dropout"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"resolution": 100}, "say 96 or 104"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_when_planning(
+    more: dict[str, Any], words: str, at: Callable[[str], str], files: list[str]
+) -> None:
+    """With the port, and what it takes."""
+    nodes = trained(at("sd"), files, **more)
+    graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"o": "${lora}"}}
+    try:
+        problems = flow.plan(graph, store=None, device="cpu").problems
+    except flow.GraphError as error:
+        problems = error.problems
+    assert words in "\n".join(map(str, problems))
+
+
+def test_a_quantized_model_is_refused_when_planning(
+    at: Callable[[str], str], files: list[str], tmp_path: Path
+) -> None:
+    """One that is to be loaded so, and one that was saved so."""
+    nodes = trained(at("sd"), files)
+    graph: dict[str, Any] = {
+        "imagen_flow": 1,
+        "settings": {"quantization": "int8"},
+        "nodes": nodes,
+        "outputs": {"o": "${lora}"},
+    }
+    (problem,) = flow.plan(graph, store=None, device="cpu").problems
+    assert "say settings: {quantization: none} for this node" in str(problem)
+    nodes["lora"]["settings"] = {"quantization": "none"}
+    assert flow.plan(graph, store=None, device="cpu").problems == ()
+    saved = tmp_path / "saved"
+    shutil.copytree(at("sd"), saved)
+    config = json.loads((saved / "unet" / "config.json").read_text("utf-8"))
+    config["quantization_config"] = {"quant_method": "torchao", "quant_type": "int8wo"}
+    (saved / "unet" / "config.json").write_text(json.dumps(config), "utf-8")
+    graph = {"imagen_flow": 1, "nodes": trained(str(saved), files), "outputs": {"o": "${lora}"}}
+    (problem,) = flow.plan(graph, store=None, device="cpu").problems
+    assert "quantized (torchao)" in str(problem)
+
+
+def test_data_that_does_not_fit_is_refused(
+    at: Callable[[str], str], files: list[str], failure: Callable[..., str]
+) -> None:
+    """Fewer captions than pictures, and no picture."""
+    nodes = trained(at("sd"), files)
+    nodes["lora"]["captions"] = ["a fox"]
+    assert "'images' has 3 elements and 'captions' has 1" in failure(**nodes)
+    nodes["lora"] |= {"captions": [], "images": []}
+    assert "there is nothing to learn from" in failure(lora=nodes["lora"])
+
+
+def test_a_rate_that_is_too_high_is_told(
+    at: Callable[[str], str], files: list[str], failure: Callable[..., str]
+) -> None:
+    """As soon as the loss is not a number, with what to change."""
+    said = failure(**trained(at("sd"), files, learning_rate=1.0, rank=64, alpha=4096.0, steps=200))
+    assert "the loss of step" in said
+    assert "lower 'learning_rate'" in said
+
+
+def test_a_spoilt_checkpoint_is_begun_anew(
+    at: Callable[[str], str], pool: ModelPool, tmp_path: Path
+) -> None:
+    """A file that a power cut left half is not read, and the weights are those of a whole run."""
+    settings = lora.Settings(2, 2, 4, 2.0, "attention", 1e-2, "constant", 0, 5.0, 0.1, 7)
+    model = Model(Path(at("sd")), digest="sd", reference="sd")
+    with pool.lease(Trainable(), model, device="cpu", dtype="float32") as leased:
+        whole = _finish(leased, settings, tmp_path / "whole")
+        for name in ("checkpoint.safetensors", "examples.safetensors"):
+            content = (tmp_path / "whole" / name).read_bytes()
+            (tmp_path / "whole" / name).write_bytes(content[: len(content) // 2])
+        again = _finish(leased, settings, tmp_path / "whole")
+        assert [n for n, v in whole.weights.items() if not v.equal(again.weights[n])] == []
+        assert again.losses == whole.losses
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_trained_in_more(
+    dtype: str, at: Callable[[str], str], files: list[str], pool: ModelPool
+) -> None:
+    """On the CPU float16 is trained in float32, and bfloat16 under layers in float32."""
+    losses = run(trained(at("sdxl"), files), pool, "lora.losses", dtype=dtype)
+    full = run(trained(at("sdxl"), files), pool, "lora.losses", dtype="float32")
+    for half, whole in zip(losses, full, strict=True):
+        assert half["loss"] == pytest.approx(whole["loss"], rel=0.02)
