@@ -65,7 +65,7 @@ def _start(
     at: Path, plugin: str, files: Sequence[Path], seed: str
 ) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a trial whose home, temporary and working folders are its own."""
-    for name in ("home", "tmp", "cache", "work"):
+    for name in ("home", "tmp", "cache", "config", "work"):
         (at / name).mkdir(parents=True)
     asked = {
         "folder": str(at / "work"),
@@ -83,6 +83,7 @@ def _start(
             "HOME": str(at / "home"),
             "TMPDIR": str(at / "tmp"),
             "XDG_CACHE_HOME": str(at / "cache"),
+            "XDG_CONFIG_HOME": str(at / "config"),
             "PYTHONHASHSEED": seed,
             "PYTHONDONTWRITEBYTECODE": "1",
         },

@@ -111,7 +111,9 @@ def _try(
     except NoValue as error:
         find("example", str(error), f'name one in imagen_flow_examples: {{"{type_.name}": {{…}}}}')
         return list(findings), {}
-    watch = Watch(type_, registry.codecs, (folder,))
+    # Besides its own folder: temporary files, and what libraries keep for themselves.
+    allowed = (folder, *(folder.parent / name for name in ("tmp", "cache", "config")))
+    watch = Watch(type_, registry.codecs, allowed)
     registry.add(
         NodeFunction(type_.function, replace(type_, function=watch.function)),
         plugin=type_.plugin,
