@@ -970,7 +970,7 @@ def test_nodes(call: Call, folder: Path) -> None:
     ]
     assert re.search(r"^imagen-flow:image \d", result.out, re.MULTILINE)
     assert (
-        "broken broken.py: cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'\n"
+        "broken broken.py: cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name' (broken.py:1)\n"
         in result.err
     )
 
@@ -1171,7 +1171,7 @@ def test_a_named_plugin_of_no_use(call: Call, folder: Path) -> None:
         in result.err
     )
     assert (
-        "error[broken-plugin]: the plugin 'broken.py' cannot be used\n  = why: cannot be imported: ModuleNotFoundError: No module named 'gone_away'\n"
+        "error[broken-plugin]: the plugin 'broken.py' cannot be used\n  = why: cannot be imported: ModuleNotFoundError: No module named 'gone_away' (broken.py:1)\n"
         in result.err
     )
 

@@ -229,7 +229,10 @@ def empty(n: int) -> Empty: ...
             nothing,
             "x.y: returns nothing; a node returns its outputs, and only a graph's outputs write files",
         ),
-        (reserved, "x.y: parameter 'when': a reserved word of graph files can name no port"),
+        (
+            reserved,
+            "x.y: parameter 'when': a reserved word of graph files can name no port; these are cache, device, each, on_error, repeat, retry, settings, timeout, type, when",
+        ),
         (
             elsewhere,
             "x.y: name 'Elsewhere' is not defined; a type of a port is imported for real, not under TYPE_CHECKING",

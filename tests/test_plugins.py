@@ -87,7 +87,7 @@ def test_installed_plugins_are_found(installed: Any) -> None:
     [
         (
             "import gone_for_good",
-            "cannot be imported: ModuleNotFoundError: No module named 'gone_for_good'",
+            "cannot be imported: ModuleNotFoundError: No module named 'gone_for_good' (px.py:1)",
         ),
         ("def f(:", "cannot be imported: SyntaxError: invalid syntax (px.py, line 1)"),
         ("import sys; sys.exit(3)", "cannot be imported: it called exit(3)"),
@@ -405,6 +405,7 @@ def second() -> int:
         ("x = 1", "has no function decorated with @node"),
         ("import sys\nsys.exit()", "cannot be imported: it called exit(None)"),
         ("def f(:", "cannot be imported: SyntaxError"),
+        ("\nraise KeyError('x')", "cannot be imported: KeyError: 'x' (nodes.py:2)"),
         (
             GOOD.format(name="pgood"),
             "provides 'pgood.one', which pgood-dist:pgood also provides; rename one of them",

@@ -270,7 +270,10 @@ class Registry:
                 plugin.module = importlib.import_module(plugin.target)
         except Exception as error:
             # a plugin may raise anything; it must not affect the others
-            plugin.fault = f"cannot be imported: {type(error).__name__}: {error}"
+            where = _own_line(plugin, error)
+            plugin.fault = (
+                f"cannot be imported: {type(error).__name__}: {error}{where and f' ({where})'}"
+            )
             return
         except SystemExit as error:
             plugin.fault = f"cannot be imported: it called exit({error.code})"
@@ -417,6 +420,27 @@ class Registry:
                 source_digest=source,
             )
         return names
+
+
+def _own_line(plugin: Plugin, error: BaseException) -> str:
+    """Name the line of a plugin's own code at which importing it raised; empty if that is not known,
+    or the message says it.
+    """
+    if isinstance(error, SyntaxError):
+        return ""
+    import traceback
+
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+        is_own = (
+            os.path.dirname(file) == os.path.dirname(os.path.abspath(plugin.target))
+            if plugin.is_file
+            else module.partition(".")[0] == plugin.target.partition(".")[0]
+        )
+        if is_own:
+            found = f"{os.path.basename(file)}:{line}"
+    return found
 
 
 def _normalized(distribution: str) -> str:

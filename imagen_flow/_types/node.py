@@ -64,6 +64,10 @@ RESERVED = frozenset(
     }
 )
 
+_IS_RESERVED = (
+    f"a reserved word of graph files can name no port; these are {', '.join(sorted(RESERVED))}"
+)
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
 
 #: Libraries whose use means that the result depends on device, dtype and attention: their nodes
@@ -337,7 +341,7 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
             if isinstance(read, Injected):
                 injected[parameter.name] = read.what
             elif parameter.name in RESERVED:
-                raise TypeError("a reserved word of graph files can name no port")
+                raise TypeError(_IS_RESERVED)
             else:
                 inputs[parameter.name] = port_of(
                     parameter.name, read, parameter.default, parameter.empty
@@ -405,7 +409,7 @@ def _grouped(name: str, group: Any) -> tuple[dict[str, Port], dict[str, str], se
                 injected[written] = read.what
                 continue
             if written in RESERVED:
-                raise TypeError("a reserved word of graph files can name no port")
+                raise TypeError(_IS_RESERVED)
         except TypeError as error:
             raise TypeError(f"{name}: '{written}' of {group.__name__}: {error}") from error
         is_optional = written in group.__optional_keys__
