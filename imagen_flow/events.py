@@ -112,16 +112,17 @@ class StepProgress:
 @dataclass(frozen=True, slots=True)
 class StepNote:
     """A step's warning about its result: emitted when the node gives it, and again when the result
-    comes from the store.
+    comes from the store. `about` names the file that an element of a list was made from.
     """
 
     node: str
     item: str
     message: str
     at_s: float
+    about: str = ""
 
     def __str__(self) -> str:
-        return f"{step_title(self.node, self.item)}: {self.message}"
+        return f"{step_title(self.node, self.item, self.about)}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,8 @@ class StepRetried:
 @dataclass(frozen=True, slots=True)
 class StepFailed:
     """A step failed for good; `error` is the NodeError. `on_error` is what its node says of that:
-    with ``absent`` or ``drop`` the run goes on without it, and is not failed.
+    with ``absent`` or ``drop`` the run goes on without it, and is not failed. `about` names the file
+    that an element of a list was made from.
     """
 
     node: str
@@ -157,6 +159,7 @@ class StepFailed:
     error: Any
     at_s: float
     on_error: str = "fail"
+    about: str = ""
 
     @property
     def is_tolerated(self) -> bool:
@@ -165,7 +168,8 @@ class StepFailed:
 
     def __str__(self) -> str:
         without = {"absent": " and is absent", "drop": " and is dropped"}.get(self.on_error, "")
-        return f"{step_title(self.node, self.item)} failed{without}: {self.message}"
+        title = step_title(self.node, self.item, self.about)
+        return f"{title} failed{without}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,11 +293,12 @@ Event = (
 _LIVE = frozenset({"preview", "value", "error", "nodes", "took", "digest", "kind", "key"})
 
 
-def step_title(node: str, item: str) -> str:
+def step_title(node: str, item: str, about: str = "") -> str:
     """Name a step in one word or two: ``base``, ``base[2]``, of the item ``seed-3`` of several
-    ``base seed-3[2]``.
+    ``base seed-3[2]``; with what it is about, ``base[2] (cat.png)``.
     """
-    return f"{node} {item}" if item and item[0] != "[" else node + item
+    title = f"{node} {item}" if item and item[0] != "[" else node + item
+    return f"{title} ({about})" if about else title
 
 
 def as_json(event: Event) -> dict[str, Any]:

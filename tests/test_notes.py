@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 import imagen_flow as flow
@@ -20,7 +21,7 @@ from imagen_flow._store import Store
 from imagen_flow.events import StepNote
 
 PLUGIN = """
-from imagen_flow import List, Progress, Steps, Text, node
+from imagen_flow import Image, List, Progress, Steps, Text, node
 
 @node("my.note", version=1)
 def note(text: Text, notes: List[Text] = ["unknown word", "unknown word", "", "cut"], fail: bool = False) -> Steps[Text]:
@@ -33,6 +34,13 @@ def note(text: Text, notes: List[Text] = ["unknown word", "unknown word", "", "c
 @node("my.many", version=1)
 def many() -> List[Text]:
     return ["a", "b", "c"]
+
+@node("my.look", version=1)
+def look(image: Image, limit: int = 9) -> Steps[Text]:
+    yield Progress(0, 1, f"{image.width} wide")
+    if image.width > limit:
+        raise ValueError("too wide")
+    return "seen"
 
 @node("my.loud", version=1)
 def loud(text: Text) -> Text:
@@ -183,6 +191,53 @@ def test_a_note_of_many_elements_is_shown_once_and_counted(
         "! n[0]: w",
         "! n: w (of 3 elements)",
     ]
+
+
+LOOKING = """imagen_flow: 1
+inputs: {pictures: {type: folder, default: ./pictures}}
+nodes:
+  files: {type: folder.list, folder: "${pictures}", pattern: "**/*.png"}
+  loaded: {type: image.load, each: {file: "${files}"}}
+  seen: {type: SEEN}
+outputs: {seen: "${seen}"}
+"""
+
+INNER = """imagen_flow: 1
+inputs: {photo: {type: file}}
+nodes:
+  loaded: {type: image.load, file: "${photo}"}
+  look: {type: my.look, image: "${loaded}", limit: 1}
+outputs: {seen: "${look}"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("seen", "title"),
+    [
+        ('my.look, each: {image: "${loaded}"}, limit: 1, on_error: drop', "seen[{}]"),
+        ('./inner.yaml, each: {photo: "${files}"}, on_error: drop', "seen[{}]/look"),
+    ],
+    ids=["a node", "a graph"],
+)
+def test_what_is_told_of_an_element_names_its_file(graph: Path, seen: str, title: str) -> None:
+    """Notes and failures say which file of a folder they are about, through nodes and graphs, and
+    again when the result comes from the store.
+    """
+    for number, name in enumerate(("a", "sub/b"), 1):
+        path = graph.parent / f"pictures/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("L", (number, 1)).save(path)
+    Path("inner.yaml").write_text(INNER)
+    graph.write_text(LOOKING.replace("SEEN", seen))
+    first, second = (title.format(i) for i in range(2))
+    for _ in range(2):
+        outputs = flow.run("g.yaml", plugins="nodes.py", store="store")
+        assert sorted(map(str, outputs.notes)) == [
+            f"{first} (a.png): 1 wide",
+            f"{second} (sub/b.png): 2 wide",
+        ]
+        (failed,) = map(str, outputs.failures)
+        assert failed.startswith(f"{second} (sub/b.png) failed")
 
 
 def test_notes_are_events_in_json(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

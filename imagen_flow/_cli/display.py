@@ -476,7 +476,7 @@ def _format_traceback(error: BaseException) -> str:
 
 
 def _name(event: Any) -> str:
-    return step_title(event.node, event.item)
+    return step_title(event.node, event.item, getattr(event, "about", ""))
 
 
 def _describe_failure(event: StepFailed) -> str:

@@ -240,7 +240,7 @@ def _failure_row(event: StepFailed) -> tuple[str, ...]:
     mark = event.error.problem.mark
     place = f"{mark.source.name}:{mark.line}:{mark.column}" if mark is not None else ""
     fate = {"absent": "absent: ", "drop": "dropped: "}.get(event.on_error, "")
-    return step_title(event.node, event.item), place, fate + event.message
+    return step_title(event.node, event.item, event.about), place, fate + event.message
 
 
 def print_totals(finished: RunFinished) -> None:

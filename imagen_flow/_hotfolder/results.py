@@ -59,9 +59,7 @@ class RunResult:
             self.started_at = self.started_at or time.monotonic()
         elif isinstance(event, StepFinished | StepCached):
             self._ran[event.node, element] = isinstance(event, StepFinished)
-        elif isinstance(event, StepNote):
-            self.notes.append(f"{event.node}{element}: {event.message}")
-        elif isinstance(event, StepFailed) and event.is_tolerated:
+        elif isinstance(event, StepNote) or (isinstance(event, StepFailed) and event.is_tolerated):
             self.notes.append(str(replace(event, item=element)))
         elif isinstance(event, StepFailed):
             self._ran.pop((event.node, element), None)

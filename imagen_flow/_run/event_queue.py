@@ -45,6 +45,8 @@ class EventQueue:
         self.fail_fast = fail_fast
         #: Gives the stored notes of a cached step.
         self.kept_notes: Callable[[Step], tuple[str, ...]] = lambda step: ()
+        #: Names the file that an element was made from.
+        self.about: Callable[[Step], str] = lambda step: ""
         #: Says what becomes of a step that fails.
         self.on_error: Callable[[Step], str] = lambda step: step.node.on_error
         self.ran = self.cached = self.failed = self.tolerated = 0
@@ -170,7 +172,7 @@ class EventQueue:
         if (step_title(step.name, step.item), message) in self._given_notes:
             return
         self._given_notes.add((step_title(step.name, step.item), message))
-        self.put(events.StepNote(step.name, step.item, message, self.now()))
+        self.put(events.StepNote(step.name, step.item, message, self.now(), self.about(step)))
 
     def _repeat_notes(self, step: Step) -> None:
         """Report the notes of a step that is cached."""
@@ -206,7 +208,11 @@ class EventQueue:
         error.__cause__ = cause if error is not cause else cause.__cause__
         self._set_outcome(step_title(step.name, step.item), "failed")
         message = describe_error(cause)
-        self.put(events.StepFailed(step.name, step.item, message, error, self.now(), on_error))
+        self.put(
+            events.StepFailed(
+                step.name, step.item, message, error, self.now(), on_error, self.about(step)
+            )
+        )
         if on_error != "fail":
             self.tolerated += 1
             return

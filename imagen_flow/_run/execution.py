@@ -16,6 +16,7 @@ from ..errors import Cancelled, GraphError
 from ..events import Event, RunFinished, RunStarted, step_title
 from .event_queue import EventQueue, FailFast, item_label
 from .grouping import Grouping
+from .lineage import file_behind
 from .notes import kept_notes
 from .output_delivery import Out, OutputDelivery
 from .recorder import ProvenanceRecorder
@@ -219,6 +220,7 @@ class _RunThread:
             )
             cache = ValueCache()
             state = self.state = plan.state.copy(store, cache)
+            queue.about = partial(file_behind, state)
             stack.callback(setattr, state.values, "store", plan.store)
             stack.callback(state.values.files.suspend)
             pin = f"run {id(self)}"

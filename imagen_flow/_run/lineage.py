@@ -21,10 +21,14 @@ from .._graph import (
     element_of,
     parts_of,
 )
-from .._plan import Frame, State, Step
+from .._plan import Frame, State, Step, Unknown
+from .._store import Damaged
 from .._types.node import NodeType
 
-__all__ = ["UsedBinding", "trace"]
+__all__ = ["UsedBinding", "file_behind", "trace"]
+
+#: How many values are looked at in search of the file that an element was made from.
+MOST_SOURCES = 100
 
 #: A value, and where in its lists the element is that is looked at.
 _SourceAt = tuple[Frame, "FromNode | FromInput", "Place | None"]
@@ -57,6 +61,54 @@ def trace(
                 used[id(binding)] = (graph, name, binding)
             stack += [(p, False) for p in _dependencies(state, frame, source, element)][::-1]
     return list(found.values()), list(used.values())
+
+
+def file_behind(state: State, step: Step) -> str:
+    """Name the file that an element of a node was made from: of the nearest that its lists come
+    from, with as many elements. Empty if there is none, or its name is not known.
+    """
+    found = _frame_of(state, step)
+    if found is None:
+        return ""
+    stack: list[_SourceAt] = [(found, FromNode(step.node.name, ""), step.element)]
+    seen: set[tuple[Any, ...]] = set()
+    while stack and len(seen) < MOST_SOURCES:
+        frame, source, element = stack.pop()
+        identity = (id(frame), source, element)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        if element and (name := _file_name(state, frame, source, element)):
+            return name
+        stack += list(_dependencies(state, frame, source, element))[::-1]
+    return ""
+
+
+def _frame_of(state: State, step: Step) -> Frame | None:
+    """Find the graph that a step is in."""
+    label = step.item.partition("[")[0]
+    frame = next((top for top in state.tops if top.item == label), None)
+    while frame is not None and frame.full(step.node.name) != step.name:
+        below = (child for name in frame.below for child in frame.inside(name))
+        frame = next((child for child in below if step.name.startswith(child.prefix)), None)
+    return frame
+
+
+def _file_name(state: State, frame: Frame, source: FromNode | FromInput, element: Place) -> str:
+    """Name the file that is one element of a value; empty if it is none."""
+    if isinstance(source, FromNode) and not source.port:
+        return ""
+    slot = state.values.bind(frame, source)
+    for index in element:
+        if isinstance(slot, Unknown) or slot.items is None or index >= len(slot.items):
+            return ""
+        slot = slot.items[index]
+    if isinstance(slot, Unknown) or slot.kind != "file":
+        return ""
+    try:
+        return str(state.values.value(slot).significant_name)
+    except Damaged:
+        return ""
 
 
 def _bindings_at(frame: Frame, source: FromNode | FromInput) -> Iterator[UsedBinding]:

@@ -216,9 +216,9 @@ class SweepRun:
         if one is None:
             return
         result, element = one.result, bracket + rest
-        if isinstance(event, events.StepNote):
-            result.notes.append(f"{event.node}{element}: {event.message}")
-        elif isinstance(event, events.StepFailed) and event.is_tolerated:
+        if isinstance(event, events.StepNote) or (
+            isinstance(event, events.StepFailed) and event.is_tolerated
+        ):
             result.notes.append(str(replace(event, item=element)))
         elif isinstance(event, events.StepFailed):
             result.error = result.error or f"{event.node}{element}: {event.message}"
