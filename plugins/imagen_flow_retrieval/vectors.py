@@ -16,7 +16,8 @@ MADE_BY = "model"
 
 def features(vector: np.ndarray, *, kind: str, fingerprint: str, normalise: bool) -> Tensor:
     """Make a value of features (dimension,), of length 1 if that is asked for."""
-    return Tensor(unit(vector) if normalise else vector, {"features": kind, MADE_BY: fingerprint})
+    tags = {"features": kind, MADE_BY: fingerprint, "normalised": "yes" if normalise else "no"}
+    return Tensor(unit(vector) if normalise else vector, tags)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

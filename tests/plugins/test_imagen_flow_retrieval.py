@@ -208,7 +208,15 @@ def test_pictures_that_are_encoded_together_have_the_features_of_each_alone(at: 
     for one, source in zip(together, sources, strict=True):
         alone = image_features(encoder, source)
         assert np.allclose(one.numpy(), alone.numpy(), atol=1e-5)
-        assert one.tags == alone.tags == {"features": "dinov2", "model": "fingerprint"}
+        assert (
+            one.tags
+            == alone.tags
+            == {
+                "features": "dinov2",
+                "model": "fingerprint",
+                "normalised": "yes",
+            }
+        )
 
 
 @pytest.mark.parametrize(
