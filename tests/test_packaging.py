@@ -267,3 +267,34 @@ def test_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     )
     again = subprocess.run([scripts / "imagen-flow", "demo"], **elsewhere)
     assert again.stdout == first.stdout and "0 steps ran" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_strangers_plugin(installed: Path, tmp_path: Path) -> None:
+    """By documented commands alone, a plugin is begun, built, installed, passes its own tests and
+    the check, and its graph runs; the second run takes everything from the store.
+    """
+    scripts = installed.parent
+    elsewhere = {
+        "cwd": tmp_path,
+        "env": os.environ | {"IMAGEN_FLOW_STORE": str(tmp_path / "store")},
+        "check": True,
+        "capture_output": True,
+        "text": True,
+    }
+    command = scripts / ("imagen-flow.exe" if os.name == "nt" else "imagen-flow")
+    subprocess.run([command, "plugin", "new", "my-nodes"], **elsewhere)
+    inside = {**elsewhere, "cwd": tmp_path / "my-nodes"}
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel"], **inside)
+    (made,) = (tmp_path / "my-nodes" / "dist").iterdir()
+    pip = [sys.executable, "-m", "pip", "--python", str(installed), "install", "--no-deps"]
+    subprocess.run([*pip, "--no-index", "--root-user-action=ignore", str(made)], **inside)
+    shown = subprocess.run([command, "nodes", "my.posterise"], **elsewhere)
+    assert "Reduce a picture to a few tones per channel." in shown.stdout
+    subprocess.run([installed, "-m", "pytest", "-q", "-p", "no:cacheprovider"], **inside)
+    checked = subprocess.run([command, "plugin", "check", "my-nodes"], **elsewhere)
+    assert checked.stdout == "my-nodes:my_nodes: 1 node type, 0 findings\n"
+    graph = ["run", "graphs/posterise.yaml"]
+    first, again = (subprocess.run([command, *graph], **inside) for _ in range(2))
+    assert first.stdout == again.stdout == "picture  out/posterise/3.png\n"
+    assert "0 steps ran, 2 from the store" in again.stderr

@@ -5,6 +5,8 @@ broken.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ import pytest
 import imagen_flow as flow
 from imagen_flow import _cli as cli
 from imagen_flow import testing
+from imagen_flow._kit import begin
 
 #: A node type for each rule that it breaks, named after it.
 BAD = '''
@@ -349,3 +352,43 @@ def test_the_plugins_that_ship_behave(plugin: str) -> None:
     report = testing.check(f"imagen-flow:{plugin}")
     assert [str(finding) for finding in report.findings] == []
     assert report.nodes
+
+
+# --- a new plugin
+
+
+def test_a_new_plugin_behaves_and_its_graph_fits(tmp_path: Path) -> None:
+    """What is written passes the check, and formatters have nothing to say."""
+    begin("my-nodes", tmp_path / "my-nodes", version="0.1.0")
+    nodes = tmp_path / "my-nodes" / "my_nodes" / "nodes.py"
+    assert testing.check(str(nodes), files=[nodes]).findings == ()
+    graph = flow.load(tmp_path / "my-nodes" / "graphs" / "posterise.yaml", plugins=[nodes])
+    assert graph.warnings == ()
+    made = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", "--no-cache", tmp_path / "my-nodes"],
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stdout
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "My-Nodes", "my nodes", "../nodes", "class", "imagen-flow-x", "1st", "a" * 300 + "!"],
+)
+def test_a_name_that_no_package_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    """Nothing is written."""
+    with pytest.raises(flow.ImagenFlowError, match="cannot name a plugin"):
+        begin(name, tmp_path / "new", version="0.1.0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    """One with files in it is refused; an empty one will do."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine.txt").write_text("mine", "utf-8")
+    with pytest.raises(flow.ImagenFlowError, match="exists already"):
+        begin("my-nodes", tmp_path / "kept", version="0.1.0")
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["mine.txt"]
+    (tmp_path / "empty").mkdir()
+    assert len(begin("my-nodes", tmp_path / "empty", version="0.1.0")) == 8

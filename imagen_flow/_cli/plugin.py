@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .session import PathType
+
 if TYPE_CHECKING:
     from .._kit import Finding, Report
     from .._plugins.registry import Registry
@@ -17,6 +19,29 @@ __all__ = ["plugin"]
 @click.group()
 def plugin() -> None:
     """Write plugins: begin a new one, and check that one behaves."""
+
+
+@plugin.command()
+@click.argument("name")
+@click.option("--in", "folder", type=PathType(), metavar="DIR", help="[default: ./NAME]")
+def new(name: str, folder: Path | None) -> int:
+    """Begin a plugin: a package with one node type, a graph, tests and what publishing it needs.
+
+    NAME is that of the package to be, such as my-nodes.
+    """
+    from .. import __version__
+    from .._kit import begin
+    from .text import echo
+
+    at = folder or Path(name)
+    for path in begin(name, at, version=__version__):
+        echo(f"  {path}")
+    echo(
+        f"next: cd {at} && pip install -e '.[test]' && pytest"
+        " && imagen-flow run graphs/posterise.yaml",
+        err=True,
+    )
+    return 0
 
 
 @plugin.command()

@@ -4,10 +4,11 @@ processes of their own, while what it does beside computing its outputs is watch
 `check` is the whole: it starts `trial` twice, under different hash seeds, and compares. A trial
 imports the plugin, makes arguments for each node type (`arguments`), runs it through the engine
 with its function replaced by one that watches the call (`watching`), and gives its findings
-(`findings`).
+(`findings`). `begin` writes a new plugin of the files in ``template``.
 """
 
+from .beginning import begin
 from .check import Report, check
 from .findings import RULES, Finding
 
-__all__ = ["RULES", "Finding", "Report", "check"]
+__all__ = ["RULES", "Finding", "Report", "begin", "check"]
