@@ -12,7 +12,7 @@ import imagen_flow as flow
 from imagen_flow import loaders
 
 from .checkpoints import single_file
-from .nodes import drawing, generic, latents, seeing, stages, training, upscaling
+from .nodes import drawing, generic, latents, stages, training, upscaling
 
 
 @flow.hookimpl
@@ -23,7 +23,6 @@ def imagen_flow_nodes() -> Iterable[Any]:
         *(drawing.text_to_image, drawing.image_to_image, drawing.inpaint),
         *(latents.denoise, latents.decode, latents.encode, latents.noise, latents.resize),
         upscaling.upscale,
-        seeing.find,
         training.train_lora,
     ]
 

@@ -8,12 +8,20 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import captions, depth_maps, detection, labelling
+from . import captions, depth_maps, detection, labelling, segmentation, selection
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
-    return [captions.caption, labelling.classify, detection.detect, depth_maps.depth]
+    return [
+        captions.caption,
+        labelling.classify,
+        detection.detect,
+        depth_maps.depth,
+        segmentation.segment,
+        selection.find,
+        selection.select,
+    ]
 
 
 @flow.hookimpl

@@ -76,6 +76,22 @@ CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         glpn="GLPN",
         zoedepth="ZoeDepth",
     ),
+    "image.segment": {
+        **_headed(
+            "ForSemanticSegmentation",
+            beit="Beit",
+            dpt="DPT",
+            mobilenet_v2="MobileNetV2",
+            mobilevit="MobileViT",
+            segformer="Segformer",
+            upernet="UperNet",
+        ),
+        "detr": ("DetrForSegmentation",),
+        "mask2former": ("Mask2FormerForUniversalSegmentation",),
+        "maskformer": ("MaskFormerForInstanceSegmentation",),
+    },
+    "mask.find": {"clipseg": ("CLIPSegForImageSegmentation",)},
+    "mask.select": {"sam": ("SamModel",), "sam_hq": ("SamHQModel",)},
 }
 
 #: Model types whose image processors compute with scipy.

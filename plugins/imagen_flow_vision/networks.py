@@ -44,7 +44,7 @@ class Network:
     processor: Any
     reference: str
 
-    def inputs(self, image: Image | None = None, **given: Any) -> Any:
+    def inputs(self, image: Image | None = None, **given: Any) -> dict[str, Any]:
         """Prepare inputs with the processor: on the network's device, floats in its dtype. The
         image is given to it in 8 bits, with alpha composited over black.
 
@@ -64,7 +64,16 @@ class Network:
                 f" model '{self.reference}', which would resize it to nothing; enlarge it, or pad it"
                 " with image.pad"
             ) from error
-        return found.to(self.module.device, self.module.dtype)
+        return {name: self._placed(value) for name, value in found.items()}
+
+    def _placed(self, value: Any) -> Any:
+        import torch
+
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(
+            self.module.device, self.module.dtype if value.is_floating_point() else None
+        )
 
     def finite(self, values: Any) -> Any:
         """Return what the network computed, in float32.

@@ -109,7 +109,7 @@ def drawn(model: str, **more: Any) -> dict[str, Any]:
         (
             "sdxl",
             {"type": "mask.find", "image": "${photo}", "words": "a"},
-            "it is a StableDiffusionXLPipeline, and mask.find takes a CLIPSegForImageSegmentation",
+            "it is a diffusers checkpoint, but mask.find supports clipseg",
         ),
     ],
 )

@@ -14,7 +14,8 @@ import imagen_flow as flow
 from imagen_flow._models import quiet_libraries
 from imagen_flow_vision.kinds import CLASSES
 from imagen_flow_vision.labelling import classify
-from imagen_flow_vision.tiny.makers import LABELS, MAKERS
+from imagen_flow_vision.tiny.makers import MAKERS
+from imagen_flow_vision.tiny.parts import LABELS
 
 __all__ = ["MAKERS"]
 

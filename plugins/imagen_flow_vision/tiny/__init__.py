@@ -15,6 +15,11 @@ MAKE = 1
 """Increased when tiny models change, so that those kept from before are not used."""
 
 BY_NAME = (
+    (r"/sam-?hq|/sam_hq|sam-hq", "sam-hq"),
+    (r"/sam-vit|slimsam", "sam"),
+    (r"segformer|upernet|ade20?k?-?\d*-\d+$|segmentation", "segformer"),
+    (r"mask2former|maskformer", "mask2former"),
+    (r"detr.*panoptic", "detr-segments"),
     (r"depth-anything.*metric", "depth-anything-metric"),
     (r"depth-anything", "depth-anything"),
     (r"zoe-?depth", "zoedepth"),
@@ -37,6 +42,11 @@ BY_NAME = (
 BY_CLASS = {
     "CLIPModel": "clip",
     "ChineseCLIPModel": "chinese-clip",
+    "DetrForSegmentation": "detr-segments",
+    "Mask2FormerForUniversalSegmentation": "mask2former",
+    "MaskFormerForInstanceSegmentation": "mask2former",
+    "SamHQModel": "sam-hq",
+    "SamModel": "sam",
     "DPTForDepthEstimation": "dpt",
     "GLPNForDepthEstimation": "glpn",
     "ZoeDepthForDepthEstimation": "zoedepth",
