@@ -48,12 +48,11 @@ def sign(
 
     Inputs:
         image: the picture.
-        certificate: the chain of certificates in PEM, the signer's first, up to but without the
-            authority's own.
+        certificate: the chain of certificates in PEM, the signer's first.
         key: the private key of the first, in PEM, without a passphrase: P-256, P-384, P-521, Ed25519
-            or RSA. Its content is in no key of the store, no store, no provenance and no message,
-            only its digest. Without `certificate` and `key`, a test certificate signs, which is the
-            same everywhere: it shows that nothing was changed, not by whom it was made.
+            or RSA. The step's key has its digest; its content goes nowhere. Without `certificate`
+            and `key`, a test certificate signs, which is the same everywhere: it shows that nothing
+            was changed, not by whom it was made.
         parent: the file that the picture was made from. Its credentials become history; if they are
             broken, they are kept as broken, with a note.
         ingredients: other files that the picture was made with, such as examples of a style.
