@@ -165,13 +165,14 @@ def train_diffusion(
     )
 
 
-@node("train.super_resolution", version=3, uses=("diffusers", "torch", "transformers"))
+@node("train.super_resolution", version=4, uses=("diffusers", "torch", "transformers"))
 def train_super_resolution(
     text_encoder: Model,
     base: Model,
     scratch: Scratch,
     *,
-    steps: Count = 2782,
+    start: Model | None = None,
+    steps: Count = 3174,
     batch_size: Batch = 16,
     learning_rate: Rate = 2e-3,
     seed: Seed,
@@ -179,6 +180,8 @@ def train_super_resolution(
     """Train the super-resolution diffusion of the embedded Imagen, on true small pictures and on
     those that the base repairs.
 
+    Inputs:
+        start: a model with ``super_resolution/`` to go on from; without one it begins anew.
     Outputs: a folder with ``super_resolution/`` and its scheduler.
     """
     from .training.super_resolution import train_super_resolution as train
@@ -189,6 +192,7 @@ def train_super_resolution(
                 scratch,
                 text_encoder.path,
                 base.path,
+                start=start.path if start else None,
                 steps=steps,
                 batch_size=batch_size,
                 learning_rate=learning_rate,
@@ -198,10 +202,11 @@ def train_super_resolution(
     )
 
 
-@node("train.second_super_resolution", version=1, uses=("diffusers", "torch"))
+@node("train.second_super_resolution", version=2, uses=("diffusers", "torch"))
 def train_second_super_resolution(
     scratch: Scratch,
     *,
+    start: Model | None = None,
     steps: Count = 1800,
     batch_size: Batch = 16,
     learning_rate: Rate = 2e-3,
@@ -209,6 +214,8 @@ def train_second_super_resolution(
 ) -> Steps[Model]:
     """Train the second super-resolution stage of the embedded Imagen, 128 px to 256 px.
 
+    Inputs:
+        start: such a stage to go on from; without one it begins anew.
     Outputs: a folder with ``super_resolution/`` and its scheduler.
     """
     from .training.second_super_resolution import train_second_super_resolution as train
@@ -216,13 +223,18 @@ def train_second_super_resolution(
     return (
         yield from _train(
             train(
-                scratch, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+                scratch,
+                start=start.path if start else None,
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
             )
         )
     )
 
 
-@node("train.edit", version=2, uses=("diffusers", "torch", "transformers"))
+@node("train.edit", version=3, uses=("diffusers", "torch", "transformers"))
 def train_edit(
     scratch: Scratch,
     *,

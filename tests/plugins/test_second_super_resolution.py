@@ -9,9 +9,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import imagen_flow as flow
 from imagen_flow_embedded.training import second_super_resolution as second
+from imagen_flow_embedded.training.edges import SEEN, edge_losses
 
 TINY = {"batch_size": 2, "crop": 32, "channels": (8, 8, 8), "every_s": 1000.0}
 ENLARGE = """
@@ -62,6 +64,37 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(train
         for whole in (trained[1], folder)
     )
     assert one == other
+
+
+def test_a_training_goes_on_from_the_weights_of_another(trained, tmp_path):
+    more = {**TINY, "start": trained[1], "steps": 1, "learning_rate": 1e-6}
+    _, folder = finish(second.train_second_super_resolution(tmp_path, **more))
+    one, other = (
+        (whole / "super_resolution" / "config.json").read_text("utf-8")
+        for whole in (trained[1], folder)
+    )
+    assert one == other
+    one, other = (
+        load_file(whole / "super_resolution" / "diffusion_pytorch_model.safetensors")
+        for whole in (trained[1], folder)
+    )
+    for name, weights in one.items():
+        torch.testing.assert_close(other[name], weights, atol=1e-4, rtol=1e-3)
+
+
+def test_errors_too_small_to_see_count_by_their_square_and_others_by_their_size():
+    """So that flat colour, nearly right, weighs little beside an edge."""
+    clean, sigma = torch.zeros(1, 3, 4, 4), torch.ones(1)
+    tiny, twice, large, larger = (
+        edge_losses(torch.full_like(clean, error), clean, sigma)
+        for error in (SEEN / 4, SEEN / 2, 0.5, 1.0)
+    )
+    assert twice["pixels"] / tiny["pixels"] == pytest.approx(4)
+    assert larger["pixels"] - large["pixels"] == pytest.approx(0.5)
+    assert [each["slopes"] for each in (tiny, twice, large, larger)] == [0] * 4
+    wavering = clean.clone()
+    wavering[..., ::2] = 0.5
+    assert edge_losses(wavering, clean, sigma)["slopes"] > 0.2
 
 
 @pytest.mark.parametrize("side", [128, 100])

@@ -30,7 +30,6 @@ import numpy as np
 from imagen_flow_embedded.asks import meant
 from imagen_flow_embedded.inference.editing import (
     CLOSE_FOLD,
-    FACTS,
     GROUNDS,
     WHOLE_FOLD,
     coordinates,
@@ -39,6 +38,7 @@ from imagen_flow_embedded.inference.editing import (
     tokens_mask,
     watched,
 )
+from imagen_flow_embedded.inference.reading import FACTS
 from imagen_flow_embedded.instructions import Asked, draw_asked
 from imagen_flow_embedded.training.editor_parts import (
     LENGTH,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from imagen_flow_embedded.asks import OWN_WORDS, alike
 from imagen_flow_embedded.inference.editing import (
     CLOSE_FOLD,
-    FACTS,
     GROUNDS,
     LAYERS,
     TOKENS,
     WHOLE_FOLD,
     coordinates,
 )
+from imagen_flow_embedded.inference.reading import FACTS
 from imagen_flow_embedded.language import VOCABULARY
 from imagen_flow_embedded.world import COLOURS
 
@@ -47,6 +47,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         [
             normalizers.NFKC(),
             normalizers.Lowercase(),
+            normalizers.Replace(Regex("-+>|=+>?|→|⇒"), " to "),
             normalizers.Replace(Regex(r"[^\p{L}\p{N} ]"), " "),
             *(normalizers.Replace(Regex(rf"\b{word}\b"), read) for word, read in alike().items()),
         ]

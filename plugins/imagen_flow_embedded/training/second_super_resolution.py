@@ -21,8 +21,8 @@ import numpy as np
 
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.diffusion import TIMES, build_scheduler, to_tensor
+from imagen_flow_embedded.training.edges import build_optimizer, edge_losses, start_from
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
-from imagen_flow_embedded.training.muon import Muon
 from imagen_flow_embedded.training.pictures import bend
 from imagen_flow_embedded.world import Scene, draw_scene, render
 
@@ -33,15 +33,13 @@ MOST_NOISE = 0.04
 """The highest level of noise given to the small picture, as a part of the schedule."""
 SOFTEST = 1.6
 """The strongest blur of a small picture: its standard deviation in pixels."""
-MOST_WEIGHT = 2.5
-"""Cap of the loss's weight, 1 / sigma."""
 
 
 def build_unet(*, channels: Sequence[int] = (24, 32, 48)) -> Any:
     """Make the untrained denoiser of 256 px pictures."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(
+    network = UNet2DConditionModel(
         sample_size=SIDE // FOLD,
         in_channels=2 * 3 * FOLD * FOLD,
         out_channels=3 * FOLD * FOLD,
@@ -54,18 +52,8 @@ def build_unet(*, channels: Sequence[int] = (24, 32, 48)) -> Any:
         cross_attention_dim=TEXT_WIDTH,
         class_embed_type="timestep",
     )
-
-
-def build_optimizer(network: Any, learning_rate: float) -> Muon:
-    """Give Muon for the inner convolutions, and AdamW within it for the first and the last one, the
-    embeddings and the vectors.
-    """
-    matrices: list[Any] = []
-    others: list[Any] = []
-    for name, parameter in network.named_parameters():
-        inner = parameter.ndim == 4 and not name.startswith(("conv_in", "conv_out"))
-        (matrices if inner else others).append(parameter)
-    return Muon(matrices, others, learning_rate=learning_rate)
+    network.conv_out.weight.data *= 0.1
+    return network
 
 
 def soften(rng: np.random.Generator, low: Any) -> Any:
@@ -92,6 +80,7 @@ def soften(rng: np.random.Generator, low: Any) -> Any:
 def train_second_super_resolution(
     scratch: Path,
     *,
+    start: Path | None = None,
     steps: int = 1800,
     batch_size: int = 16,
     crop: int = 64,
@@ -104,6 +93,7 @@ def train_second_super_resolution(
     ``scratch/imagen-256``.
 
     Params:
+        start: the folder of such a stage to go on from.
         crop: side of the pieces trained on, two of each picture, around an edge of a thing, a
             multiple of 8; every eighth step takes an eighth as many whole pictures instead.
     Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
@@ -113,8 +103,8 @@ def train_second_super_resolution(
 
     torch.manual_seed(seed)
     network = build_unet(channels=channels)
-    with torch.no_grad():
-        network.conv_out.weight.mul_(0.1)
+    if start:
+        start_from(network, start)
     scheduler = build_scheduler()
     optimizer = build_optimizer(network, learning_rate)
     settings = {
@@ -124,6 +114,7 @@ def train_second_super_resolution(
         "crop": crop,
         "learning_rate": learning_rate,
         "seed": seed,
+        "start": start is not None,
         "channels": list(channels),
     }
     keeper = Keeper(scratch, network, optimizer, settings, decay=0.99, every_s=every_s)
@@ -166,11 +157,7 @@ def train_second_super_resolution(
         ).sample
         guess = F.pixel_shuffle(seen + difference, FOLD)
         sigma = (1 - scheduler.alphas_cumprod[times]).sqrt()
-        weights = (1 / sigma).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)
-        error = weights * (guess - both[:, :3])
-        # an edge that wavers is wrong in its slopes more than in its pixels
-        slopes = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-        return {"pixels": error.abs().mean(), "slopes": 0.5 * slopes}
+        return edge_losses(guess, both[:, :3], sigma)
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen-256"

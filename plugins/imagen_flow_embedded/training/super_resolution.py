@@ -30,6 +30,7 @@ from imagen_flow_embedded.training.diffusion import (
     to_tensor,
     with_coordinates,
 )
+from imagen_flow_embedded.training.edges import build_optimizer, edge_losses, start_from
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.training.pictures import bend
 from imagen_flow_embedded.training.text_encoder import draw_descriptions
@@ -40,15 +41,13 @@ MOST_NOISE = 0.1
 """The highest level of noise given to the small picture, as a part of the schedule."""
 REPAIRS = (1, 0.8, 0.6, 0.4, 0.25, 0.12)
 """The steps in which the base repairs a picture, as parts of the time at which it starts."""
-MOST_WEIGHT = 2.5
-"""Cap of the loss's weight, 1 / sigma."""
 
 
 def build_super_resolution_unet(text_width: int, *, channels: Sequence[int] = (32, 48, 64)) -> Any:
     """Make the untrained denoiser of 128 px pictures; text is attended to at its coarsest level."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(
+    network = UNet2DConditionModel(
         sample_size=SIDE // FOLD,
         in_channels=2 * 3 * FOLD * FOLD,
         out_channels=3 * FOLD * FOLD,
@@ -71,6 +70,8 @@ def build_super_resolution_unet(text_width: int, *, channels: Sequence[int] = (3
         encoder_hid_dim=text_width,
         class_embed_type="timestep",
     )
+    network.conv_out.weight.data *= 0.1
+    return network
 
 
 def degrade(rng: np.random.Generator, low: Any) -> Any:
@@ -150,7 +151,8 @@ def train_super_resolution(
     text: Path,
     base: Path,
     *,
-    steps: int = 2782,
+    start: Path | None = None,
+    steps: int = 3174,
     batch_size: int = 16,
     crop: int = 64,
     learning_rate: float = 2e-3,
@@ -164,6 +166,7 @@ def train_super_resolution(
 
     Params:
         text, base: folders of the trained text encoder and of the trained base.
+        start: the folder of a super-resolution model to go on from.
         repairs: how many small pictures the base repairs, before training; not more than are learnt
             from.
         crop: side of the pieces trained on, around a thing, a multiple of 8; every eighth step
@@ -177,12 +180,10 @@ def train_super_resolution(
     tokenizer, encoder = load_text(text)
     repaired = repair(text, base, count=min(repairs, steps * batch_size), seed=seed)
     network = build_super_resolution_unet(encoder.config.d_model, channels=channels)
-    with torch.no_grad():
-        network.conv_out.weight.mul_(0.1)
+    if start:
+        start_from(network, start)
     scheduler = build_scheduler()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01
-    )
+    optimizer = build_optimizer(network, learning_rate)
     settings = {
         "what": "super_resolution",
         "steps": steps,
@@ -190,6 +191,7 @@ def train_super_resolution(
         "crop": crop,
         "learning_rate": learning_rate,
         "seed": seed,
+        "start": start is not None,
         "channels": list(channels),
         "repairs": repairs,
     }
@@ -233,11 +235,7 @@ def train_super_resolution(
         ).sample
         guess = F.pixel_shuffle(enlarged + difference, FOLD)
         sigma = (1 - scheduler.alphas_cumprod[times]).sqrt()
-        weights = (1 / sigma).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)
-        error = weights * (guess - both[:, :3])
-        # an edge that wavers is wrong in its slopes more than in its pixels
-        slopes = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-        return {"pixels": error.abs().mean(), "slopes": 0.5 * slopes}
+        return edge_losses(guess, both[:, :3], sigma)
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"
