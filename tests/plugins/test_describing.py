@@ -214,6 +214,15 @@ def test_each_shape_is_described_with_sharp_and_with_soft_edges(captioner_shippe
         assert captioner_shipped.caption(pixels)[0] == caption(scene)
 
 
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_picture_that_is_no_square_is_described_by_its_true_shapes(captioner_shipped, wide):
+    """Cut off where there is only background, or with more background on both sides."""
+    picture = render([DISCS], 128)[0]
+    cut, more = picture[20:108], np.pad(picture, ((0, 0), (14, 14), (0, 0)))
+    for pixels in (cut, more) if wide else (cut.swapaxes(0, 1), more.swapaxes(0, 1)):
+        assert captioner_shipped.caption(pixels)[0] == caption(DISCS)
+
+
 def near_misses():
     """Draw pictures that are nearly of the world, each of its own kind."""
     picture = render([PAIR], 128)[0]
@@ -228,6 +237,12 @@ def near_misses():
         "a hexagon": polygon(6, 27),
         "a small hexagon": polygon(6, 16, turn=0.3),
         "a heptagon": polygon(7, 27),
+        "an octagon": polygon(8, 27),
+        "a small octagon": polygon(8, 16),
+        "a pink background": painted(
+            np.full_like(picture, COLOURS["pink"]), "circle", 0.5, 0.5, 0.2, COLOURS["red"]
+        ),
+        "a picture squashed sideways": picture.reshape(128, 64, 2, 3).mean(2).astype(np.uint8),
         "a tilted square": polygon(4, 30, turn=0.4),
         "a square without its corners": np.where(corner[..., None], 0, rounded).astype(np.uint8),
         "a ring": painted(picture, "circle", 0.25, 0.5, 0.1, BACKGROUNDS["black"]),

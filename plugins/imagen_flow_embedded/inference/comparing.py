@@ -30,6 +30,7 @@ ghost of what an editor changed, is none of the outline.
 """
 _CLEAR = 3.5
 """From how many pixels on a place is clear of an edge."""
+_CORNERS = slice(5, 13)
 _DIRECTIONS = 48
 """Into how many directions, seen from its centre, a thing's outline is divided."""
 
@@ -45,17 +46,22 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outline:
-    """How far a thing's outline is from the rendered one: root mean square along it, in pixels."""
+    """How far a thing's outline is from the rendered one, in pixels: ``spread`` is the root mean
+    square along it, ``corners`` how strongly it swings five to twelve times around, as that of a
+    polygon does which is taken for a circle.
+    """
 
     shape: str
     spread: float
+    corners: float = 0.0
 
 
 @dataclass(frozen=True)
 class Leftover:
     """What a caption does not explain of a picture; 0 is nothing.
 
-    ``inside`` and ``away`` are the strongest smoothed differences of colour within a thing and away
+    ``ground`` is how far the background's colour is from the one named (a channel's full range is
+    1), ``inside`` and ``away`` are the strongest smoothed differences of colour within a thing and away
     from all (a channel's full range is 1), and ``scale`` is how far the worst thing's radius is
     from its size's, as a logarithm.
     """
@@ -64,19 +70,21 @@ class Leftover:
     inside: float
     away: float
     scale: float
+    ground: float = 0.0
 
 
 def compare(picture: np.ndarray, background: str, claims: tuple[Claim, ...]) -> Leftover:
     """Measure what a caption leaves over of a picture.
 
     Inputs:
-        picture: uint8 (height, width, 3), sRGB, judged as a square.
+        picture: uint8 (side, side, 3), sRGB.
         claims: one or two things.
     """
     pixels = _resized(picture)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     named = np.array(BACKGROUNDS[background], np.float32) / 255
-    difference = pixels - np.median(border, 0)
+    ground = np.median(border, 0)
+    difference = pixels - ground
     placed = min(
         (_place(difference, named, order) for order in permutations(claims)),
         key=lambda found: float((found.rest**2).sum()),
@@ -95,6 +103,7 @@ def compare(picture: np.ndarray, background: str, claims: tuple[Claim, ...]) -> 
         inside=float(smoothed[nearest < -_CLEAR].max(initial=0)),
         away=float(smoothed[nearest > _CLEAR].max(initial=0)),
         scale=max(abs(float(np.log(scale))) for _, _, scale in placed.at),
+        ground=float(np.abs(ground - named).max()),
     )
 
 
@@ -155,8 +164,13 @@ def _outline(
     direction = ((angle / (2 * np.pi) + 0.5) * _DIRECTIONS).astype(int) % _DIRECTIONS
     pixels = np.bincount(direction, minlength=_DIRECTIONS)
     # across an edge, what is left over sums up to the way from the one edge to the other
-    ways = 2 * _BAND * np.bincount(direction, left[band], _DIRECTIONS)
-    return Outline(shape, float(np.sqrt((ways**2 / np.maximum(pixels, 1)).sum() / pixels.sum())))
+    ways = 2 * _BAND * np.bincount(direction, left[band], _DIRECTIONS) / np.maximum(pixels, 1)
+    swings = np.abs(np.fft.rfft(ways)) * 2 / _DIRECTIONS
+    return Outline(
+        shape,
+        float(np.sqrt((ways**2 * pixels).sum() / pixels.sum())),
+        float(swings[_CORNERS].max()),
+    )
 
 
 def _search(rest: np.ndarray, tint: np.ndarray, claim: Claim) -> tuple[float, float, float]:
@@ -246,7 +260,7 @@ def _blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _resized(picture: np.ndarray) -> np.ndarray:
-    """Bring a picture to a square of `SIDE`: float32, 0 to 1."""
+    """Bring a square picture to `SIDE`: float32, 0 to 1."""
     from PIL import Image
 
     if picture.shape[:2] != (SIDE, SIDE):

@@ -34,6 +34,13 @@ _OTHERS = 6
 """How many captions are tried where the likeliest words do not explain a picture."""
 
 
+_GROUND, _SPOT = 0.2, 0.3
+"""How far the background's colour may be from the one named, and that of a spot within a thing from
+the thing's; a channel's full range is 1."""
+_CORNERS = 0.3
+"""How far, in pixels, the outline of a circle may swing as that of a polygon does."""
+
+
 @dataclass(frozen=True)
 class Signals:
     """What speaks against a caption: ``doubt`` is the negative logarithm of the words' probability,
@@ -150,6 +157,7 @@ class ShapesCaptioner:
         """Describe several pictures."""
         from PIL import Image
 
+        pictures = [squared(picture) for picture in pictures]
         images = [Image.fromarray(picture) for picture in pictures]
         pixels = self.image_processor(images=images, return_tensors="pt")
         found = choose(
@@ -168,6 +176,22 @@ class ShapesCaptioner:
         words, signals = found
         likely = self.calibration.probability(signals)
         return (words if likely >= self.calibration.least else ""), likely
+
+
+def squared(picture: np.ndarray) -> np.ndarray:
+    """Widen uint8 (height, width, 3) to a square by bands of the colour that its border has, so that
+    no shape becomes another. What is a pixel off a square stays.
+    """
+    height, width = picture.shape[:2]
+    if abs(height - width) <= 1:
+        return picture
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    side = max(height, width)
+    whole = np.empty((side, side, 3), np.uint8)
+    whole[:] = np.rint(np.median(border, 0))
+    top, left = (side - height) // 2, (side - width) // 2
+    whole[top : top + height, left : left + width] = picture
+    return whole
 
 
 def choose(
@@ -251,7 +275,9 @@ def read(
 
 
 def weigh(picture: np.ndarray, reading: Reading) -> Signals | None:
-    """Collect what speaks against a caption of a picture, or None if it is no whole sentence."""
+    """Collect what speaks against a caption of a picture, or None if it is no whole sentence or
+    contradicted: by a background of another colour, a spot within a thing, or a circle with corners.
+    """
     facts = read_caption(reading.words)
     count = int(facts["count"])
     wanted = {f"{number}.size" for number in range(1, count + 1)} | {"background"}
@@ -264,4 +290,7 @@ def weigh(picture: np.ndarray, reading: Reading) -> Signals | None:
         for number in range(1, count + 1)
     )
     left = compare(picture, facts["background"], claims)
+    circles = [outline.corners for outline in left.outlines if outline.shape == "circle"]
+    if left.ground > _GROUND or left.inside > _SPOT or max(circles, default=0.0) > _CORNERS:
+        return None
     return Signals(reading.doubt, reading.strange, left)
