@@ -173,17 +173,17 @@ def _new(rng: np.random.Generator, values: Sequence[str], old: str, *, same: boo
 def _idle(scene: Scene, rng: np.random.Generator) -> str:
     """Say something that asks for no change of an editor's kinds."""
     draw = rng.random()
-    if draw < 0.7:
+    if draw < 0.65:
         asks: list[Ask] = []
         while len(asks) < 2:
             kind = pick(rng, [kind for kind in _KINDS if kind != "background"])
             if ask := _of_a_thing(scene, rng, kind, fits=rng.random() < 0.5):
                 asks.append(ask)
         return beyond(asks, rng)
-    if draw < 0.75:
+    if draw < 0.68:
         return ""
-    if draw < 0.85:
-        return describe(scene, rng).text
+    if draw < 0.85:  # a description is none, whether of what is there or of something else
+        return describe(scene if rng.random() < 0.4 else draw_scene(rng), rng).text
     if draw < 0.95:
         return pick(
             rng,

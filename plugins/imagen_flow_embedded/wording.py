@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from imagen_flow_embedded.asks import PLACES, Ask, meant
+from imagen_flow_embedded.asks import PLACES, Ask
 from imagen_flow_embedded.language import BACKGROUND_WORDS, COLOUR_WORDS, SHAPE_WORDS, SIZE_WORDS
 from imagen_flow_embedded.world import Scene
 
@@ -38,15 +38,26 @@ _COLOURED = (
     *("turn {n} into {v}", "turn {n} to {v}", "change {n} into a {v} one", "swap {n} to {v}"),
     *("make {n} more {v}", "i want {n} more {v}"),
     *("make {n} {v} coloured", "the colour of {n} should be {v}", "convert {n} to {v}"),
+    *("{n} {v}", "{n} in {v}", "{n} to {v}", "{n} becomes {v}", "could we have {n} in {v}"),
+    *("recolour {n} with {v}", "paint {n} with {v}", "{n} as {v}"),
 )
 _FROM_COLOUR = (
     *("change {n} from {o} to {v}", "turn {n} from {o} to {v}", "i want {n} {v} instead of {o}"),
     *("make {n} {v} instead of {o}",) * 4,
     *("i want {n} {v} instead of {o}", "paint {n} {v} and not {o}"),
+    *("{n} from {o} to {v}", "change the colour of {n} from {o} to {v}"),
+    *("{n} should be {v} not {o}", "make {n} {v} not {o}", "{n} {v} instead of {o}"),
     *("replace {n} with a {v} one", "replace {n} by a {v} one", "swap {n} for a {v} one"),
     *("swap {n} with a {v} {s}", "replace {n} with a {v} {s}", "turn {n} into a {v} {s}"),
     *("change {n} to a {v} {s}", "make {n} a {v} {s}", "turn {n} into a {v} one"),
 )
+_WANTED = ("i want a {v} {s}", "i would like a {v} {s}", "i want to see a {v} {s}")
+"""How a thing that only its shape names may be asked for as it is to become."""
+_TURNED = (
+    *("{o} to {v}", "{o} to {v}", "change {o} to {v}", "turn {o} into {v}", "make {o} {v}"),
+    *("replace {o} with {v}", "swap {o} for {v}", "{o} becomes {v}", "{v} instead of {o}"),
+)
+"""One word for the other, for what only its colour names."""
 _SHAPED = (
     *("turn {n} into a {v}", "turn {n} into a {v}", "turn {n} into a {v}", "change {n} to a {v}"),
     *("change {n} into a {v}", "make {n} a {v}", "replace {n} with a {v}", "replace {n} by a {v}"),
@@ -70,6 +81,7 @@ _SHAPED = (
 _SHAPED_BARE = (
     *("change the shape of {n} to {v}", "make {n} {v} shaped", "turn {n} into {v}"),
     *("change {n} to {v}", "the shape of {n} should be {v}", "replace {n} with {v}"),
+    *("{n} to {v}", "{n} to {v}", "{n} becomes {v}", "{n} becomes a {v}", "{v} instead of {n}"),
 )
 _SMALLER = (
     *("make {n} smaller", "make {n} smaller", "shrink {n}", "reduce {n}", "reduce the size of {n}"),
@@ -131,6 +143,8 @@ _REMOVED = (
         "make the picture without {n}",
         "throw away {n}",
     ),
+    *("{n} should go", "{n} must go", "{n} has to go", "{n} away", "i do not need {n}"),
+    *("i don t want {n}", "i don t need {n}", "{n} out", "remove {n} please", "{n} removed"),
 )
 _GROUNDED = (
     *("make {g} {v}", "make {g} {v}", "make {g} {v}", "change {g} to {v}", "change {g} to {v}"),
@@ -166,6 +180,9 @@ _GROUNDED = (
         "swap the {o} background for {v}",
     ),
     *("replace the {o} background with {v}", "turn the {o} background {v}", "show it on {v}"),
+    *("{o} to {v}", "{o} background to {v}", "{v} instead of {o}", "change {o} to {v}"),
+    *("on {v}", "on {v} instead of {o}", "put them on a {v} background", "put it on {v}"),
+    *("{g} in {v}", "{g} as {v}", "have a {v} background"),
 )
 _BEYOND = (
     *("leave {n} alone", "leave {n} as it is", "keep {n}", "keep {n} as it is", "keep {n} {v}"),
@@ -198,6 +215,9 @@ _BEYOND = (
     *("make {n} a {s} and {m} {v}", "make {n} {v} and the background {g}", "swap the colours"),
     *("move everything to the {p}", "rotate the picture", "flip it", "blur the background"),
     *("remove the background", "make the background transparent", "zoom in", "invert the colours"),
+    *("make {n} {g}", "paint {n} {g}", "make it {g}", "paint it {g}", "turn {n} {g}", "{n} {g}"),
+    *("make the background {v}", "change the background to {v}", "make {n} and {m} {v}"),
+    *("{n} and {m} {v}", "{n} {v} and {m} {w}", "{n} and {m}", "{n}", "{n} next to {m}"),
 )
 """What asks for no change, or for one that is beyond the facts of an `Ask`."""
 _NEGATED = ("do not", "don t", "never", "please do not", "please don t", "you should not")
@@ -254,15 +274,21 @@ def marked_words(ask: Ask, rng: np.random.Generator, scene: Scene | None) -> str
     if ask.kind == "colour":
         new = mark(pick(rng, COLOUR_WORDS[str(ask.new_colour)]), MARKS[1])
         old = ask.colour
-        if scene and old is None and len(found := meant(ask, scene)) == 1:
-            old = scene.things[found[0]].colour
-        if rng.random() < 0.6:
-            form = pick(rng, _COLOURED)
-        else:
-            form = pick(rng, _FROM_COLOUR)
-            if "{o}" in form and (old is None or old == ask.new_colour):
+        by_colour, by_shape = (
+            ask == Ask("colour", new_colour=ask.new_colour, **{fact: named}) and named
+            for fact, named in (("colour", old), ("shape", ask.shape))
+        )
+        if by_colour and rng.random() < 0.4:
+            return pick(rng, _TURNED).format(o=mark(by_colour, MARKS[0]), v=new)
+        if by_shape and rng.random() < 0.1:
+            return pick(rng, _WANTED).format(v=new, s=mark(kind, MARKS[0]))
+        form = pick(rng, _COLOURED if rng.random() < 0.6 else _FROM_COLOUR)
+        if "{o}" in form:
+            if old in (None, ask.new_colour):
                 form = _COLOURED[0]
-        return form.format(n=noun, v=new, o=old, s=kind)
+            elif rng.random() < 0.6:  # what it was need not be said twice
+                noun = mark(_noun(replace(ask, colour=None), rng), MARKS[0])
+        return form.format(n=noun, v=new, o=mark(str(old), MARKS[0]), s=kind)
     new = pick(rng, SHAPE_WORDS[str(ask.new_shape)])
     qualities = [
         *([pick(rng, SIZE_WORDS[ask.new_size])] if ask.new_size else ()),

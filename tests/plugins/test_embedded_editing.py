@@ -9,6 +9,7 @@ import imagen_flow as flow
 from imagen_flow_embedded import WEIGHTS
 from imagen_flow_embedded.inference import editing
 from imagen_flow_embedded.inference.editor import PixelEditor
+from imagen_flow_embedded.inference.reading import read
 from imagen_flow_embedded.training.foreign import draw_foreign
 from imagen_flow_embedded.world import EDIT_KINDS, SHAPES, Scene, Thing, draw_edit, render
 
@@ -83,15 +84,16 @@ def edit(editor, picture, instruction):
 
 
 def test_instructions_are_read_as_people_type_them(editor):
-    said = editing.read(list(READ), editor.text_encoder, editor.tokenizer, editor.plan)
-    found = [{fact: value for fact, value in each.items() if value} for each in said]
+    said = read(list(READ), editor.text_encoder, editor.tokenizer, editor.plan)
+    found = [{fact: value for fact, value in each.facts.items() if value} for each in said]
     assert dict(zip(READ, found, strict=True)) == READ
+    assert [each.doubts for each in said] == [()] * len(READ)
 
 
 def test_what_asks_for_no_single_change_is_read_as_none(editor):
-    said = editing.read(UNREAD, editor.text_encoder, editor.tokenizer, editor.plan)
+    said = read(UNREAD, editor.text_encoder, editor.tokenizer, editor.plan)
     assert [
-        words for words, each in zip(UNREAD, said, strict=True) if each["kind"] != "nothing"
+        words for words, each in zip(UNREAD, said, strict=True) if each.facts["kind"] != "nothing"
     ] == []
 
 

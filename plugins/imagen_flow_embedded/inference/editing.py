@@ -12,12 +12,12 @@ import copy
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagen_flow_embedded.asks import PLACES, Kind
-from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from imagen_flow_embedded.inference.reading import FACTS, Reading, read
+from imagen_flow_embedded.world import BACKGROUNDS, COLOURS
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -26,19 +26,6 @@ if TYPE_CHECKING:
 WHOLE_FOLD, CLOSE_FOLD = 4, 2
 """A cell of the UNet that sees whole pictures, and of that which sees close-ups, is a block of pixels
 of this side, unshuffled into channels."""
-FACTS: dict[str, tuple[str | None, ...]] = {
-    "kind": get_args(Kind),
-    "size": (None, *SIZES),
-    "colour": (None, *COLOURS),
-    "shape": (None, *SHAPES),
-    "place": (None, *PLACES),
-    "new_size": (None, *SIZES),
-    "new_colour": (None, *COLOURS),
-    "new_shape": (None, *SHAPES),
-    "new_background": (None, *BACKGROUNDS),
-}
-"""What an instruction may say, in the order of the sentinels that linear heads read it off: what
-kind of change, of which thing, and what it becomes."""
 GROUNDS = tuple(BACKGROUNDS)
 LAYERS = 2
 """What is diffused of each pixel of a close-up, from -1 to 1: whether it is new, and how far a thing
@@ -59,6 +46,7 @@ UNREAD = (
     "the model reads no change in the instruction that it can make (one at a time: the colour, shape"
     f" or size of a thing, taking a thing away, or the background: {', '.join(BACKGROUNDS)})"
 )
+DOUBTED = "the instruction may be misread ({})"
 APART = 3
 """How far apart, in pixels, close-ups of one place are: their mean is truer than each."""
 TOGETHER = 36
@@ -132,7 +120,7 @@ def edit(
         painting = _paint(
             network,
             list(asked.values()),
-            tokens(numbered([said[index] for index in asked]), *project),
+            tokens(numbered([said[index].facts for index in asked]), *project),
             scheduler,
             [generators[index] for index in asked],
             num_inference_steps,
@@ -155,7 +143,7 @@ _Painted = tuple["torch.Tensor", "torch.Tensor"]
 
 def _change(
     picture: np.ndarray,
-    said: Mapping[str, str | None],
+    said: Reading,
     side: int,
     plan: Mapping[str, torch.Tensor],
 ) -> Generator[torch.Tensor, _Painted, np.ndarray | str]:
@@ -166,8 +154,10 @@ def _change(
     from PIL import Image
     from torch.nn import functional as F
 
-    if said["kind"] == "nothing":
+    if said.facts["kind"] == "nothing":
         return UNREAD
+    if said.doubts:
+        return DOUBTED.format(", ".join(said.doubts))
     reduced = (
         np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
         if picture.shape[:2] != (side, side)
@@ -180,7 +170,7 @@ def _change(
     corners = views(changed, side // 2)
     if not corners:
         return UNSEEN
-    if said["kind"] != "background" and is_divided(changed):
+    if said.facts["kind"] != "background" and is_divided(changed):
         return AMBIGUOUS
 
     windows = [np.s_[:, :, y : y + side // 2, x : x + side // 2] for x, y in corners]
@@ -419,31 +409,6 @@ def coordinates(cells: int) -> torch.Tensor:
     return torch.cat([both, *waves])[None]
 
 
-def read(
-    instructions: Sequence[str], text_encoder: Any, tokenizer: Any, plan: Mapping[str, torch.Tensor]
-) -> list[dict[str, str | None]]:
-    """Say what instructions ask for: for each of `FACTS` the likeliest of its values."""
-    import torch
-
-    found = tokenizer(
-        list(instructions),
-        padding=True,
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    ).to(text_encoder.device)
-    with torch.no_grad():
-        states = text_encoder(
-            input_ids=found["input_ids"], attention_mask=found["attention_mask"]
-        ).last_hidden_state.float()
-    said: list[dict[str, str | None]] = [{} for _ in instructions]
-    for index, (fact, values) in enumerate(FACTS.items()):
-        weight, bias = (plan[f"heads.{fact}.{part}"].to(states) for part in ("weight", "bias"))
-        for each, best in zip(said, (states[:, index] @ weight.T + bias).argmax(1), strict=True):
-            each[fact] = values[int(best)]
-    return said
-
-
 def numbered(said: Sequence[Mapping[str, str | None]]) -> torch.Tensor:
     """Lay out what instructions ask for as ones among zeros: (N, the values of all facts)."""
     import torch
@@ -470,12 +435,6 @@ def tokens_mask(text: torch.Tensor) -> torch.Tensor:
     mask = torch.zeros(text.shape[:2], dtype=torch.long, device=text.device)
     mask[:, :TOKENS] = 1
     return mask
-
-
-def is_read(tokenizer: Any, instruction: str) -> bool:
-    """Say whether an instruction has a word that the model knows."""
-    ids = tokenizer(instruction, add_special_tokens=False, truncation=True)["input_ids"]
-    return any(number != tokenizer.unk_token_id for number in ids)
 
 
 def keep_source(picture: np.ndarray, painted: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -52,7 +52,7 @@ class PixelEditor:
 
     def unread(self, instruction: str) -> str:
         """Say what of the instruction is not read; nothing if all is."""
-        from . import editing
+        from . import reading
 
         note = unread_words(
             self.tokenizer,
@@ -60,7 +60,7 @@ class PixelEditor:
             int(self.tokenizer.model_max_length),
             what="the instruction",
         )
-        if editing.is_read(self.tokenizer, instruction):
+        if reading.is_read(self.tokenizer, instruction):
             return note
         nothing = "the instruction has no word that the model knows: the picture stays as it is"
         return "; ".join(filter(None, (note, nothing)))
@@ -120,10 +120,10 @@ class PixelEditor:
         seeds: Sequence[int],
         more: dict[str, Any],
     ) -> Generator[tuple[Any, ...], None, list[np.ndarray]]:
-        from . import editing
+        from . import editing, reading
 
         edited = [picture.copy() for picture in pictures]
-        places = [i for i, each in enumerate(instructions) if editing.is_read(self.tokenizer, each)]
+        places = [i for i, each in enumerate(instructions) if reading.is_read(self.tokenizer, each)]
         if not places:
             yield 1, 1
             return edited
