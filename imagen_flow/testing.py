@@ -46,6 +46,7 @@ def run_node(node: NodeFunction, **arguments: Any) -> Any:
     """
     registry = discover()
     type_ = node.type
-    registry.add(node)
+    owner = registry.offered_by(type_.name)  # it stands in for the one that is installed
+    registry.add(node, plugin=owner.name if owner is not None else "local")
     outputs = api.run(single_graph(type_, arguments, registry), store=None, tiny=True, device="cpu")
     return dict(outputs) if type_.named_outputs else outputs[type_.primary]

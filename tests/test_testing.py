@@ -332,6 +332,9 @@ def test_a_node_is_run_in_a_line() -> None:
     assert testing.run_node(total, images=[picture, picture], weights=[1.0, 0.5]) == pytest.approx(
         1.5 * picture.pixels.mean()
     )
+    from imagen_flow_image.geometry import flip
+
+    assert testing.run_node(flip, image=picture).width == 6  # its plugin is installed
     with pytest.raises(flow.GraphError, match="takes a whole number, not the text 'two'"):
         testing.run_node(double, image=picture, times="two")
 
