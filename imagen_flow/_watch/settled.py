@@ -14,7 +14,10 @@ observer is alive:
   observer is dead whatever its threads say, and is restarted; if that happens repeatedly, polling
   takes over.
 - **Lost events** (the kernel's queue overflowed, the observer died) yield the watched paths
-  themselves: inspect everything again.
+  themselves: inspect everything again. After an overflow, watchdog says so first and only then
+  drops what it has queued and watches all folders anew, so we wait until a file that is written
+  after its message has come through: what changed before is inspected, and what changes after is
+  reported.
 - **Events are not available** (a kernel limit is reached, a network file system): polling, with a
   notice that says why.
 
@@ -196,8 +199,9 @@ class _WatchPlan:
     root: str | None  # the real path, if it is a folder
 
 
-#: Stand in the queue for lost events, and to wake a waiting thread.
-_LOST, _WAKE = object(), object()
+#: Stand in the queue for lost events, for watches that could not be renewed after that, and to wake
+#: a waiting thread.
+_LOST, _UNWATCHED, _WAKE = object(), object(), object()
 
 
 class _Handler(FileSystemEventHandler):
@@ -228,7 +232,9 @@ class _OverflowListener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage().lower()
-        if "overflow" in message or "unable to rebuild" in message:
+        if "unable to rebuild" in message:
+            self.queue.put(_UNWATCHED)
+        elif "overflow" in message:
             self.queue.put(_LOST)
 
 
@@ -282,6 +288,9 @@ class Changes:
         self._watched_folder: str | None = None
         self._beat_sent_at: float | None = None
         self._beat_due_at = 0.0
+        #: The name of the file whose event says that the observer is done with lost events.
+        self._awaited = ""
+        self._losses = 0
 
     def __enter__(self) -> Changes:
         return self
@@ -365,8 +374,11 @@ class Changes:
                 now = time.monotonic()
                 while True:
                     if event is _LOST:
-                        for path in self._plans:
-                            self._add_pending(path, now)
+                        self._losses += 1
+                        self._awaited, self._next_check = f"lost-{self._losses}", 0.0
+                    elif event is _UNWATCHED:
+                        self._stop()
+                        self._next_check = 0.0
                     elif event is not _WAKE:
                         self._handle_event(event, now)
                     event = self._queue.get_nowait()
@@ -380,6 +392,8 @@ class Changes:
             path = os.fsdecode(event_path)
             if self._heartbeat_folder is not None and path.startswith(self._heartbeat_folder):
                 self._beat_sent_at = None
+                if self._awaited and os.path.basename(path) == self._awaited:
+                    self._report_lost(now)
                 continue
             for watched in self._paths_by_name.get(path, ()):
                 self._add_pending(watched, now)
@@ -400,6 +414,12 @@ class Changes:
             if path not in self._pending:
                 self._hint(path)
             self._pending[path] = (self._pending.get(path, (now,))[0], now)
+
+    def _report_lost(self, now: float) -> None:
+        """Have everything inspected again."""
+        self._awaited = ""
+        for path in self._plans:
+            self._add_pending(path, now)
 
     # -- watches
 
@@ -458,6 +478,7 @@ class Changes:
     def _stop(self) -> None:
         observer, self._observer = self._observer, None
         self._watches = {}
+        self._awaited = ""
         # Nothing is watched, so every path has to be inspected again.
         self._plans = dict.fromkeys(self._plans, _NO_PLAN)
         if observer is not None:
@@ -600,6 +621,13 @@ class Changes:
         return False
 
     def _send_heartbeat(self, now: float) -> None:
+        if self._awaited and (self._poll or self._watched_folder is None):
+            self._report_lost(now)
+        elif self._awaited and self._watched_folder is not None:
+            # Each time, since its event may be lost too.
+            with contextlib.suppress(OSError):
+                Path(self._watched_folder, self._awaited).write_bytes(b"")
+                self._beat_sent_at = self._beat_sent_at or now
         if (
             self._poll
             or self._watched_folder is None
