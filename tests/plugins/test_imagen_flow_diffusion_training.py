@@ -375,6 +375,41 @@ def test_what_saves_memory_changes_no_weight(
     assert len(layers_of) == {"attention": 32, "transformer": 48, "all": 79}[targets]
 
 
+def test_where_memory_ran_out_less_is_kept_and_the_weights_are_the_same(
+    at: Callable[[str], str],
+    files: list[str],
+    pool: ModelPool,
+    kept: Callable[..., dict[str, torch.Tensor]],
+    failure: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The step that runs out of memory is tried again with gradient checkpointing; where that does
+    not help either, it is said what needs less.
+    """
+    plain = kept(trained(at("sd"), files), pool)
+    backward, failing = torch.Tensor.backward, 1
+
+    def scarce(tensor: torch.Tensor) -> None:
+        nonlocal failing
+        failing -= 1
+        if failing >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        backward(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "backward", scarce)
+    spared = kept(trained(at("sd"), files, names="kohya"), pool)
+    assert failing < 0
+    ups = [value for name, value in plain.items() if ".lora_A." in name]
+    downs = [value for name, value in spared.items() if ".lora_down." in name]
+    assert len(ups) == len(downs)
+    assert all(any(torch.equal(up, down) for down in downs) for up in ups)
+    failing = 100
+    assert failure(**trained(at("sd"), files)) == (
+        "out of memory at batch_size: 2 and pictures of 64 x 64: lower 'batch_size', 'resolution'"
+        " or 'rank' (CUDA out of memory)"
+    )
+
+
 def test_nothing_is_left_behind(
     at: Callable[[str], str], files: list[str], pool: ModelPool
 ) -> None:
@@ -382,12 +417,9 @@ def test_nothing_is_left_behind(
     computing of gradients as it was.
     """
     notes: list[str] = []
+    nodes = trained(at("sdxl"), files, gradient_checkpointing=True)
+    graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${lora}"}}
     before = torch.random.get_rng_state()
-    graph = {
-        "imagen_flow": 1,
-        "nodes": trained(at("sdxl"), files, gradient_checkpointing=True),
-        "outputs": {"out": "${lora}"},
-    }
     outputs = flow.run(
         graph, store=None, pool=pool, device="cpu", on_event=lambda e: notes.append(str(e))
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple, TypeVar, Unpack
 
@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Model, Range, Scratch, Seed, Steps, Text
-from imagen_flow.loaders import Leased
+from imagen_flow.loaders import FallbackLevels, Leased
 
 from ..checkpoints.description import describe
 from ..loading.checkpoint import Checkpoint
@@ -56,7 +56,8 @@ class Learning(TypedDict, total=False):
             alike. Default: 5.
         caption_dropout: the share of pictures that are learnt without their captions, for guidance.
             Default: 0.1.
-        gradient_checkpointing: needs less memory and more time. Default: false.
+        gradient_checkpointing: needs less memory and more time, and gives the same weights.
+            Default: only where memory ran out.
     """
 
     repeats: Annotated[int, Range(1, 100_000)]
@@ -91,6 +92,7 @@ def train_lora(
     resolution: Annotated[int, Range(64, 4096)] | None = None,
     crop: bool = True,
     seed: Seed,
+    memory_levels: FallbackLevels = (),
     **ports: Unpack[LoRATraining],
 ) -> Steps[TrainedLoRA]:
     """Train a LoRA on captioned pictures: a style or a thing that a model does not know yet.
@@ -141,7 +143,7 @@ def train_lora(
     pipeline = model.pipeline(getattr(diffusers, model.kind))
     schedule = objective.noise_schedule(pipeline.scheduler, model.model.reference)
     total = len(images) + steps
-    with model.alone():
+    with model.alone(), _explaining_memory(batch, side):
         data = yield from _counted(
             examples.encode(
                 model, images, captions, side, crop=crop, kept=scratch / "examples.safetensors"
@@ -156,7 +158,8 @@ def train_lora(
                 schedule,
                 settings,
                 scratch,
-                gradient_checkpointing=ports.get("gradient_checkpointing", False),
+                # It changes no weight, so it is what is tried first where memory ran out.
+                gradient_checkpointing=ports.get("gradient_checkpointing", bool(memory_levels)),
             ),
             len(images),
             total,
@@ -189,6 +192,20 @@ def _counted(stage: Steps[T], before: int, total: int) -> Steps[T]:
                 result: T = end.value
                 return result
             yield replace(progress, done=before + progress.done, total=total)
+
+
+@contextmanager
+def _explaining_memory(batch_size: int, side: int) -> Iterator[None]:
+    """Say what needs less where memory ran out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" and "memory" not in str(error):
+            raise
+        raise RuntimeError(
+            f"out of memory at batch_size: {batch_size} and pictures of {side} x {side}: lower"
+            f" 'batch_size', 'resolution' or 'rank' ({str(error).partition('. ')[0]})"
+        ) from error
 
 
 def own_resolution(model: Model) -> int:
