@@ -428,6 +428,63 @@ def test_nothing_is_left_behind(
     assert not [note for note in notes if "left changed" in note or "loaded again" in note]
 
 
+def test_the_names_are_those_of_the_trainers(
+    at: Callable[[str], str],
+    files: list[str],
+    pool: ModelPool,
+    kept: Callable[..., dict[str, torch.Tensor]],
+) -> None:
+    """diffusers' have the strength in the matrices; kohya's have an alpha for each layer, and the
+    matrices as they were trained.
+    """
+    plain = kept(trained(at("sd"), files, targets="all"), pool)
+    kohya = kept(trained(at("sd"), files, targets="all", names="kohya"), pool)
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
+    flat = f"lora_unet_{layer.replace('.', '_')}"
+    assert torch.equal(plain[f"unet.{layer}.lora_A.weight"], kohya[f"{flat}.lora_down.weight"])
+    assert torch.equal(plain[f"unet.{layer}.lora_B.weight"], kohya[f"{flat}.lora_up.weight"] / 2)
+    assert kohya[f"{flat}.alpha"] == 2.0
+    assert "lora_unet_down_blocks_0_resnets_0_time_emb_proj.alpha" in kohya
+    assert len(kohya) == 3 * len(plain) // 2
+
+
+def test_a_broken_picture_is_left_out_with_its_caption(
+    at: Callable[[str], str], files: list[str], pool: ModelPool
+) -> None:
+    """With `on_error: drop` where pictures are loaded; the others keep their own captions."""
+    whole = trained(at("sd"), [files[0], files[2]])
+    whole["lora"]["captions"] = [CAPTIONS[0], CAPTIONS[2]]
+    expected = run(whole, pool, "lora.losses")
+    Path(files[1]).write_bytes(Path(files[1]).read_bytes()[:100])
+    nodes = trained(at("sd"), files)
+    nodes["images"]["on_error"] = "drop"
+    assert run(nodes, pool, "lora.losses") == expected
+
+
+def test_other_captions_are_another_training(
+    at: Callable[[str], str],
+    files: list[str],
+    pool: ModelPool,
+    tmp_path: Path,
+    kept: Callable[..., dict[str, torch.Tensor]],
+) -> None:
+    """What a run that was cancelled has left is not gone on with for other data."""
+    nodes = trained(at("sd"), files, steps=5)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StepProgress) and event.done == len(files) + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kept(nodes, pool, on_event=stop)
+    nodes["lora"]["captions"] = ["a hat", *CAPTIONS[1:]]
+    other = kept(nodes, pool)
+    shutil.rmtree(tmp_path / "store")
+    shutil.rmtree(tmp_path / "lora")
+    anew = kept(nodes, pool)
+    assert [name for name, value in anew.items() if not value.equal(other[name])] == []
+
+
 # --- which part of a picture
 
 

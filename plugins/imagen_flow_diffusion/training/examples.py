@@ -16,6 +16,7 @@ from imagen_flow import Progress
 
 from ..adapters.attached import AttachedAdapters
 from ..checkpoints.description import family_of
+from ..checkpoints.folder import device_of
 from ..loading.latent_spaces import upcast
 from ..pipelines.calling import explaining_nan, refuse_nan, to_pil
 from ..pipelines.families import split_of, unread_by
@@ -175,7 +176,7 @@ def _distribution(
     )
     values = torch.from_numpy(np.asarray(picture, dtype=np.float32)) / 127.5 - 1
     with upcast(vae, wanted=True), torch.no_grad():
-        found = vae.encode(values.permute(2, 0, 1)[None].to(vae.device, vae.dtype))
+        found = vae.encode(values.permute(2, 0, 1)[None].to(device_of(vae), vae.dtype))
     if hasattr(found, "latent_dist"):
         mean, deviation = found.latent_dist.mean, found.latent_dist.std
     else:
