@@ -12,7 +12,7 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import checking, credentials, packaged, watermarking
+from . import checking, credentials, packaged, tiny, watermarking
 
 
 @flow.hookimpl
@@ -29,3 +29,8 @@ def imagen_flow_nodes() -> Iterable[Any]:
 @flow.hookimpl
 def imagen_flow_models() -> Mapping[str, Path | flow.ModelError]:
     return packaged.models()
+
+
+@flow.hookimpl
+def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | None:
+    return tiny.stand_in(reference, folder)

@@ -23,7 +23,7 @@ class Checked(NamedTuple):
     safe: Bool
     score: float
     labels: List[Text]
-    found: Json
+    found: List[Json]
 
 
 @node(
@@ -75,7 +75,7 @@ def check(
             there is none.
         labels: the classes that were found and count, the highest score first.
         found: everything that the model reports, the highest score first: ``{label, score}``, and
-            with NudeNet ``box: {x, y, width, height}`` in pixels.
+            with NudeNet ``box: [left, top, right, bottom]`` in pixels, as `image.detect` has them.
 
     Raises:
         ValueError: the picture is unsafe, and `policy` is ``fail``; `unsafe` has a class that the

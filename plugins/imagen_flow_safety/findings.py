@@ -28,8 +28,11 @@ class Finding:
     box: Box | None = None
 
     def as_json(self) -> Mapping[str, Any]:
-        where = {} if self.box is None else {"box": self.box._asdict()}
-        return {"label": self.label, "score": self.score, **where}
+        found: dict[str, Any] = {"label": self.label, "score": self.score}
+        if self.box is not None:
+            x, y, width, height = self.box
+            found["box"] = [x, y, x + width, y + height]
+        return found
 
 
 class Checker(Protocol):

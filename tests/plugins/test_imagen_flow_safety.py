@@ -79,7 +79,8 @@ def test_nudenet_finds_what_its_library_finds(load: Any, astronaut: Path) -> Non
     nudenet = pytest.importorskip("nudenet")
     expected = nudenet.NudeDetector().detect(str(astronaut))
     notes, found = checked(photo(astronaut), load("embedded/nudenet"))
-    boxes = [list(one["box"].values()) for one in found.found]
+    corners = [one["box"] for one in found.found]
+    boxes = [[left, top, right - left, down - top] for left, top, right, down in corners]
     assert [(one["label"], one["score"]) for one in found.found] == [
         (one["class"], one["score"]) for one in expected
     ]
@@ -124,6 +125,20 @@ def test_a_blocked_picture_is_absent_and_the_rest_goes_on(astronaut: Path, tmp_p
         assert [n.message for n in outputs.notes] == [VERDICT.format(done="blocked")]
 
 
+def test_what_was_found_can_be_drawn(astronaut: Path) -> None:
+    """The boxes are in the form that other nodes take."""
+    pytest.importorskip("nudenet")
+    graph = a_graph(astronaut)
+    boxes = {"type": "image.draw_boxes", "image": "${loaded}", "boxes": "${checked.found}"}
+    graph["nodes"]["drawn"] = {**boxes, "width": 2, "label_size": 0}
+    graph["outputs"] = {"drawn": "${drawn}", "found": "${checked.found}"}
+    outputs = flow.run(graph, store=None, device="cpu")
+    changed = np.nonzero((outputs["drawn"].pixels != photo(astronaut).pixels).any(axis=2))
+    left, top, right, bottom = outputs["found"][0]["box"]
+    assert np.allclose([changed[1].min(), changed[0].min()], [left, top], atol=2)
+    assert np.allclose([changed[1].max(), changed[0].max()], [right, bottom], atol=2)
+
+
 def test_a_picture_that_passes_is_the_picture(load: Any, astronaut: Path) -> None:
     """With the policy pass, an unsafe picture is given on unchanged, with its status and a note."""
     picture = photo(astronaut)
@@ -157,7 +172,8 @@ def test_what_was_found_is_blurred_and_no_other_pixel(
     notes, found = checked(picture, model, unsafe=FACES, policy="blur")
     assert notes == [VERDICT.format(done="blurred")]
     assert found.image.pixels.dtype == dtype and not found.safe
-    x, y, width, height = grown(Box(**found.found[0]["box"]), 512, 512)
+    left, top, right, bottom = found.found[0]["box"]
+    x, y, width, height = grown(Box(left, top, right - left, bottom - top), 512, 512)
     changed = (found.image.pixels != pixels).any(axis=2)
     assert changed[y : y + height, x : x + width].mean() > 0.9
     changed[y : y + height, x : x + width] = False
@@ -397,6 +413,31 @@ def test_an_onnx_file_of_another_kind_is_refused(
         checked={"type": "safety.check", "image": "${plain}", "model": str(generator)},
     )
     assert "it is neither open_nsfw nor a detector of NudeNet" in said
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "hf:CompVis/stable-diffusion-safety-checker",
+        "hf:Falconsai/nsfw_image_detection",
+        "hf:AdamCodd/vit-base-nsfw-detector",
+    ],
+)
+def test_checkers_of_the_hub_are_tried_with_tiny_ones(
+    reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `tiny` a graph runs offline to its end: small checkers find everything safe."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {
+            "noise": {"type": "image.noise", "width": 64, "height": 64, "seed": 1},
+            "checked": {"type": "safety.check", "image": "${noise}", "model": reference},
+        },
+        "outputs": {"picture": "${checked}", "score": "${checked.score}"},
+    }
+    outputs = flow.run(graph, store=None, tiny=True, device="cpu")
+    assert outputs["picture"].width == 64 and outputs["score"] < 0.001
 
 
 def test_planning_imports_no_heavy_library() -> None:
