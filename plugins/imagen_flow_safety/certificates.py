@@ -70,6 +70,21 @@ def read_identity(certificates: bytes, key: bytes, now: datetime.datetime) -> Id
     return Identity(_pem(chain), _unprotected(private), _algorithm(private))
 
 
+def read_anchors(certificates: bytes) -> str:
+    """Read the certificates of authorities from a PEM file, which c2pa would pass over in silence
+    if there are none.
+
+    Raises:
+        ValueError: it has none.
+    """
+    from cryptography import x509
+
+    try:
+        return _pem(x509.load_pem_x509_certificates(certificates))
+    except ValueError:
+        raise ValueError("port 'anchors' has no certificate in PEM") from None
+
+
 def test_identity() -> Identity:
     """Return an identity that is the same everywhere and proves nothing: its key is made of a
     public text.

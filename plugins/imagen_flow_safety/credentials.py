@@ -60,7 +60,7 @@ def sign(
     Params:
         title: what the picture is called.
         details: what else is to be signed: ``{prompt: "${prompt}", seed: "${seed}"}``. Whole numbers
-            from 2⁵³ on become text.
+            from 2⁵³ on become text, and so do the numbers of a list, which readers show wrong.
         by_model: whether a model has drawn or changed the picture (IPTC: ``trainedAlgorithmicMedia``,
             with a parent ``compositeWithTrainedAlgorithmicMedia``).
         format: of the file; 16 bits stay in PNG and TIFF.
@@ -147,11 +147,7 @@ def read(file: File, *, anchors: File | None = None) -> Credentials:
     Source:
         c2pa-python, ``Reader``.
     """
-    trusted = ""
-    if anchors is not None:
-        trusted = anchors.read_bytes().decode("ascii", "replace")
-        if "-----BEGIN CERTIFICATE-----" not in trusted:
-            raise ValueError("port 'anchors' has no certificate in PEM")
+    trusted = "" if anchors is None else certificates.read_anchors(anchors.read_bytes())
     try:
         report = manifests.read(file.read_bytes(), trusted)
     except ValueError as unreadable:

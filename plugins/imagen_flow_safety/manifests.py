@@ -27,6 +27,9 @@ EXACT = 2**53
 those from 2⁶³ on.
 """
 
+LONGEST = 500_000
+"""How much a graph may say about a picture, as JSON; c2pa takes no manifest of a megabyte."""
+
 UNKNOWN = "signingCredential.untrusted"
 """What c2pa says of a signer for whom no known authority vouches."""
 
@@ -101,6 +104,11 @@ def sign(
     if details is not None:
         data = details if isinstance(details, dict) else {"value": details}
         assertions.append({"label": DETAILS, "data": _exact(data)})
+    if (size := len(json.dumps([title, details]))) > LONGEST:
+        raise ValueError(
+            f"ports 'title' and 'details' have {size:,} characters together, and {LONGEST:,} can be"
+            " signed"
+        )
     kind = format_of(content)
     definition = {
         "claim_generator_info": [{"name": "imagen_flow", "version": version}],
@@ -150,7 +158,7 @@ def read(content: bytes, anchors: str = "") -> Report:
         raise ValueError("it is not a PNG, JPEG, WebP, TIFF, GIF, AVIF or HEIC file")
     try:
         reader = c2pa.Reader(kind, io.BytesIO(content), context=_context(c2pa, anchors))
-        found = json.loads(reader.json())
+        found = _corrected(json.loads(reader.json()), json.loads(reader.crjson()))
     except c2pa.C2paError.ManifestNotFound:
         return Report("none", [], None)
     except c2pa.C2paError.RemoteManifest as error:
@@ -182,14 +190,32 @@ def _actions(parents: list[str], others: list[str], by_model: bool) -> list[dict
 
 
 def _exact(data: Any) -> Any:
-    """Write large whole numbers as text."""
+    """Write as text what readers would show wrong: large whole numbers, and the numbers of a list,
+    which the reader of c2pa takes for bytes.
+    """
     if isinstance(data, dict):
         return {str(key): _exact(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_exact(value) for value in data]
-    if isinstance(data, int) and not isinstance(data, bool) and abs(data) >= EXACT:
-        return str(data)
-    return data
+        numbers = all(_is_number(value) for value in data)
+        return [str(value) if numbers else _exact(value) for value in data]
+    is_large = isinstance(data, int) and abs(data) >= EXACT
+    return str(data) if is_large else data
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _corrected(found: dict[str, Any], exact: Mapping[str, Any]) -> dict[str, Any]:
+    """Put right the assertions that are not C2PA's own: of lists of numbers, ``Reader.json`` shows
+    the lowest eight bits of some in Base64; ``Reader.crjson`` has them as they are.
+    """
+    assertions = {one["label"]: one.get("assertions", {}) for one in exact.get("manifests", ())}
+    for label, manifest in found.get("manifests", {}).items():
+        for one in manifest.get("assertions", ()):
+            if not one["label"].startswith("c2pa.") and one["label"] in assertions.get(label, {}):
+                one["data"] = assertions[label][one["label"]]
+    return found
 
 
 def require() -> None:

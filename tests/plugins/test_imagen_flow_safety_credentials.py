@@ -611,6 +611,59 @@ def test_a_signed_picture_that_comes_in_is_noted(
     assert statuses == ["none", "valid"]
 
 
+def test_details_are_read_as_they_were_signed(
+    sign: Callable[..., Any], file: Callable[..., flow.File]
+) -> None:
+    """Lists of numbers are signed as text, whoever reads them; those of other signers are read
+    right.
+    """
+    details = {"size": [300, 1], "deep": [{"scores": [1, 2.5]}], "mixed": [1, "a"], "none": []}
+    _, signed = sign(details=details)
+    expected = {
+        "size": ["300", "1"],
+        "deep": [{"scores": ["1", "2.5"]}],
+        "mixed": [1, "a"],
+        "none": [],
+    }
+    found = manifests.read(signed)
+    assert [a["data"] for a in found.active["assertions"] if a["label"] == manifests.DETAILS] == [
+        expected
+    ]
+    as_others = manifests._c2pa().Builder(
+        {
+            "claim_generator_info": [{"name": "other", "version": "1"}],
+            "assertions": [
+                {"label": "c2pa.actions.v2", "data": {"actions": manifests._actions([], [], True)}},
+                {"label": "org.other", "data": details},
+            ],
+        }
+    )
+    import c2pa
+
+    identity, out = certificates.test_identity(), io.BytesIO()
+    info = c2pa.C2paSignerInfo(
+        identity.algorithm, identity.chain.encode(), identity.key.encode(), None
+    )
+    picture = io.BytesIO(flow.encode_image(flow.Image(PIXELS)))
+    as_others.sign(c2pa.Signer.from_info(info), "image/png", picture, out)
+    found = manifests.read(out.getvalue())
+    assert [a["data"] for a in found.active["assertions"] if a["label"] == "org.other"] == [details]
+
+
+def test_more_than_can_be_signed_is_refused(
+    sign: Callable[..., Any], file: Callable[..., flow.File]
+) -> None:
+    """Details of megabytes, and anchors without a certificate, are refused in words."""
+    with pytest.raises(
+        ValueError, match=r"'details' have 3,000,0\d\d characters .* 500,000 can be"
+    ):
+        sign(details={"a": "x" * 3_000_000})
+    empty = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    for content in (b"", b"hello", empty):
+        with pytest.raises(ValueError, match="port 'anchors' has no certificate in PEM"):
+            credentials.read(file(sign()[1]), anchors=file(content, "ca.pem"))
+
+
 def test_without_the_library_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
