@@ -1,9 +1,15 @@
-"""Memory does not grow with the number of items: of a sweep, and of a hot folder."""
+"""Memory does not grow with the number of items: of a sweep, and of a hot folder. A sweep of many is
+continued, and added to, without making again what is made.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +27,7 @@ from imagen_flow._outputs.writer import OutFolder
 from imagen_flow._plan.request import Options, Request
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._store import Store, file_digests
+from imagen_flow._store.writer import GROUP_STEPS
 from imagen_flow._sweep import Choice, planning, prepare_sweep, read_axis_texts, run_sweep
 from imagen_flow._text.spec import read
 
@@ -174,3 +181,44 @@ def test_ten_thousand_items(tmp_path: Path, way: str) -> None:
     else:
         work_off(tmp_path / "x", registry, meter.add)
     assert meter.found[1] - meter.found[0] < 40, meter.found
+
+
+def run_to_end(root: Path, *options: str) -> tuple[int, int]:
+    """Continue a sweep over the pictures; give how many steps ran, and came from the store."""
+    done = subprocess.run(sweeping(*options), cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"items, ([\d,]+) steps? ran, ([\d,]+) from the store", done.stderr)
+    assert found is not None, done.stderr
+    ran, stored = (int(number.replace(",", "")) for number in found.groups())
+    return ran, stored
+
+
+def sweeping(*options: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "imagen_flow", "run", "graph.yaml", "--plugin", "toys.py"),
+        *("--store", "store", "--sweep", "file=in", *options),
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_over_pictures_goes_on(tmp_path: Path) -> None:
+    """What was made before a kill is not made again, but for what was being written; a value more
+    on another axis makes only its own pictures.
+    """
+    root, count = tmp_path / "x", 10_000
+    lay_out(root, count)
+    index = root / "out/index.jsonl"
+    with subprocess.Popen(sweeping("-q"), cwd=root, stdout=subprocess.DEVNULL) as running:
+        while not index.exists() or index.read_bytes().count(b"\n") < count // 4:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"it ended with {running.wait(0.01)}")
+        running.kill()
+    ended = index.read_bytes().count(b"\n")
+    ran, stored = run_to_end(root)
+    assert ran + stored == 2 * count
+    assert stored >= 2 * ended - 2 * GROUP_STEPS, (ended, ran, stored)
+    lines = index.read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(count))
+    assert len(list(root.glob("out/*.png"))) == count
+    assert run_to_end(root, "--sweep", "less=0,1", "--out", "more") == (count, 3 * count)
+    assert len(list(root.glob("more/*.png"))) == 2 * count
