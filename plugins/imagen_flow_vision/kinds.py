@@ -14,6 +14,21 @@ def _headed(head: str, **names: str) -> dict[str, tuple[str, ...]]:
 
 
 CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "image.caption": {
+        **_headed(
+            "ForConditionalGeneration",
+            blip__2="Blip2",
+            florence2="Florence2",
+            llava="Llava",
+            paligemma="PaliGemma",
+            qwen2_5_vl="Qwen2_5_VL",
+            qwen2_vl="Qwen2VL",
+            qwen3_vl="Qwen3VL",
+        ),
+        "blip": ("BlipForConditionalGeneration", "BlipForQuestionAnswering"),
+        "git": ("GitForCausalLM",),
+        "vision-encoder-decoder": ("VisionEncoderDecoderModel",),
+    },
     "image.classify": {
         **_headed(
             "ForImageClassification",

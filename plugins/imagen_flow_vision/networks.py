@@ -18,6 +18,7 @@ from imagen_flow.loaders import (
     load_image_processor,
     load_pretrained,
     load_processor,
+    load_tokenizer,
     quiet_libraries,
     read_json,
     require_library,
@@ -55,7 +56,7 @@ class Network:
             given["images"] = to_pil(image)
         try:
             with quiet_libraries():
-                found = self.processor(**given, return_tensors="pt")
+                found = self.processor(**{"return_tensors": "pt", **given})
         except (RuntimeError, ValueError) as error:
             if image is None or not _NO_PIXELS.search(str(error)):
                 raise
@@ -64,16 +65,18 @@ class Network:
                 f" model '{self.reference}', which would resize it to nothing; enlarge it, or pad it"
                 " with image.pad"
             ) from error
-        return {name: self._placed(value) for name, value in found.items()}
+        return self.placed(found)
 
-    def _placed(self, value: Any) -> Any:
+    def placed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Put inputs on the network's device, and floats into its dtype."""
         import torch
 
-        if not isinstance(value, torch.Tensor):
-            return value
-        return value.to(
-            self.module.device, self.module.dtype if value.is_floating_point() else None
-        )
+        def place(value: Any) -> Any:
+            tensor = torch.as_tensor(value)
+            dtype = self.module.dtype if tensor.is_floating_point() else None
+            return tensor.to(self.module.device, dtype)
+
+        return {name: place(value) for name, value in inputs.items()}
 
     def finite(self, values: Any) -> Any:
         """Return what the network computed, in float32.
@@ -97,6 +100,7 @@ class NetworkLoader(Loader[Network]):
     """Loads networks for one node type: those of `CLASSES`."""
 
     node: str
+    role: str = ""
 
     def check(self, model: Model) -> None:
         self._class_of(model)
@@ -164,6 +168,10 @@ def to_pil(image: Image) -> PIL.Image.Image:
 def _processor(model: Model, kind: str, cls: str) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+    if kind == "vision-encoder-decoder":
+        from transformers import TrOCRProcessor
+
+        return TrOCRProcessor(load_image_processor(model), load_tokenizer(model))
     name = PROCESSOR_MAPPING_NAMES.get(kind)
     if name is None or cls.endswith("ForImageClassification"):
         return load_image_processor(model)

@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import imagen_flow as flow
+from imagen_flow.loaders import Loading
 from imagen_flow_embedded.checker import describe
 from imagen_flow_embedded.training import captioner
 from imagen_flow_embedded.training.foreign import draw_foreign, draw_near_miss
@@ -23,7 +25,8 @@ from imagen_flow_embedded.world import (
     read_caption,
     render,
 )
-from imagen_flow_vision import captioning
+from imagen_flow_vision.captioning import answer
+from imagen_flow_vision.networks import NetworkLoader
 
 TINY = {
     "steps": 4,
@@ -79,20 +82,18 @@ def trained(tmp_path_factory):
 
 def test_training_reports_its_last_step_and_writes_a_folder_that_transformers_loads(trained):
     import torch
-    from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
+    from transformers import VisionEncoderDecoderModel
 
     yielded, folder = trained
     assert [(done, total) for done, total, _ in yielded] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    model = VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32)
-    parts = {
-        "model": model,
-        "image_processor": AutoImageProcessor.from_pretrained(folder, use_fast=False),
-        "tokenizer": AutoTokenizer.from_pretrained(folder),
-    }
-    picture = render([PAIR], 100)[0]
-    words, confidence = captioning.caption(picture[:90], **parts)
-    assert (words, confidence) == captioning.caption(picture[:90], **parts)
-    assert set(words.split()) <= set(parts["tokenizer"].get_vocab())
+    VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32)
+    loaded = NetworkLoader("image.caption").load(
+        flow.Model(folder), device="cpu", dtype="float32", settings=Loading()
+    )
+    picture = flow.Image(render([PAIR], 100)[0][:90])
+    found = answer(loaded, picture, prompt=None, max_length=32)
+    assert found == answer(loaded, picture, prompt=None, max_length=32)
+    assert set(found.words.split()) <= set(loaded.processor.tokenizer.get_vocab())
 
 
 def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(

@@ -12,8 +12,15 @@ import imagen_flow as flow
 from imagen_flow._models import ModelPool, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow.loaders import Loading
-from imagen_flow_vision.captions import CLASSES, CaptionerLoader, caption
+from imagen_flow_vision.captions import caption
+from imagen_flow_vision.kinds import CLASSES as TAKEN
+from imagen_flow_vision.networks import NetworkLoader
 
+CLASSES = {
+    "blip": "BlipForConditionalGeneration",
+    "git": "GitForCausalLM",
+    "vision-encoder-decoder": "VisionEncoderDecoderModel",
+}
 KINDS = sorted(CLASSES)
 
 
@@ -31,7 +38,9 @@ def models(tiny, tmp_path_factory):
 
 
 def load(model):
-    return CaptionerLoader().load(model, device="cpu", dtype="float32", settings=Loading())
+    return NetworkLoader("image.caption").load(
+        model, device="cpu", dtype="float32", settings=Loading()
+    )
 
 
 def picture(height, width, channels=3, dtype="uint8"):
@@ -43,7 +52,7 @@ def refusal(model):
     with (
         ModelPool() as pool,
         pytest.raises(flow.ModelError) as caught,
-        pool.lease(CaptionerLoader(), model, device="cpu", dtype="float32"),
+        pool.lease(NetworkLoader("image.caption"), model, device="cpu", dtype="float32"),
     ):
         pass
     return str(caught.value)
@@ -86,12 +95,14 @@ def test_the_confidence_is_the_probability_of_the_words(models):
 
     captioner, source = load(models("vision-encoder-decoder")), picture(40, 60)
     _, found = described(captioner, source, max_length=12)
-    pixels = captioner.image_processor(images=source.to_pil(), return_tensors="pt")["pixel_values"]
+    pixels = captioner.processor.image_processor(images=source.to_pil(), return_tensors="pt")[
+        "pixel_values"
+    ]
     with torch.no_grad():
-        ids = captioner.model.generate(
+        ids = captioner.module.generate(
             pixel_values=pixels, num_beams=1, do_sample=False, max_length=12
         )
-        logits = captioner.model(pixel_values=pixels, decoder_input_ids=ids[:, :-1]).logits
+        logits = captioner.module(pixel_values=pixels, decoder_input_ids=ids[:, :-1]).logits
     told = logits.log_softmax(-1).gather(2, ids[:, 1:, None]).sum().exp()
     assert found.confidence == pytest.approx(float(told), rel=1e-4)
 
@@ -99,15 +110,15 @@ def test_the_confidence_is_the_probability_of_the_words(models):
 def test_a_picture_of_which_the_model_says_nothing_gets_a_note(models):
     """A model that ends before its first word has no words for the picture."""
     captioner = load(models("vision-encoder-decoder"))
-    tokenizer, told = captioner.tokenizer, []
+    tokenizer, told = captioner.processor.tokenizer, []
     for token in ("red", tokenizer.eos_token):
-        biased = replace(captioner, model=copy.deepcopy(captioner.model))
-        bias = biased.model.decoder.lm_head.decoder.bias.data
+        biased = replace(captioner, module=copy.deepcopy(captioner.module))
+        bias = biased.module.decoder.lm_head.decoder.bias.data
         bias[tokenizer.convert_tokens_to_ids(token)] = 1e4
         notes, found = described(biased, picture(20, 20), max_length=4)
         told.append((notes, found.words.split()[:1]))
     assert told == [
-        ([""], ["red"]),
+        (["the words are cut after 4 tokens; a larger 'max_length' gives the rest"], ["red"]),
         (["the captioner recognises nothing in the picture"], []),
     ]
 
@@ -139,7 +150,7 @@ def test_a_model_that_is_no_captioner_is_refused_by_name(models, tmp_path):
     def model():
         return resolve("./m", folder=tmp_path, embedded={}, digest=digest_file)
 
-    takes = "but image.caption supports blip, git, vision-encoder-decoder"
+    takes = f"but image.caption supports {', '.join(sorted(TAKEN['image.caption']))}"
     (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert refusal(model()) == f"image.caption cannot use the model './m': it is a llama, {takes}"
     (tmp_path / "m" / "config.json").write_text(
@@ -181,9 +192,9 @@ def test_a_captioner_that_lacks_weights_is_refused(models, tmp_path):
 def test_loading_and_describing_print_nothing(models):
     """No library writes over the run's display."""
     code = (
-        "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_vision.captions import CaptionerLoader, caption\nfrom imagen_flow.loaders import Loading\n"
+        "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_vision.captions import caption\nfrom imagen_flow_vision.networks import NetworkLoader\nfrom imagen_flow.loaders import Loading\n"
         f"model = flow.Model(Path({str(models('vision-encoder-decoder').path)!r}), 'x', 'x')\n"
-        "list(caption(CaptionerLoader().load(model, device='cpu', dtype='float32', settings=Loading()), flow.Image(np.zeros((9, 9, 3), np.uint8))))\n"
+        "list(caption(NetworkLoader('image.caption').load(model, device='cpu', dtype='float32', settings=Loading()), flow.Image(np.zeros((9, 9, 3), np.uint8))))\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("", "")

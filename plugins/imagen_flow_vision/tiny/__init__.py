@@ -15,6 +15,17 @@ MAKE = 1
 """Increased when tiny models change, so that those kept from before are not used."""
 
 BY_NAME = (
+    (r"blip.*vqa", "blip-vqa"),
+    (r"/blip-?2|blip2", "blip-2"),
+    (r"/blip-", "blip"),
+    (r"/git-(base|large)", "git"),
+    (r"vit-gpt2", "vit-gpt2"),
+    (r"florence-2", "florence-2"),
+    (r"llava", "llava"),
+    (r"qwen2-vl", "qwen2-vl"),
+    (r"qwen2\.5-vl", "qwen2.5-vl"),
+    (r"qwen3-vl", "qwen3-vl"),
+    (r"paligemma", "paligemma"),
     (r"/sam-?hq|/sam_hq|sam-hq", "sam-hq"),
     (r"/sam-vit|slimsam", "sam"),
     (r"segformer|upernet|ade20?k?-?\d*-\d+$|segmentation", "segformer"),
@@ -40,6 +51,17 @@ BY_NAME = (
 """Kinds by words in a model's name, the more specific ones first."""
 
 BY_CLASS = {
+    "Blip2ForConditionalGeneration": "blip-2",
+    "BlipForConditionalGeneration": "blip",
+    "BlipForQuestionAnswering": "blip-vqa",
+    "Florence2ForConditionalGeneration": "florence-2",
+    "GitForCausalLM": "git",
+    "LlavaForConditionalGeneration": "llava",
+    "PaliGemmaForConditionalGeneration": "paligemma",
+    "Qwen2VLForConditionalGeneration": "qwen2-vl",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2.5-vl",
+    "Qwen3VLForConditionalGeneration": "qwen3-vl",
+    "VisionEncoderDecoderModel": "vit-gpt2",
     "CLIPModel": "clip",
     "ChineseCLIPModel": "chinese-clip",
     "DetrForSegmentation": "detr-segments",

@@ -53,3 +53,25 @@ def t5(length: int = 64) -> Any:
         extra_ids=0,
         model_max_length=length,
     )
+
+
+def bytes_with(*marks: str, length: int = 2048, **roles: Any) -> Any:
+    """A tokenizer of bytes with some marks, as language models have it.
+
+    Params:
+        roles: which marks are what, e.g. ``eos_token="</s>"``, as the tokenizer takes them.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(
+        models.BPE(
+            vocab={token: number for number, token in enumerate([*letters, *marks])}, merges=[]
+        )
+    )
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=length, **roles)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
+    return tokenizer
