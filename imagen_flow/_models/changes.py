@@ -9,17 +9,26 @@ What a loader keeps beside what it loaded may grow.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .mapped import objects_in
 
-__all__ = ["Look", "differences", "look_at"]
+__all__ = [
+    "HOOKS",
+    "Look",
+    "configuration_of",
+    "differences",
+    "look_at",
+    "objects_looked_at",
+    "sampled",
+    "words_of",
+]
 
 #: Of each weight so many numbers are compared, spread over it.
 _SAMPLES = 16
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",
@@ -58,10 +67,29 @@ def look_at(value: Any, *, moves: bool = False) -> Look:
     """
     torch = sys.modules.get("torch")
     found: dict[tuple[str, str], Any] = {}
-    known: list[
-        str
-    ] = []  # what is compared as a whole: what it holds besides comes and goes with every call
+    for path, one in objects_looked_at(value):
+        found[path, "object"] = _This(one)
+        if torch is not None and isinstance(one, torch.nn.Module):
+            found |= {(path, what): seen for what, seen in _module(one, moves).items()}
+        elif torch is not None and isinstance(one, torch.Tensor):
+            found[path, "weights"] = (str(one.dtype), tuple(one.shape), _samples([one]))
+        elif (words := words_of(one)) is not None:
+            found[path, "words"] = words
+        if (configuration := configuration_of(one)) is not None:
+            found[path, "configuration"] = repr(
+                sorted((str(name), repr(value)) for name, value in configuration.items())
+                if isinstance(configuration, Mapping)
+                else configuration
+            )
+    return found
+
+
+def objects_looked_at(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the modules, tensors, tokenizers and processors in what a loader gave, by path."""
+    torch = sys.modules.get("torch")
+    known: list[str] = []
     for path, one in objects_in(value).items():
+        # Of what is compared as a whole, what it holds besides comes and goes with every call.
         if any(path.startswith(above) for above in known):
             continue
         if hasattr(one, "config") or hasattr(one, "get_added_vocab"):
@@ -70,30 +98,34 @@ def look_at(value: Any, *, moves: bool = False) -> Look:
             torch is None or not isinstance(one, torch.nn.Module | torch.Tensor)
         ):
             continue
-        found[path, "object"] = _This(one)
-        if torch is not None and isinstance(one, torch.nn.Module):
-            found |= {(path, what): seen for what, seen in _module(one, moves).items()}
-        elif torch is not None and isinstance(one, torch.Tensor):
-            found[path, "weights"] = (str(one.dtype), tuple(one.shape), _samples([one]))
-        elif hasattr(one, "get_added_vocab") and hasattr(one, "__len__"):
-            found[path, "words"] = (
-                len(one),
-                tuple(sorted(one.get_added_vocab().items())),
-                *(repr(getattr(one, word, None)) for word in _OF_TOKENIZERS),
-            )
-        if hasattr(one, "config"):
-            found[path, "configuration"] = _configuration(one.config)
-        elif type(one).__module__.startswith("transformers.") and not hasattr(
-            one, "get_added_vocab"
-        ):
-            found[path, "configuration"] = _configuration(
-                {
-                    word: value
-                    for word, value in vars(one).items()
-                    if isinstance(value, (*_PLAIN, list, tuple, dict))
-                }
-            )
-    return found
+        yield path, one
+
+
+def words_of(one: Any) -> tuple[Any, ...] | None:
+    """Give what can be compared of a tokenizer; None of anything else."""
+    if not (hasattr(one, "get_added_vocab") and hasattr(one, "__len__")):
+        return None
+    return (
+        len(one),
+        tuple(sorted(one.get_added_vocab().items())),
+        *(repr(getattr(one, word, None)) for word in _OF_TOKENIZERS),
+    )
+
+
+def configuration_of(one: Any) -> Any:
+    """Give the entries of an object's configuration, its plain attributes if it is a processor of
+    transformers, or whatever else it has for one; None if it has none.
+    """
+    if hasattr(one, "config"):
+        config = one.config
+        return config if isinstance(config, Mapping) else getattr(config, "__dict__", config)
+    if type(one).__module__.startswith("transformers.") and not hasattr(one, "get_added_vocab"):
+        return {
+            word: value
+            for word, value in vars(one).items()
+            if isinstance(value, (*_PLAIN, list, tuple, dict))
+        }
+    return None
 
 
 def differences(before: Look, after: Look) -> list[str]:
@@ -142,7 +174,7 @@ def _module(root: Any, moves: bool) -> dict[str, Any]:
             )
         hooks += [
             (name, kind, *strange)
-            for kind in _HOOKS
+            for kind in HOOKS
             if (registered := own.get(kind))
             and (
                 strange := [_This(hook) for hook in registered.values() if not _is_capturing(hook)]
@@ -208,11 +240,20 @@ def _samples(tensors: list[Any], *, moves: bool = False) -> tuple[Any, ...]:
     dense (quantized, on no device) only that.
     """
     torch = sys.modules["torch"]
+    written = () if moves else tuple(0 if t.is_inference() else t._version for t in tensors)
+    found = sorted(
+        (str(parts[0].dtype), bytes(torch.cat(parts).view(torch.uint8).cpu().numpy()))
+        for parts in sampled(tensors)
+    )
+    return written, *found
+
+
+def sampled(tensors: list[Any]) -> list[list[Any]]:
+    """Give views of some numbers of each dense tensor, those of one device and dtype together."""
+    torch = sys.modules["torch"]
     by_kind: dict[tuple[Any, ...], list[Any]] = {}
-    written: list[int] = []
     with torch.inference_mode(False), torch.no_grad():
         for tensor in tensors:
-            written.append(0 if tensor.is_inference() else tensor._version)
             count = tensor.numel()
             if (
                 not count
@@ -236,17 +277,4 @@ def _samples(tensors: list[Any], *, moves: bool = False) -> tuple[Any, ...]:
                     (min(count, _SAMPLES),), (step,), tensor.storage_offset()
                 )
             )
-        found = sorted(
-            (str(dtype), bytes(torch.cat(parts).view(torch.uint8).cpu().numpy()))
-            for (_, dtype), parts in by_kind.items()
-        )
-    return (() if moves else tuple(written)), *found
-
-
-def _configuration(config: Any) -> str:
-    entries = config if isinstance(config, Mapping) else getattr(config, "__dict__", None)
-    return (
-        repr(sorted((str(name), repr(value)) for name, value in entries.items()))
-        if isinstance(entries, Mapping)
-        else repr(entries)
-    )
+    return list(by_kind.values())

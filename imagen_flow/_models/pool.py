@@ -20,8 +20,8 @@ from .._types.digest import tagged
 from .._types.models import PLAIN, Loader, Loading, Model, name_of
 from .._types.values import FileChanged
 from ..errors import ModelError
-from .changes import Look, differences, look_at
 from .derived import is_keeping
+from .glance import Watched
 from .mapped import own_tensors
 from .oom import give_back, is_out_of_memory, with_memory_fallback
 from .quiet import quiet_libraries
@@ -207,8 +207,8 @@ class _Resident:
     model: Model
     #: The folders of the model that the loader says it reads; none: it says nothing.
     folders: tuple[str, ...] = ()
-    #: What it looked like when it was loaded.
-    look: Look = field(default_factory=dict)
+    #: The loaded model, and what it looked like; None until it is loaded.
+    watched: Watched | None = None
     #: It needs its files no more.
     is_whole: bool = False
     size: int = 0
@@ -398,15 +398,13 @@ class ModelPool:
             resident.leases -= 1
             if self._closed and not resident.leases:
                 self._remove(resident)
-            if self._closed or resident.leases or not resident.look:
+            watched = resident.watched
+            if self._closed or resident.leases or watched is None:
                 return
             resident.ready.clear()  # a lease now waits for the comparison
         changed: list[str] = []
         try:
-            changed = differences(
-                resident.look,
-                look_at(resident.value, moves=resident.identity.settings.offload != "none"),
-            )
+            changed = watched.differences()
         except Exception as failure:  # it is not as it was when it could be looked at
             changed = [f"it can no longer be looked at: {failure}"]
         finally:
@@ -495,7 +493,7 @@ class ModelPool:
             try:
                 resident.value = self._loaded(resident.identity, loader, model)
                 resident.is_whole = own_tensors(resident.value)
-                resident.look = look_at(
+                resident.watched = Watched(
                     resident.value, moves=resident.identity.settings.offload != "none"
                 )
             except ModelError as failure:
