@@ -174,3 +174,21 @@ def test_the_embedded_editor_and_captioner_compute_together() -> None:
     assert together["sure"] == pytest.approx(alone["sure"], abs=1e-4)
     notes = [sorted((note.item, note.message) for note in one.notes) for one in (alone, together)]
     assert notes[0] == notes[1] and [item for item, _ in notes[0]] == ["[1]", "[2]"]
+
+
+def test_the_embedded_encoder_notes_what_it_doubts_of_each_prompt() -> None:
+    """Alone and together with others."""
+    prompts = ["a circle that is red or blue", "a large red circle", "a red circle by the sea"]
+    text = {"type": "text.encode", "model": "embedded/imagen", "each": {"prompt": prompts}}
+    graph = {"imagen_flow": 1, "nodes": {"text": text}, "outputs": {"text": "${text}"}}
+    with ModelPool() as pool:
+        alone, together = (
+            sorted(
+                (note.item, note.message)
+                for note in flow.run(graph, store=None, pool=pool, device="cpu", batch=batch).notes
+            )
+            for batch in ("exact", "auto")
+        )
+    assert alone == together
+    assert alone[0] == ("[0]", "the prompt may be misread: 'blue' may be left out")
+    assert "'sea'" in alone[1][1] and [item for item, _ in alone] == ["[0]", "[2]"]

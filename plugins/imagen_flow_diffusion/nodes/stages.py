@@ -19,6 +19,7 @@ from ..stages.instruction_editing import Instructed
 from ..stages.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 from ..stages.roles import (
     BaseStage,
+    DoubtingPromptEncoder,
     EnlargingStage,
     ManyBaseStage,
     ManyEnlargingStage,
@@ -94,6 +95,7 @@ def encode(
         )
     else:
         tensors = model.encode(prompt, negative_prompt)
+        note = _with_doubts(note, model, prompt, tensors)
     with explaining_nan(model.networks):
         for tensor in tensors.values():
             refuse_nan(tensor, "the text encoder gave")
@@ -137,9 +139,16 @@ def _encode_many(
         with explaining_nan(model.networks):
             for tensor in found[i].values():
                 refuse_nan(tensor, "the text encoder gave")
-        yield Progress(1, 1, model.unread(text, negative or ""), item=i)
+        note = model.unread(text, negative or "")
+        yield Progress(1, 1, _with_doubts(note, model, text, found[i]), item=i)
     tags = {"family": model.family, "encoder": model.fingerprint}
     return [encoded(tensors, tags) for tensors in found]
+
+
+def _with_doubts(note: str, model: Any, prompt: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Add to a note what the encoder doubts, if it can tell."""
+    doubts = model.doubts(prompt, tensors) if isinstance(model, DoubtingPromptEncoder) else ""
+    return "; ".join(filter(None, (note, doubts)))
 
 
 @flow.node("diffusion.base", version=3, uses=_LIBRARIES)

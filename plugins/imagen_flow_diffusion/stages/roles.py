@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaseStage",
+    "DoubtingPromptEncoder",
     "EnlargingStage",
     "ManyBaseStage",
     "ManyEnlargingStage",
@@ -57,6 +58,14 @@ class ManyPromptEncoder(Protocol):
         self, prompts: Sequence[str], negative_prompts: Sequence[str | None]
     ) -> Sequence[dict[str, torch.Tensor]]:
         """Return for each prompt what `PromptEncoder.encode` returns."""
+
+
+@runtime_checkable
+class DoubtingPromptEncoder(Protocol):
+    """What an encoder has that can tell how far it understands a prompt."""
+
+    def doubts(self, prompt: str, encoded: Mapping[str, torch.Tensor]) -> str:
+        """Return a note on what may be misread, by what `PromptEncoder.encode` returned."""
 
 
 class Stage(Protocol):

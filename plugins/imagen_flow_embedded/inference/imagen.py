@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,23 +46,19 @@ class Text:
         )
 
     def unread(self, prompt: str, negative_prompt: str) -> str:
-        """Say what of the words is not read, and what of the prompt may be misread; nothing if all
-        is clear.
-        """
+        """Say what of the words is not read; nothing if all is."""
         texts = (("the prompt", prompt), ("the negative prompt", negative_prompt))
         most = int(self.tokenizer.model_max_length)
         notes = [unread_words(self.tokenizer, text, most, what=what) for what, text in texts]
-        return "; ".join(filter(None, [*notes, self._doubts(prompt)]))
+        return "; ".join(filter(None, notes))
 
-    def _doubts(self, prompt: str) -> str:
+    def doubts(self, prompt: str, encoded: Mapping[str, torch.Tensor]) -> str:
+        """Say what of a prompt may be misread, by its states; nothing if all is clear."""
         from imagen_flow_embedded.doubt import find_doubts
-
-        from . import cascade
 
         if self.heads is None or not prompt.strip():
             return ""
-        states = cascade.encode([prompt], tokenizer=self.tokenizer, text_encoder=self.text_encoder)
-        found = find_doubts(states, self.heads)
+        found = find_doubts(encoded["prompt_embeds"], self.heads)
         return f"the prompt may be misread: {', '.join(found)}" if found else ""
 
     @property
