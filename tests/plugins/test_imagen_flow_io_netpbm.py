@@ -14,23 +14,15 @@ import pytest
 
 from imagen_flow import File
 from imagen_flow._types.digest import digest_bytes
-from imagen_flow_io.pictures import load_image as image_load
-
-
-def load_image(file: Any, **params: Any) -> Any:
-    """Run the node to its end and give the picture."""
-    steps = image_load(file, **params)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        return end.value
+from imagen_flow_io.pictures import load_image
 
 
 def load(folder: Path, content: bytes, **options: Any) -> np.ndarray:
     path = folder / "a.ppm"
     path.write_bytes(content)
-    return load_image(File(path, digest_bytes(content), len(content), "a.ppm"), **options).pixels
+    with pytest.raises(StopIteration) as end:  # no note before the picture
+        next(load_image(File(path, digest_bytes(content), len(content), "a.ppm"), **options))
+    return end.value.value.pixels
 
 
 HEIGHT, WIDTH = 5, 11

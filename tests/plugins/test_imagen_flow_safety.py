@@ -149,6 +149,24 @@ def test_a_picture_that_passes_is_the_picture(load: Any, astronaut: Path) -> Non
     )
 
 
+def test_of_several_pictures_only_the_unsafe_one_is_absent(astronaut: Path, tmp_path: Path) -> None:
+    """In `each`, what is blocked leaves its place empty, and no file is written for it."""
+    pytest.importorskip("nudenet")
+    graph = a_graph(astronaut)
+    files = [str(astronaut), str(astronaut.with_name("chelsea.png"))]
+    graph["nodes"]["loaded"] = {"type": "image.load", "each": {"file": files}}
+    for name in ("checked", "small"):
+        graph["nodes"][name]["each"] = {"image": graph["nodes"][name].pop("image")}
+    graph["outputs"] = {
+        "safe": "${checked.safe}",
+        "picture": {"from": "${small}", "path": "{index}.png"},
+    }
+    outputs = flow.run(graph, out=tmp_path, store=None, device="cpu")
+    assert outputs["safe"] == [False, True]
+    assert outputs["picture"][0] is None and outputs["picture"][1].width == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["1.png"]
+
+
 def test_a_failing_check_is_a_failed_step(astronaut: Path) -> None:
     """With the policy fail, the step fails with the verdict as its reason."""
     pytest.importorskip("nudenet")
