@@ -132,7 +132,7 @@ def read(file: File, *, anchors: File | None = None) -> Credentials:
         anchors: certificates of authorities that are trusted, in PEM.
 
     Outputs:
-        status: ``none`` if there are none; ``invalid`` if the file was changed since, or they
+        status: ``none`` if there are none in it; ``invalid`` if the file was changed since, or they
             are broken; ``valid``; ``trusted`` if besides one of `anchors` vouches for the signer.
         valid: whether they are valid or trusted.
         signer: the name in the signer's certificate; empty if there is none.

@@ -161,9 +161,9 @@ def read(content: bytes, anchors: str = "") -> Report:
         found = _corrected(json.loads(reader.json()), json.loads(reader.crjson()))
     except c2pa.C2paError.ManifestNotFound:
         return Report("none", [], None)
-    except c2pa.C2paError.RemoteManifest as error:
-        return Report("none", [f"the credentials lie elsewhere ({_reason(error)})"], None)
     except c2pa.C2paError as error:
+        if str(error).startswith("Remote"):
+            return Report("none", [f"the credentials lie elsewhere ({_reason(error)})"], None)
         if b"c2pa" not in content:
             raise ValueError(f"it is damaged ({_reason(error)})") from None
         return Report("invalid", [f"the credentials cannot be read ({_reason(error)})"], None)

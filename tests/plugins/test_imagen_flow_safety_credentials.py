@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import io
 import json
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -648,6 +649,38 @@ def test_details_are_read_as_they_were_signed(
     as_others.sign(c2pa.Signer.from_info(info), "image/png", picture, out)
     found = manifests.read(out.getvalue())
     assert [a["data"] for a in found.active["assertions"] if a["label"] == "org.other"] == [details]
+
+
+def test_credentials_that_lie_elsewhere_are_not_fetched(
+    sign: Callable[..., Any], file: Callable[..., flow.File]
+) -> None:
+    """A file that names an address of its manifest has none, as a problem says; nobody is asked, in
+    reading and in taking it as a parent.
+    """
+    import c2pa
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/manifest.c2pa"
+        actions = {
+            "label": "c2pa.actions.v2",
+            "data": {"actions": manifests._actions([], [], True)},
+        }
+        builder = c2pa.Builder({"assertions": [actions]}, context=manifests._context(c2pa))
+        builder.set_no_embed()
+        builder.set_remote_url(address)
+        identity, out = certificates.test_identity(), io.BytesIO()
+        info = c2pa.C2paSignerInfo(
+            identity.algorithm, identity.chain.encode(), identity.key.encode(), None
+        )
+        picture = io.BytesIO(flow.encode_image(flow.Image(PIXELS)))
+        builder.sign(c2pa.Signer.from_info(info), "image/png", picture, out)
+        found = credentials.read(file(out.getvalue()))
+        assert (found.status, found.valid) == ("none", False)
+        assert address in found.problems[0]
+        sign(parent=file(out.getvalue()))
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_more_than_can_be_signed_is_refused(
