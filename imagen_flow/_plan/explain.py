@@ -31,8 +31,7 @@ def why(state: State, step: Step) -> str:
         return "it has not run before"
     if before == step.key:
         return "the store no longer holds it"
-    record = store.lookup(before)
-    if record is None:
+    if (record := state.recorded(before)) is None:
         return "what it depends on changed"
     then: dict[str, Any] = record.provenance.get("made_with", {})
     now = state.keys.computes_with(step.node)

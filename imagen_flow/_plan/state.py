@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .._graph import ROUNDS, STEPS, FromInput, FromNode, Graph, Input, Node, Output, Place, readings
-from .._store import Store
+from .._store import Record, Store
 from .._types.artifact import Artifact
 from .._types.node import NodeType
 from .._types.ports import BadValue
@@ -68,6 +68,16 @@ class State:
         self.item_problems: dict[str, list[Problem]] = {}
         #: How many steps of included graphs there are, by item.
         self._sizes: dict[str, int] = {}
+        #: What was kept of steps of the graph's last run, with which those of all items are compared.
+        self._recorded: dict[str, Record | None] = {}
+
+    def recorded(self, key: str) -> Record | None:
+        """Give what the store kept of a step of the graph's last run."""
+        if len(self.tops) == 1:
+            return self.values.store.lookup(key) if self.values.store is not None else None
+        if key not in self._recorded and self.values.store is not None:
+            self._recorded[key] = self.values.store.lookup(key)
+        return self._recorded.get(key)
 
     def copy(self, store: Store | None, live: Mapping[str, object]) -> State:
         """Copy it for a run."""

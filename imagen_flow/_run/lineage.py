@@ -25,7 +25,7 @@ from .._plan import Frame, State, Step, Unknown
 from .._store import Damaged
 from .._types.node import NodeType
 
-__all__ = ["UsedBinding", "file_behind", "trace"]
+__all__ = ["UsedBinding", "file_behind", "steps_at", "trace"]
 
 #: How many values are looked at in search of the file that an element was made from.
 MOST_SOURCES = 100
@@ -53,7 +53,7 @@ def trace(
         frame, source, element = source_at
         identity = (id(frame), source, element)
         if is_done:
-            found.update((id(s), s) for s in _steps_at(frame, source, element))
+            found.update((id(s), s) for s in steps_at(frame, source, element))
         elif identity not in seen:
             seen.add(identity)
             stack.append((source_at, True))
@@ -125,7 +125,8 @@ def _bindings_at(frame: Frame, source: FromNode | FromInput) -> Iterator[UsedBin
         )
 
 
-def _steps_at(frame: Frame, source: FromNode | FromInput, element: Place | None) -> list[Step]:
+def steps_at(frame: Frame, source: FromNode | FromInput, element: Place | None) -> list[Step]:
+    """List the steps of a node, or those of one element, that have given an output of it."""
     node_state = frame.states.get(source.node) if isinstance(source, FromNode) else None
     if node_state is None or not isinstance(source, FromNode):
         return []

@@ -39,7 +39,7 @@ from .._types.digest import canonical
 from .._types.models import Model
 from .._types.node import NodeType
 from .._types.values import File, Folder
-from .lineage import UsedBinding, trace
+from .lineage import UsedBinding, steps_at, trace
 
 __all__ = ["ProvenanceRecorder", "file_name", "graphs_of", "portable_name"]
 
@@ -116,7 +116,9 @@ class ProvenanceRecorder:
 
     def key(self, top: Frame, output: Output, index: int | None = None) -> str:
         """Give the key of the step that made an item's output; empty if it is an input."""
-        steps, _ = trace(self.state, top, output, index)
+        steps = steps_at(top, output.source, None if index is None else (index,))
+        if not steps:  # of a graph used as a node, the last step in it
+            steps, _ = trace(self.state, top, output, index)
         return steps[-1].key or "" if steps else ""
 
     @staticmethod
