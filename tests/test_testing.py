@@ -167,7 +167,7 @@ class Parts(NamedTuple):
 
 @flow.hookimpl
 def imagen_flow_nodes():
-    return [noisy, split, slow, parse]
+    return [noisy, split, slow, parse, measure, ask]
 
 
 @flow.hookimpl
@@ -195,6 +195,18 @@ def slow(text: str, folder: Scratch) -> Steps[str]:
         (folder / "done.txt").write_text(str(done))
         yield Progress(done + 1, 3)
     return text
+
+
+@flow.node("good.measure", version=1)
+def measure(tensors: List[flow.Tensor], sound: flow.Audio) -> float:
+    """Measure."""
+    return float(len(tensors) + len(sound.samples))
+
+
+@flow.node("good.ask", version=1, calls="toy.example")
+def ask(text: str) -> str:
+    """Ask a service, which a check does not."""
+    raise RuntimeError(text)
 
 
 @flow.node("good.parse", version=1)
@@ -235,7 +247,9 @@ def test_a_plugin_that_behaves_has_no_findings(tmp_path: Path) -> None:
     """
     report = checked(tmp_path / "good.py", GOOD)
     assert [str(finding) for finding in report.findings] == []
-    assert report.nodes == ("good.noisy", "good.parse", "good.slow", "good.split")
+    assert report.nodes == tuple(
+        f"good.{name}" for name in "ask measure noisy parse slow split".split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,7 +301,7 @@ def test_the_command_reports_and_exits(
         return (int(ended.value.code or 0), *capsys.readouterr())
 
     code, out, _ = call("good.py")
-    assert (code, out) == (0, f"{tmp_path / 'good.py'}: 4 node types, 0 findings\n")
+    assert (code, out) == (0, f"{tmp_path / 'good.py'}: 6 node types, 0 findings\n")
     code, out, _ = call("loud.py")
     assert (code, out) == (
         1,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 from .._graph import Graph, resolve
 from .._plugins.registry import Registry
 from .._text.spec import parse_mapping
+from .._types.models import Model
 from .._types.node import NodeType, node
+from .._types.values import File, Folder
 
 __all__ = ["NAME", "single_graph"]
 
@@ -45,7 +46,7 @@ def _written(name: str, value: Any, nodes: dict[str, Any], registry: Registry) -
     annotation = list[kind] if is_list else kind
 
     def give() -> Any:
-        return deepcopy(value)  # a node that changes its inputs must not change it for the next
+        return _copied(value, registry)
 
     give.__annotations__ = {"return": annotation}
     source = node(f"sample.{name}", version=1)(give)
@@ -53,6 +54,16 @@ def _written(name: str, value: Any, nodes: dict[str, Any], registry: Registry) -
     registry.add(source, plugin="samples", source_digest=registry.codecs.digest(value))
     nodes[f"sample_{name}"] = {"type": source.type.name}
     return f"${{sample_{name}}}"
+
+
+def _copied(value: Any, registry: Registry) -> Any:
+    """Copy a value: a node that changes its inputs must not change it for the next."""
+    if isinstance(value, list | tuple):
+        return [_copied(item, registry) for item in value]
+    if isinstance(value, File | Folder | Model) or _is_plain(value):
+        return value
+    kind, _, data = registry.codecs.encode(value)
+    return registry.codecs.decode(kind, data)
 
 
 def _is_plain(value: Any) -> bool:
