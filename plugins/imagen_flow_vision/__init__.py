@@ -8,7 +8,7 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import captions, depth_maps, detection, labelling, segmentation, selection
+from . import captions, depth_maps, detection, labelling, poses, segmentation, selection
 
 
 @flow.hookimpl
@@ -18,6 +18,7 @@ def imagen_flow_nodes() -> Iterable[Any]:
         labelling.classify,
         detection.detect,
         depth_maps.depth,
+        poses.pose,
         segmentation.segment,
         selection.find,
         selection.select,

@@ -91,6 +91,7 @@ CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         glpn="GLPN",
         zoedepth="ZoeDepth",
     ),
+    "image.pose": {"vitpose": ("VitPoseForPoseEstimation",)},
     "image.segment": {
         **_headed(
             "ForSemanticSegmentation",

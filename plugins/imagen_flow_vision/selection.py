@@ -8,6 +8,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Progress, Range, Steps
 from imagen_flow.loaders import Leased
 
+from .boxes import sides_of
 from .networks import Network, NetworkLoader
 from .phrases import checked, length_of, unread
 
@@ -107,7 +108,7 @@ def select(
 
     if points is None and boxes is None:
         raise ValueError("neither port 'points' nor port 'boxes' is given; mark a thing by one")
-    sides = [_sides(box, number, image) for number, box in enumerate(boxes or (), 1)]
+    sides = [sides_of(box, number, image) for number, box in enumerate(boxes or (), 1)]
     if points is not None:
         if not points:
             raise ValueError("port 'points' is empty; mark at least one place")
@@ -167,24 +168,3 @@ def _embedded(model: Network, pixels: Any) -> dict[str, Any]:
         embeddings, intermediate = model.module.get_image_embeddings(pixels)
         return {"image_embeddings": embeddings, "intermediate_embeddings": intermediate}
     return {"image_embeddings": model.module.get_image_embeddings(pixels)}
-
-
-def _sides(box: Any, number: int, image: Image) -> list[float]:
-    sides = box.get("box") if isinstance(box, dict) else box
-    if (
-        not isinstance(sides, list)
-        or len(sides) != 4
-        or not all(isinstance(side, int | float) for side in sides)
-        or not (sides[0] < sides[2] and sides[1] < sides[3])
-    ):
-        raise ValueError(
-            f"number {number} of port 'boxes' is no box: {str(box)[:100]}; a box is [left, top,"
-            " right, bottom] in pixels, alone or as 'box' of a detection"
-        )
-    left, top, right, bottom = sides
-    if right <= 0 or bottom <= 0 or left >= image.width or top >= image.height:
-        raise ValueError(
-            f"number {number} of port 'boxes' lies beside the picture of {image.width} x"
-            f" {image.height}: {sides}"
-        )
-    return [float(side) for side in sides]

@@ -26,6 +26,7 @@ BY_NAME = (
     (r"qwen2\.5-vl", "qwen2.5-vl"),
     (r"qwen3-vl", "qwen3-vl"),
     (r"paligemma", "paligemma"),
+    (r"vitpose", "vitpose"),
     (r"/sam-?hq|/sam_hq|sam-hq", "sam-hq"),
     (r"/sam-vit|slimsam", "sam"),
     (r"segformer|upernet|ade20?k?-?\d*-\d+$|segmentation", "segformer"),
@@ -79,6 +80,7 @@ BY_CLASS = {
     "RTDetrForObjectDetection": "rt-detr",
     "ResNetForImageClassification": "resnet",
     "SiglipModel": "siglip",
+    "VitPoseForPoseEstimation": "vitpose",
     "YolosForObjectDetection": "yolos",
 }
 """Kinds by the class that a configuration names."""

@@ -99,3 +99,28 @@ def grounding_dino(folder: Path) -> None:
         tokenizer=tokenizer,
     )
     save(folder, "GroundingDinoForObjectDetection", config, processor)
+
+
+def vitpose(folder: Path) -> None:
+    """ViTPose, which finds the joints of people."""
+    import transformers as t
+
+    joints = (
+        "Nose L_Eye R_Eye L_Ear R_Ear L_Shoulder R_Shoulder L_Elbow R_Elbow L_Wrist R_Wrist L_Hip"
+        " R_Hip L_Knee R_Knee L_Ankle R_Ankle"
+    ).split()
+    config = t.VitPoseConfig(
+        backbone_config=t.VitPoseBackboneConfig(
+            image_size=[64, 48],
+            patch_size=[16, 16],
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            mlp_ratio=2,
+            out_indices=[2],
+        ),
+        id2label=dict(enumerate(joints)),
+        label2id={joint: number for number, joint in enumerate(joints)},
+    )
+    processor = t.VitPoseImageProcessorPil(size={"height": 64, "width": 48})
+    save(folder, "VitPoseForPoseEstimation", config, processor, spread=0.1)

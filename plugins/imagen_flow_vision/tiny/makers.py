@@ -39,6 +39,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "siglip": classifiers.siglip,
     "vit": classifiers.vit,
     "vit-gpt2": captioners.vit_gpt2,
+    "vitpose": detectors.vitpose,
     "yolos": detectors.yolos,
     "zoedepth": depth.zoedepth,
 }

@@ -24,7 +24,9 @@ def labels() -> dict[str, Any]:
     }
 
 
-def save(folder: Path, cls: str, config: Any, processor: Any, *, seed: int = 1) -> None:
+def save(
+    folder: Path, cls: str, config: Any, processor: Any, *, seed: int = 1, spread: float = 0.2
+) -> None:
     """Save a model of random weights, larger than usual so that its outputs differ, with what
     prepares its inputs.
     """
@@ -36,7 +38,7 @@ def save(folder: Path, cls: str, config: Any, processor: Any, *, seed: int = 1) 
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=0.2)
+                parameter.normal_(std=spread)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
