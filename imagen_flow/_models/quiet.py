@@ -18,12 +18,17 @@ __all__ = ["quiet_libraries"]
 _LIBRARIES = ("diffusers.utils.logging", "transformers.utils.logging")
 
 #: What tells, when libraries are first imported and at each model, of what nobody asked for:
-# kernels and torchvision that are not here. (That int8 wants bfloat16 no longer holds.)
+# kernels and torchvision that are not here, weights of a checkpoint that are not used. (Missing ones
+# are refused; that int8 wants bfloat16 no longer holds.) And Whisper calls its own library in a way
+# that this takes for outdated.
 _TELLTALES = (
     "bitsandbytes",
     "diffusers.quantizers",
     "torch.utils._pytree",
     "torchao",
+    "transformers.distributed.tensor_parallel",
+    "transformers.generation.utils",
+    "transformers.modeling_utils",
     "transformers.utils.import_utils",
 )
 

@@ -34,7 +34,11 @@ def unread_words(
 
 def _cut(tokenizer: Any, text: str, length: int, what: str, before: str) -> list[str]:
     found = tokenizer(
-        before + text, truncation=False, verbose=False, return_offsets_mapping=tokenizer.is_fast
+        before + text,
+        truncation=False,
+        verbose=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        return_special_tokens_mask=True,
     )
     if len(found["input_ids"]) <= length:
         return []
@@ -42,7 +46,8 @@ def _cut(tokenizer: Any, text: str, length: int, what: str, before: str) -> list
         own = len(tokenizer(before, truncation=False, verbose=False)["input_ids"])
         return [f"{what} is cut after {length - own} tokens"]
     # The marks that the tokenizer puts around the words have no place in the text.
-    spans = [(start, end) for start, end in found["offset_mapping"] if end > start]
+    marks = found["special_tokens_mask"]
+    spans = [span for span, mark in zip(found["offset_mapping"], marks, strict=True) if not mark]
     own = sum(end <= len(before) for _, end in spans)
     kept = max(own, length - (len(found["input_ids"]) - len(spans)))
     if kept >= len(spans):

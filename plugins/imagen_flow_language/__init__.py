@@ -10,7 +10,7 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import expanding, summarising, translating, wildcards
+from . import expanding, features, summarising, translating, wildcards
 
 
 @flow.hookimpl
@@ -21,6 +21,7 @@ def imagen_flow_nodes() -> Iterable[Any]:
         summarising.summarise,
         translating.translate,
         expanding.expand,
+        features.features,
     ]
 
 

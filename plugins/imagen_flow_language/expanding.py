@@ -143,7 +143,7 @@ def expand(
 
 def _inputs(model: Continuer, prompt: str, instruction: str) -> Any:
     if not instruction:
-        inputs = model.tokenizer(prompt, return_tensors="pt")
+        inputs = model.tokenizer(prompt, return_tensors="pt", verbose=False)
     elif not model.tokenizer.chat_template:
         raise ValueError(
             "the model has no chat template, so it cannot be given an instruction; leave"
@@ -157,6 +157,7 @@ def _inputs(model: Continuer, prompt: str, instruction: str) -> Any:
             return_tensors="pt",
             return_dict=True,
             chat_template=_ONE_DAY + model.tokenizer.get_chat_template(),
+            tokenizer_kwargs={"verbose": False},
             enable_thinking=False,
         )
     return inputs.to(model.model.device)

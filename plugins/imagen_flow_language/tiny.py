@@ -21,7 +21,7 @@ MAKE = 1
 LETTERS = string.ascii_letters + string.digits + ".,:;!?'\"()<>-一只红色的猫在山上。，"
 """What the tokenizers know."""
 
-WINDOW = 64
+WINDOW = 128
 """The most tokens that a model reads at once."""
 
 BY_NAME = (
@@ -73,7 +73,10 @@ def _kind_of(reference: str, at: Path | None) -> str:
             return "nllb"
         if kind:
             return kind if kind in MAKERS else ""
-    return next((kind for words, kind in BY_NAME if re.search(words, reference.lower())), "")
+    name = reference.lower()
+    if re.search(r"blip|clip|llava|-vl\b|vit-|vision", name):  # what sees is made elsewhere
+        return ""
+    return next((kind for words, kind in BY_NAME if re.search(words, name)), "")
 
 
 def seeded(config: Any, cls: str, folder: Path, tokenizer: Any, *, scale: float = 20) -> None:
@@ -93,10 +96,13 @@ def seeded(config: Any, cls: str, folder: Path, tokenizer: Any, *, scale: float 
             if weight.dim() > 1 and "position" not in name:
                 weight.mul_(scale)
         # Letters are said, not marks.
-        read, said = (
-            m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())
-        )
-        (read if said is read else said)[sorted({*marks})] *= 0.4 if said is read else 0.1
+        read, written = model.get_input_embeddings(), model.get_output_embeddings()
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias[0, sorted({*marks})] = -100
+        elif written.weight is read.weight:
+            read.weight[sorted({*marks})] *= 0.4
+        else:
+            written.weight[sorted({*marks})] *= 0.1
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -267,6 +273,39 @@ def _sentence_pieces(folder: Path, *before: str, last: str = "") -> tuple[Path, 
     return vocabulary, pieces
 
 
+def bert(folder: Path) -> None:
+    from transformers import BertConfig, BertTokenizer
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = dict.fromkeys(LETTERS.lower())
+    pieces = [*marks, *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = BertTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=WINDOW
+    )
+    config = BertConfig(**_encoder(tokenizer), max_position_embeddings=WINDOW)
+    seeded(config, "BertForMaskedLM", folder, tokenizer, scale=4)
+
+
+def roberta(folder: Path) -> None:
+    from transformers import RobertaConfig, RobertaTokenizer
+
+    marks = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = RobertaTokenizer(vocab=_bytes(marks), merges=[], model_max_length=WINDOW)
+    config = RobertaConfig(**_encoder(tokenizer), max_position_embeddings=WINDOW + 2)
+    seeded(config, "RobertaForMaskedLM", folder, tokenizer, scale=4)
+
+
+def _encoder(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
 def gpt2(folder: Path) -> None:
     from transformers import GPT2Config, GPT2Tokenizer
 
@@ -359,6 +398,7 @@ def _bytes(special: list[str]) -> dict[str, int]:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "bart": bart,
+    "bert": bert,
     "gpt2": gpt2,
     "llama": llama,
     "m2m_100": m2m_100,
@@ -370,6 +410,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "pegasus": pegasus,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "roberta": roberta,
     "smollm3": smollm3,
     "t5": t5,
 }

@@ -200,8 +200,8 @@ def test_an_answer_with_all_words_stands_alone_and_thoughts_are_left_out(
             " out, and it continues the prompt",
         ),
         (
-            {"prompt": "x" * 250},
-            "the prompt has 250 tokens, and with max_tokens (60) they are more than the 256 that the"
+            {"prompt": "x" * 500},
+            "the prompt has 500 tokens, and with max_tokens (60) they are more than the 512 that the"
             " model reads; shorten the prompt or lower max_tokens",
         ),
     ],
