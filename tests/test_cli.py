@@ -1047,6 +1047,32 @@ def test_nodes_json(call: Call) -> None:
     ]
 
 
+# --- a first graph
+
+
+def test_a_first_graph_is_the_readmes_and_plans(call: Call, folder: Path) -> None:
+    """`init` writes the graph that README.md shows, apart from comments and help; it is not
+    overwritten.
+    """
+    result = call("init")
+    assert (result.code, result.out) == (0, "  first.yaml\n")
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    shown = re.search(r"```yaml\n# first\.yaml\n(.*?)```", readme, re.DOTALL)
+    assert shown is not None
+
+    def plain(text: str) -> str:
+        return re.sub(r", help: [^}]*|^#.*\n", "", text, flags=re.MULTILINE)
+
+    assert plain(Path("first.yaml").read_text("utf-8")) == plain(shown[1])
+    assert call("plan", "first.yaml").code == 0
+    result = call("init")
+    assert (result.code, result.err) == (
+        2,
+        "error: 'first.yaml' exists already; name another file\n",
+    )
+    assert call("init", "graphs/mine.yaml").code == 0
+
+
 # --- inputs
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "run": "Run a graph. Results that are already in the store are reused.",
     "watch": "Run graphs, and run them again whenever something they depend on changes.",
     "plan": "Show what a run would do, and why, without running anything.",
+    "init": "Write a first graph, to run and to change.",
     "nodes": "List node types, describe one, or search them.",
     "inputs": "Show the inputs of a graph: their types, defaults and help.",
     "plugin": "Write plugins: begin a new one, and check that one behaves.",
