@@ -197,6 +197,7 @@ SOON: dict[str, Any] = {
     "width": 64,
     "height": 64,
     "frames": 3,
+    "per_prompt": 2,
 }
 
 #: These draw at sizes of their own, which takes long even with tiny models.

@@ -82,7 +82,9 @@ class TrainedLoRA(NamedTuple):
     losses: List[Json]
 
 
-@flow.node("train.lora", version=1, uses=ADAPTING, paired=("images", "captions"))
+@flow.node(
+    "train.lora", version=1, uses=(*ADAPTING, "numpy", "pillow"), paired=("images", "captions")
+)
 def train_lora(
     model: Annotated[Checkpoint, Leased(Trainable)],
     images: List[Image],
@@ -143,16 +145,15 @@ def train_lora(
     pipeline = model.pipeline(getattr(diffusers, model.kind))
     schedule = objective.noise_schedule(pipeline.scheduler, model.model.reference)
     total = len(images) + steps
-    with model.alone(), _explaining_memory(batch, side):
-        data = yield from _counted(
-            examples.encode(
+    with _explaining_memory(batch, side):
+        with model.alone():
+            encoding = examples.encode(
                 model, images, captions, side, crop=crop, kept=scratch / "examples.safetensors"
-            ),
-            0,
-            total,
-        )
-        trained = yield from _counted(
-            lora.train(
+            )
+            data = yield from _counted(encoding, 0, total)
+        # What draws does not lend this denoiser, and may use the other parts meanwhile.
+        with model.groups["denoiser"].lock:
+            training = lora.train(
                 model,
                 data,
                 schedule,
@@ -160,10 +161,8 @@ def train_lora(
                 scratch,
                 # It changes no weight, so it is what is tried first where memory ran out.
                 gradient_checkpointing=ports.get("gradient_checkpointing", bool(memory_levels)),
-            ),
-            len(images),
-            total,
-        )
+            )
+            trained = yield from _counted(training, len(images), total)
     folder = scratch / "lora"
     folder.mkdir(exist_ok=True)
     layers.write_lora(

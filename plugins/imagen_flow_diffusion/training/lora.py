@@ -72,7 +72,7 @@ def train(
     saved_every_s: float = 60.0,
 ) -> Generator[Progress, None, Trained]:
     """Train from the first step, or from the checkpoint in the scratch folder. The caller holds the
-    model alone.
+    denoiser alone.
 
     Outputs: yields after each step.
     Raises: ValueError if the loss is not a number any more.
