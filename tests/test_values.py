@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,16 @@ def test_a_folder_is_gone_through_file_by_file() -> None:
 def test_absent_is_false_and_says_its_name() -> None:
     """The absent value reads as such in messages."""
     assert (bool(Absent.value), repr(Absent.value)) == (False, "absent")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_picture_shows_itself_in_a_notebook(channels: int, dtype: str) -> None:
+    """As a PNG of 8 bits with the same channels; a mask as a grey picture."""
+    unit = np.linspace(0, 1, 6 * channels, dtype="float32").reshape(2, 3, channels)
+    full = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    picture = Image((unit * full).round(0 if full > 1 else 6).astype(dtype))
+    shown = np.asarray(PIL.Image.open(io.BytesIO(picture._repr_png_())))
+    assert np.array_equal(shown.reshape(2, 3, channels), picture.as_uint8().pixels)
+    mask = Mask(picture.pixels[:, :, :1])
+    assert PIL.Image.open(io.BytesIO(mask._repr_png_())).mode == "L"

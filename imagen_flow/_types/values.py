@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import field, replace
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -224,6 +225,12 @@ class Image:
         pixels = self.as_uint8().pixels
         return PIL.Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels)
 
+    def _repr_png_(self) -> bytes:
+        """Show the picture in a notebook, in 8 bits."""
+        out = BytesIO()
+        self.to_pil().save(out, "PNG", compress_level=1)
+        return out.getvalue()
+
     def as_uint8(self) -> Image:
         """Give the same picture in 8 bits (rounded, clipped)."""
         return self if self.pixels.dtype == "uint8" else Image(_as_uint8(self.pixels))
@@ -264,6 +271,10 @@ class Mask:
     @property
     def height(self) -> int:
         return int(self.pixels.shape[0])
+
+    def _repr_png_(self) -> bytes:
+        """Show the mask in a notebook, in 8 bits."""
+        return Image(self.pixels)._repr_png_()
 
     def as_float(self) -> np.ndarray:
         """Give the (height, width) weights as float32 from 0 to 1."""
