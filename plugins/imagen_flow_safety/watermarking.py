@@ -26,9 +26,10 @@ def embed(
     """Mark a picture invisibly with a short message.
 
     `watermark.read` finds it after JPEG at quality 80, and after resizing by 0.5 to 1.5, of pictures
-    from 128 px a side; after both from 300 px. Of smaller ones it survives only lossless storage and
-    enlarging. It does not survive cropping (1 % of a side is enough), rotation, mirroring or being
-    drawn anew by a model, and is no protection against someone who wants to remove it.
+    from 128 px a side; after both, and after WebP at quality 80, from 300 px. Of smaller ones it
+    survives only lossless storage and enlarging. It does not survive cropping (1 % of a side is
+    enough), rotation, mirroring or being drawn anew by a model, and is no protection against
+    someone who wants to remove it.
 
     Inputs:
         image: at least 64 px a side. Depth and channels are kept, alpha is not touched.

@@ -65,6 +65,12 @@ def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(PIL.Image.open(out))
 
 
+def webp(pixels: np.ndarray, quality: int) -> np.ndarray:
+    out = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(out, "WEBP", quality=quality)
+    return np.asarray(PIL.Image.open(out).convert("L" if pixels.ndim == 2 else "RGB"))
+
+
 def resized(pixels: np.ndarray, factor: float) -> np.ndarray:
     picture = PIL.Image.fromarray(pixels)
     size = (round(picture.width * factor), round(picture.height * factor))
@@ -85,6 +91,8 @@ SURVIVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "one and a half": lambda p: resized(p, 1.5),
     "half, JPEG 80": lambda p: jpeg(resized(p, 0.5), 80),
     "one and a half, JPEG 80": lambda p: jpeg(resized(p, 1.5), 80),
+    "WebP 80": lambda p: webp(p, 80),
+    "stretched": lambda p: np.asarray(PIL.Image.fromarray(p).resize((300, 250))),
     "less contrast": lambda p: np.rint(p * 0.8 + 20).astype(np.uint8),
 }
 
