@@ -375,6 +375,47 @@ def test_what_saves_memory_changes_no_weight(
     assert len(layers_of) == {"attention": 32, "transformer": 48, "all": 79}[targets]
 
 
+SIZES: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "Stable Diffusion 1.5": (
+        {"cross_attention_dim": 768, "attention_head_dim": 8},
+        [128, 192, 278],
+    ),
+    "SDXL": (
+        {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "attention_head_dim": [5, 10, 20],
+            "block_out_channels": [320, 640, 1280],
+            "cross_attention_dim": 2048,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "projection_class_embeddings_input_dim": 2816,
+            "transformer_layers_per_block": [1, 2, 10],
+            "use_linear_projection": True,
+        },
+        [560, 722, 788],
+    ),
+}
+"""Networks of true size, and how many layers of each are trained."""
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_as_many_layers_are_trained_as_by_other_trainers(name: str) -> None:
+    """In networks of true size: `transformer` and `all` are the 192 and 722 modules of kohya's
+    trainer, and its 278 with convolutions; `attention` are those of diffusers' scripts.
+    """
+    from diffusers import UNet2DConditionModel
+
+    config, counts = SIZES[name]
+    with torch.device("meta"):
+        network = UNet2DConditionModel(**config)
+    first = [
+        layers.first_weights(network, targets, 1, lora.torch_generator(1, -1))
+        for targets in layers.ENDINGS
+    ]
+    assert [len(weights) // 2 for weights in first] == counts
+
+
 def test_where_memory_ran_out_less_is_kept_and_the_weights_are_the_same(
     at: Callable[[str], str],
     files: list[str],

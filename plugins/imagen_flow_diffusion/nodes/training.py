@@ -210,5 +210,5 @@ def _explaining_memory(batch_size: int, side: int) -> Iterator[None]:
 def own_resolution(model: Model) -> int:
     """Return the side of the pictures that a checkpoint was trained on, as its denoiser says."""
     description = describe(model)
-    side = description.config("unet").get("sample_size", 64)
-    return int(side) * description.downscales
+    side = description.config("unet").get("sample_size")
+    return (side if isinstance(side, int) else 64) * description.downscales

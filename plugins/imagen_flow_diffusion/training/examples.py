@@ -110,7 +110,8 @@ def encode(
 
     grid = 64 if resolution >= 256 else 8
     frames = [frame(i.width, i.height, resolution, crop=crop, grid=grid) for i in images]
-    texts = list(dict.fromkeys(captions))
+    rows = {text: row for row, text in enumerate(dict.fromkeys(captions))}
+    texts = list(rows)
     yield Progress(0, len(images), "; ".join(_notes(checkpoint, images, frames, texts)))
     tensors = read_tensors(kept)
     if tensors is None:
@@ -125,7 +126,7 @@ def encode(
         [tensors[f"mean.{index}"] for index in range(len(images))],
         [tensors[f"deviation.{index}"] for index in range(len(images))],
         torch.tensor([part.time_ids for part in frames], dtype=torch.float32),
-        [texts.index(caption) for caption in captions],
+        [rows[caption] for caption in captions],
         tensors["states"],
         tensors.get("pooled"),
     )
