@@ -7,6 +7,7 @@ that load each. Listed are those whose image processors work without torchvision
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 def _headed(head: str, **names: str) -> dict[str, tuple[str, ...]]:
@@ -109,6 +110,13 @@ CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "mask.find": {"clipseg": ("CLIPSegForImageSegmentation",)},
     "mask.select": {"sam": ("SamModel",), "sam_hq": ("SamHQModel",)},
 }
+
+
+def named_class(config: Any) -> str:
+    """Return the class that a configuration names; empty if it names none."""
+    named = config.get("architectures") if isinstance(config, Mapping) else None
+    return str(named[0]) if isinstance(named, list) and named else ""
+
 
 #: Model types whose image processors compute with scipy.
 NEEDS_SCIPY = ("owlv2", "vitpose")

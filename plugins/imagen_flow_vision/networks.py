@@ -24,7 +24,7 @@ from imagen_flow.loaders import (
     require_library,
 )
 
-from .kinds import CLASSES, NEEDS_SCIPY
+from .kinds import CLASSES, NEEDS_SCIPY, named_class
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -129,7 +129,7 @@ class NetworkLoader(Loader[Network]):
         """
         known = CLASSES[self.node]
         kind = expect_kind(model, self.node, known)
-        named = str(next(iter(read_json(model, "config.json").get("architectures") or []), ""))
+        named = named_class(read_json(model, "config.json"))
         if named and named not in known[kind]:
             raise flow.ModelError(
                 f"{self.node} cannot use the model '{model.reference}': it is a {named[:100]}, but"

@@ -12,7 +12,7 @@ from .boxes import sides_of
 from .networks import Network, NetworkLoader
 from .phrases import checked, length_of, unread
 
-#: Boxes that are decoded at once: each has three masks of the picture's size in float32.
+#: Boxes that are decoded at once: each has a mask of the picture's size in float32.
 _AT_ONCE = 8
 
 
@@ -141,18 +141,19 @@ def select(
     for done, prompt in enumerate(prompts, 1):
         inputs = model.inputs(image, **prompt)
         pixels = inputs.pop("pixel_values")
-        original, resized = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
+        original, resized = (
+            inputs.pop(name).cpu() for name in ("original_sizes", "reshaped_input_sizes")
+        )
         with torch.no_grad():
             seen = _embedded(model, pixels) if seen is None else seen
             outputs = model.module(**inputs, **seen, multimask_output=True)
         fits = model.finite(outputs.iou_scores)[0]
-        whole = model.processor.post_process_masks(
-            list(model.finite(outputs.pred_masks).cpu()), original.cpu(), resized.cpu()
-        )[0]
-        for proposed, fit in zip(whole, fits.tolist(), strict=True):
-            best = max(range(len(fit)), key=fit.__getitem__)
-            masks.append(proposed[best].numpy())
-            scores.append(fit[best])
+        best = fits.argmax(-1)
+        things = torch.arange(len(best), device=best.device)
+        proposed = model.finite(outputs.pred_masks)[0][things, best][:, None]
+        whole = model.processor.post_process_masks([proposed.cpu()], original, resized)[0]
+        masks.extend(mask[0].numpy() for mask in whole)
+        scores.extend(fits[things, best].tolist())
         yield Progress(done, len(prompts))
     if not masks:
         yield Progress(1, 1, "port 'boxes' is empty, so the mask is too")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from imagen_flow.loaders import keep_tiny
 
+from ..kinds import named_class
+
 MAKE = 1
 """Increased when tiny models change, so that those kept from before are not used."""
 
@@ -107,9 +109,8 @@ def kind_of(reference: str, at: Path | None) -> str:
     if at is None:
         return next((kind for words, kind in BY_NAME if re.search(words, reference.lower())), "")
     try:
-        config = json.loads((at / "config.json").read_text(encoding="utf-8"))
-        named = str(next(iter(config.get("architectures") or []), ""))
-    except (OSError, ValueError, AttributeError):
+        named = named_class(json.loads((at / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return ""
     return BY_CLASS.get(named) or next(
         (kind for head, kind in BY_HEAD.items() if named.endswith(head)), ""
