@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from imagen_flow import Absent, Bool, Image, Json, List, Progress, Range, Steps, Text, node
@@ -78,8 +79,9 @@ def check(
             with NudeNet ``box: [left, top, right, bottom]`` in pixels, as `image.detect` has them.
 
     Raises:
-        ValueError: the picture is unsafe, and `policy` is ``fail``; `unsafe` has a class that the
-            model does not know, or is missing for a classifier whose labels say nothing.
+        ValueError: the picture is unsafe, and `policy` is ``fail``; `unsafe` is empty, has a class
+            that the model does not know, or is missing for a classifier whose labels say nothing;
+            or the model gives something else than numbers.
     """
     counted = _counted(model, unsafe)
     least = model.threshold if threshold is None else threshold
@@ -92,6 +94,11 @@ def check(
         {finding for view in _views(image) for finding in model.look(view)},
         key=lambda finding: (-finding.score, finding.label, finding.box or ()),
     )
+    if broken := next((f for f in found if not math.isfinite(f.score)), None):
+        raise ValueError(
+            f"the model '{model.name}' gives no number for {broken.label}, so nothing is known of the"
+            " picture; its weights may be damaged, or overflow in half precision: set dtype: float32"
+        )
     scores = [finding.score for finding in found if finding.label in counted]
     hits = [f for f in found if f.label in counted and f.score >= least]
     if hits and policy == "fail":
@@ -125,6 +132,11 @@ def _counted(model: Checker, unsafe: list[str] | None) -> frozenset[str]:
                 f" 'unsafe': it knows {known}"
             )
         return model.unsafe
+    if not unsafe:
+        raise ValueError(
+            f"port 'unsafe' is an empty list, so every picture would be safe; '{model.name}' knows"
+            f" {known}"
+        )
     for label in unsafe:
         if label not in model.labels:
             raise ValueError(

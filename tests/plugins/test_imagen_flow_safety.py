@@ -5,6 +5,8 @@ everyone sees, and never a black picture without a word.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -308,20 +310,32 @@ def test_the_checkers_of_checkpoints_decide_as_diffusers(kind: str, tmp_path: Pa
 
 
 def test_a_checker_in_a_folder_of_its_own_is_the_same(tmp_path: Path) -> None:
-    """A checker that was saved alone, with its processor beside it, scores as in its checkpoint."""
+    """A checker that was saved alone, with its processor beside it, scores as in its checkpoint; and
+    so does one whose weights have the names of the checkpoints on the hub.
+    """
+    from safetensors.numpy import load_file, save_file
+
     with quiet_libraries():
         module, processor = clip_checker("sd", tmp_path / "whole")
         module.save_pretrained(tmp_path / "alone")
         processor.save_pretrained(tmp_path / "alone")
+    shutil.copytree(tmp_path / "alone", tmp_path / "old")
+    weights = load_file(tmp_path / "alone" / "model.safetensors")
+    old = {
+        re.sub(r"^vision_model\.(?!vision_model)", r"\g<0>vision_model.", n): w
+        for n, w in weights.items()
+    }
+    assert old.keys() != weights.keys()
+    save_file(old, tmp_path / "old" / "model.safetensors", metadata={"format": "pt"})
     index = {"safety_checker": ["x", "StableDiffusionSafetyChecker"]}
     (tmp_path / "whole" / "model_index.json").write_text(json.dumps(index))
     picture = flow.Image(np.full((40, 40, 3), 90, np.uint8))
     scores = []
-    for name in ("whole", "alone"):
+    for name in ("whole", "alone", "old"):
         model = resolve(f"./{name}", folder=tmp_path, embedded={}, digest=digest_file)
         loaded = CheckerLoader().load(model, device="cpu", dtype="float32", settings=Loading())
         scores.append([(f.label, f.score) for f in loaded.look(picture.pixels)])
-    assert scores[0] == scores[1] and len(scores[0]) == 17
+    assert scores[0] == scores[1] == scores[2] and len(scores[0]) == 17
 
 
 def classifier(folder: Path, labels: list[str]) -> Any:
@@ -373,7 +387,23 @@ def test_a_classifier_of_other_things_asks_which_labels_are_unsafe(tmp_path: Pat
         ValueError, match="'unsafe' has 'cow', which the model .* it knows cat, dog"
     ):
         checked(picture, loaded, unsafe=["cow"])
+    with pytest.raises(
+        ValueError, match="'unsafe' is an empty list, so every picture would be safe"
+    ):
+        checked(picture, loaded, unsafe=[])
     assert not checked(picture, loaded, unsafe=["cat"], threshold=0)[1].safe
+
+
+def test_a_model_that_gives_no_numbers_passes_nothing(tmp_path: Path) -> None:
+    """Scores that are not numbers, as of damaged weights, fail the step: they are above no
+    threshold, and the picture would pass.
+    """
+    loaded = classifier(tmp_path / "vit", ["normal", "nsfw"])
+    loaded.module.classifier.bias.data.fill_(float("nan"))
+    with pytest.raises(
+        ValueError, match="gives no number for n.*, so nothing is known of the picture"
+    ):
+        checked(flow.Image(np.zeros((40, 40, 3), "uint8")), loaded)
 
 
 def test_a_package_that_is_missing_is_named(
