@@ -2,6 +2,7 @@
 # make test   the tests (a few minutes on two cores); make test-slow for the long ones
 # make lint   ruff and mypy, which are also part of the tests
 # make bench  the measurements
+# make train  train the embedded models from nothing, in order, into out/trained (hours; if it stops, call it again)
 # make test-checkpoints   pull what the graphs name and draw with it as diffusers does: several hundred gigabytes; GRAPHS="graphs/sd15.yaml graphs/sdxl.yaml" takes these alone
 #
 # Everything goes into .venv, made from constraints.txt by the first of these that you call.
@@ -18,7 +19,7 @@ GRAPHS ?= $(shell grep -l "hf:" graphs/*.yaml)
 # The tests start hundreds of processes; without kept byte code each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-checkpoints test-gpu lint bench clean
+.PHONY: demo test test-slow test-checkpoints test-gpu lint bench train clean
 
 demo: $(READY)
 	@$(BIN)/imagen-flow demo --out out
@@ -46,6 +47,16 @@ lint: $(READY)
 
 bench: $(READY)
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+TRAIN = $(BIN)/imagen-flow run --out out/trained graphs/training
+TRAINED := --set imagen=./out/trained/imagen --set edit=./out/trained/edit
+
+train: $(READY)
+	@$(TRAIN)/imagen.yaml
+	@$(TRAIN)/imagen_256.yaml
+	@$(TRAIN)/edit.yaml
+	@$(TRAIN)/captioner.yaml $(TRAINED)
+	@$(TRAIN)/evaluate.yaml $(TRAINED) --set caption=./out/trained/caption
 
 # pip says much that matters only when it fails.
 $(READY): pyproject.toml constraints.txt

@@ -514,6 +514,23 @@ def test_a_training_graph_runs(name: str, quick: Path, tmp_path: Path) -> None:
         assert ended.ran == 0
 
 
+@pytest.mark.slow
+def test_the_models_are_trained_from_nothing_each_on_those_before_it(
+    quick: Path, tmp_path: Path
+) -> None:
+    """As `make train` does: the captioner learns from the new cascade and the new editor."""
+    out = tmp_path / "out"
+    with Store.open(tmp_path / "store", Codecs()) as store:
+        for name in ("imagen", "edit", "captioner"):
+            file = quick / "training" / f"{name}.yaml"
+            own = {key: str(out / key) for key in ("imagen", "edit")} if name == "captioner" else {}
+            _, ended = run(file, out, store, **TRAINING[name], **own)
+            assert (ended.status, ended.failed) == ("done", 0)
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
+        *("caption", "edit", "imagen")
+    ]
+
+
 def test_the_guide_to_checkpoints_lists_each_graph_with_a_node_type_that_it_shows() -> None:
     """The guide lists every graph that draws with a real checkpoint, beside a node type that the
     graph uses.

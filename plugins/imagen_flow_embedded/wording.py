@@ -76,6 +76,7 @@ _SHAPED = (
     *("make a {v} out of {n}", "make a {v} of {n}", "let {n} become a {v}", "a {v} instead of {n}"),
     *("i want a {v} instead of {n}", "put a {v} in place of {n}", "set {n} to a {v}"),
     *("make it a {v} instead of {n}", "i want to see a {v} instead of {n}"),
+    *("i want a {v} where {n} is", "put a {v} where {n} is", "draw a {v} where {n} is"),
     *("turn {n} to a {v}", "exchange {n} for a {v}", "draw a {v} instead of {n}"),
 )
 _SHAPED_BARE = (

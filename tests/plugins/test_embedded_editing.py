@@ -9,7 +9,7 @@ import imagen_flow as flow
 from imagen_flow_embedded import WEIGHTS
 from imagen_flow_embedded.inference import editing
 from imagen_flow_embedded.inference.editor import PixelEditor
-from imagen_flow_embedded.inference.reading import read
+from imagen_flow_embedded.inference.reading import FACTS, find_doubts, read
 from imagen_flow_embedded.training.foreign import draw_foreign
 from imagen_flow_embedded.world import EDIT_KINDS, SHAPES, Scene, Thing, draw_edit, render
 
@@ -43,6 +43,17 @@ READ = {
         "shape": "star",
         "new_colour": "yellow",
     },
+    "red -> blue": {"kind": "colour", "colour": "red", "new_colour": "blue"},
+    "circle => star": {"kind": "shape", "shape": "circle", "new_shape": "star"},
+    "black → gray": {"kind": "background", "new_background": "gray"},
+    "the star in pink please": {"kind": "colour", "shape": "star", "new_colour": "pink"},
+    "I'd prefer a green circle": {"kind": "colour", "shape": "circle", "new_colour": "green"},
+    "change the circle from red to green": {
+        "kind": "colour",
+        "colour": "red",
+        "shape": "circle",
+        "new_colour": "green",
+    },
     "Please could you make the small circle large?": {
         "kind": "size",
         "size": "small",
@@ -57,6 +68,8 @@ UNREAD = (
     *("make the circle red and the square blue", "remove the circle and the star"),
     *("is the circle red?", "make the circle not red"),
     *("make the hexagon blue", "turn the circle into a dog", "make it nice"),
+    *("a red circle and a green square", "a yellow star above a pink cross", "paint it black"),
+    *("I see a red circle and a blue square", "make the circle white"),
 )
 
 
@@ -95,6 +108,34 @@ def test_what_asks_for_no_single_change_is_read_as_none(editor):
     assert [
         words for words, each in zip(UNREAD, said, strict=True) if each.facts["kind"] != "nothing"
     ] == []
+
+
+def doubts(words, **said):
+    """Find the doubts of a reading of words; facts that are not given are not said."""
+    return find_doubts({**dict.fromkeys(FACTS), **said}, words.split())
+
+
+def test_a_reading_that_does_not_fit_the_words_is_doubted():
+    """Whatever is left out, made up, or missing; an old background may stand beside the new."""
+    fits = {"kind": "colour", "shape": "circle", "new_colour": "blue"}
+    assert doubts("make the circle blue", **fits) == ()
+    assert doubts("make the circle blue and the square", **fits) == ("'square' is left out",)
+    assert doubts("make the blue", **fits) == ("'circle' is not in it",)
+    more = {**fits, "new_shape": "circle"}
+    assert doubts("make the circle blue", **more) == ("it says another shape too",)
+    unsaid = {"kind": "shape", "shape": "square"}
+    assert doubts("make the square", **unsaid) == ("it does not say which shape there is to be",)
+    ground = {"kind": "background", "new_background": "white"}
+    assert doubts("replace the black background with white", **ground) == ()
+    assert doubts("red circle", kind="nothing") == ()
+
+
+def test_an_instruction_that_may_be_misread_keeps_every_pixel_with_a_note(editor):
+    picture = render([Scene("white", (Thing("large", "red", "circle", 0.5, 0.5),))], 128)[0]
+    after, notes = edit(editor, picture, "just the circle, without the square")
+    assert (after == picture).all()
+    (note,) = notes
+    assert note.startswith("the instruction may be misread (") and "is left out" in note
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)

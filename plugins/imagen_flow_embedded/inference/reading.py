@@ -105,6 +105,8 @@ def find_doubts(
     new = facts.get(f"new_{kind}")
     if kind != "remove" and new is None:
         found.append(f"it does not say which {kind} there is to be")
+    others = set() if kind == "shape" else {"size", "colour", "shape", "background"} - {kind}
+    found += [f"it says another {fact} too" for fact in sorted(others) if facts.get(f"new_{fact}")]
     held = {value for fact, value in facts.items() if value and fact != "kind"}
     told = set(words)
     # a new background may be told beside the old one
