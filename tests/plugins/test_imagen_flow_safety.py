@@ -419,7 +419,7 @@ def test_a_package_that_is_missing_is_named(
         (
             "the model 'embedded/nudenet' is not installed",
             "it comes with the package nudenet",
-            "pip install 'imagen-flow[safety]'",
+            "pip install 'imagen-flow[nudenet]'",
         )
     ]
 
