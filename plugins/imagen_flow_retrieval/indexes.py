@@ -69,7 +69,7 @@ class IndexLoader(Loader[Index]):
 def _codes(model: Model, vectors: np.ndarray) -> searching.Codes:
     import faiss
 
-    of = {"what": "codes of an index", "bits": searching.BITS, "faiss": faiss.__version__}
+    of = {"what": "codes of an index", "faiss": faiss.__version__}
     return searching.prepared_codes(
         vectors, lambda write: derived_folder(model, write, of=of, libraries=("numpy",))
     )
@@ -171,12 +171,13 @@ def search(
             graph, `list.get` with ``each: {index: "${NODE.positions}"}`` gives the pictures or files
             that were at these positions.
             Indexes of up to 20,000 entries are compared one by one. In larger ones, candidates are
-            chosen by codes first, which finds at least 99 % of the nearest; their scores are exact.
+            chosen by codes first, and all are compared where these are not sure enough, which finds
+            at least 99 % of the nearest; their scores are exact.
 
     Raises:
         ValueError: the query is no features, or of another model than the index.
 
-    Source: ``faiss.IndexRaBitQFastScan`` for the candidates of large indexes.
+    Source: ``faiss.IndexPQFastScan`` for the candidates of large indexes.
     """
     made = made_by([query], "query")
     if not index.described.count:
