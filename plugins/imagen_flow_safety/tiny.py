@@ -13,8 +13,13 @@ from imagen_flow.loaders import keep_tiny
 MAKE = 1
 """Increased when tiny models change, so that those kept from before are not used."""
 
-BY_NAME = ((r"safety[-_]?checker", "checker"), (r"nsfw", "classifier"))
-"""Kinds by words in a model's name. Whole checkpoints are made by other plugins."""
+BY_NAME = (
+    (r"safety[-_]?checker", "checker"),
+    (r"nsfw[-_.]?(image[-_.]?)?(detect|classif)", "classifier"),
+)
+"""Kinds by words in a model's name. Whole checkpoints are made by other plugins, also those whose
+name has some of these words.
+"""
 
 _SIDE = 32
 _SIZES = {

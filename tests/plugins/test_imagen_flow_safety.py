@@ -18,7 +18,7 @@ import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow.loaders import Loading
-from imagen_flow_safety import packaged
+from imagen_flow_safety import imagen_flow_tiny, packaged
 from imagen_flow_safety.checking import check
 from imagen_flow_safety.findings import Box
 from imagen_flow_safety.loading import CheckerLoader
@@ -486,6 +486,12 @@ def test_checkers_of_the_hub_are_tried_with_tiny_ones(
     }
     outputs = flow.run(graph, store=None, tiny=True, device="cpu")
     assert outputs["picture"].width == 64 and outputs["score"] < 0.001
+
+
+@pytest.mark.parametrize("reference", ["hf:x/nsfw-lora", "hf:x/sdxl-nsfw", "hf:google/vit"])
+def test_other_models_are_left_to_other_plugins(reference: str, tmp_path: Path) -> None:
+    """A checkpoint or a LoRA for such pictures is no checker of them."""
+    assert imagen_flow_tiny(reference, None, tmp_path) is None
 
 
 def test_planning_imports_no_heavy_library() -> None:
