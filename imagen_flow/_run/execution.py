@@ -263,7 +263,14 @@ class _RunThread:
                     queue.item_refused(item.label, item.problems[0].message)
             grouping = Grouping(state, runner, self.pool, store, queue)
             scheduler = Scheduler(
-                state, runner, self.pool, grouping, delivery, queue, cancel=self.cancel
+                state,
+                runner,
+                self.pool,
+                grouping,
+                delivery,
+                queue,
+                cancel=self.cancel,
+                has_valueless=todo + len(cached) < len(plan.steps),
             )
             scheduler.run(stop=self.stop)
             delivery.wait()

@@ -63,7 +63,11 @@ class Ready:
 
 
 class ItemWalk:
-    """Evaluates the outputs of one item. Steps that lease models are left to the scheduler."""
+    """Evaluates the outputs of one item. Steps that lease models are left to the scheduler.
+
+    Params:
+        has_valueless: whether the plan knows of steps that have no value.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class ItemWalk:
         queue: EventQueue,
         *,
         cancel: threading.Event,
+        has_valueless: bool,
     ) -> None:
         self.top = top
         self.state = state
@@ -85,14 +90,9 @@ class ItemWalk:
         self._pending_outputs: dict[tuple[str, str], list[Output]] = {}
         #: Node outputs whose outcome has been reported.
         self._reported: set[tuple[int, str, str]] = set()
-        #: Whether the plan knows of steps that have no value. What comes after them may be cached, or
-        #: run, without asking for them, and they are reported all the same.
-        self._has_valueless = any(
-            step.status in ("absent", "skipped", "failed")
-            for frame in top.all()
-            for known in frame.states.values()
-            for step in known.steps
-        )
+        #: What comes after a step that has no value may be cached, or run, without asking for it; it
+        #: is reported all the same.
+        self._has_valueless = has_valueless
 
     def evaluate(self) -> Generator[Ready, None, None]:
         """Evaluate and deliver every output. Yields steps to run, with `finish_step`, before it

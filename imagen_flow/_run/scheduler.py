@@ -46,7 +46,11 @@ class _Waiting:
 
 
 class Scheduler:
-    """Evaluates the outputs of all items of one run."""
+    """Evaluates the outputs of all items of one run.
+
+    Params:
+        has_valueless: whether the plan knows of steps that have no value.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Scheduler:
         queue: EventQueue,
         *,
         cancel: threading.Event,
+        has_valueless: bool,
     ) -> None:
         self.state = state
         self.runner = runner
@@ -66,6 +71,7 @@ class Scheduler:
         self.delivery = delivery
         self.queue = queue
         self.cancel = cancel
+        self.has_valueless = has_valueless
         self._waiting: list[_Waiting] = []
 
     def run(self, *, stop: Callable[[], bool]) -> None:
@@ -133,7 +139,15 @@ class Scheduler:
         return len(self._waiting) < WINDOW and cache.total_bytes <= FULL * cache.max_bytes
 
     def _start(self, position: int, top: Frame) -> None:
-        walk = ItemWalk(top, self.state, self.runner, self.delivery, self.queue, cancel=self.cancel)
+        walk = ItemWalk(
+            top,
+            self.state,
+            self.runner,
+            self.delivery,
+            self.queue,
+            cancel=self.cancel,
+            has_valueless=self.has_valueless,
+        )
         steps = walk.evaluate()
         self._wait(position, top, steps, next(steps, None))
 
