@@ -23,6 +23,9 @@ MAX_CHANNELS = 64
 
 _BLOCK = 1 << 18
 
+_MAX_CHUNKS = 1000
+"""The most parts of a WAV or AIFF file that are looked at."""
+
 _ENDLESS = 0x7FFF0000
 """A program that writes to a pipe states this size of a WAV file or more, since it knows none."""
 
@@ -88,16 +91,16 @@ def _plain_wav(content: bytes, name: str, start: float, most: float) -> Audio | 
         return None
     data = data[int(start * rate) * size : len(data) // size * size]
     _check_length(name, len(data) // size, rate, channels, most)
-    raw = np.frombuffer(data, "uint8").reshape(-1, channels, width)
-    if width == 1:
-        values = raw[:, :, 0].astype("float64") - 128
+    if width == 3:
+        # The missing lowest byte is zero, so that these become 32 bits.
+        whole = np.zeros((len(data) // 3, 4), "uint8")
+        whole[:, 1:] = np.frombuffer(data, "uint8").reshape(-1, 3)
+        values = whole.view("<i4")[:, 0].astype("float32")
     else:
-        # The missing lower bytes are zeros, so that all widths become 32 bits.
-        whole = np.zeros((*raw.shape[:2], 4), "uint8")
-        whole[:, :, 4 - width :] = raw
-        values = whole.view("<i4")[:, :, 0].astype("float64")
-    scale = 2.0**7 if width == 1 else 2.0**31
-    return Audio((values / scale).astype("float32").T, rate)
+        values = np.frombuffer(data, {1: "u1", 2: "<i2", 4: "<i4"}[width]).astype("float32")
+    values = values - 128 if width == 1 else values
+    scale = {1: 2**7, 2: 2**15}.get(width, 2**31)
+    return Audio((values / np.float32(scale)).reshape(-1, channels).T, rate)
 
 
 def _by_library(content: bytes, name: str, start: float, most: float) -> Audio:
@@ -168,7 +171,9 @@ def _check_whole(content: bytes, name: str) -> None:
     orders = {b"RIFF": ("little", b"data"), b"FORM": ("big", b"SSND")}
     order, wanted = orders.get(content[:4], ("", b""))
     at = 12
-    while order and at + 8 <= len(content):
+    for _ in range(_MAX_CHUNKS if order else 0):
+        if at + 8 > len(content):
+            return
         kind, size = content[at : at + 4], content[at + 4 : at + 8]
         stated = int.from_bytes(size, "little" if order == "little" else "big")
         if kind == wanted:

@@ -80,7 +80,7 @@ def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     filters = _filters(up, down)
     taps = filters.shape[1]
     count = -(-samples.shape[1] * up // down)
-    padded = np.pad(samples.astype("float64"), ((0, 0), (taps // 2, taps // 2 + down)))
+    padded = np.pad(samples.astype("float32"), ((0, 0), (taps // 2, taps // 2 + down)))
     if up * (down + taps) > _MOST_DENSE:
         return _one_by_one(padded, filters, down, count)
     # Every `down` samples the filters repeat: they are the columns of one matrix.
@@ -91,7 +91,9 @@ def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     rows = np.lib.stride_tricks.sliding_window_view(padded, len(matrix), axis=1)[:, ::down]
     found = np.empty((len(samples), rows.shape[1], up), "float32")
     for start in range(0, rows.shape[1], _BLOCK):
-        found[:, start : start + _BLOCK] = rows[:, start : start + _BLOCK] @ matrix
+        found[:, start : start + _BLOCK] = (
+            rows[:, start : start + _BLOCK].astype("float64") @ matrix
+        )
     return found.reshape(len(samples), -1)[:, :count]
 
 

@@ -12,7 +12,7 @@ MAX_CHARACTERS = 5_000_000
 """The longest text that is read, some thousand pages."""
 
 _SENTENCE = re.compile(
-    r".+?(?:[.!?…]+[\"'”’»)\]]*\s+|[。！？]+[”’」』）]*\s*|\n+\s*|\Z)", re.DOTALL
+    r".+?(?:(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s+|[。！？]+[”’」』）]*\s*|\n+\s*|\Z)", re.DOTALL
 )
 _WORD = re.compile(r"\s*\S+\s*")
 

@@ -94,7 +94,8 @@ def translate(
     if note := _not_to_translate(text, source, target):
         yield Progress(1, 1, note)
         return text
-    _, most = model.length(None, max_tokens, {"max_new_tokens": _usual(model)})
+    usual = model.model.generation_config.max_new_tokens or MAX_TOKENS
+    _, most = model.length(None, max_tokens, {"max_new_tokens": usual})
     unread = unread_words(model.tokenizer, text, None)
     window = min(model.window, max(16, most // 2))
     before = f">>{target}<< " if languages.marked else ""
@@ -126,11 +127,6 @@ def translate(
             yield Progress(done, total, note)
         found.append(between.join(written))
     return "\n".join(found)
-
-
-def _usual(model: Writer) -> int:
-    own = model.model.generation_config.max_new_tokens or MAX_TOKENS
-    return own if model.positions is None else min(own, model.positions - 1)
 
 
 def _not_to_translate(text: str, source: str, target: str) -> str:

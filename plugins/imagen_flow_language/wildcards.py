@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import translate
 from random import Random
@@ -31,6 +32,9 @@ MAX_FILE_BYTES = 20_000_000
 
 MAX_TOTAL = 20_000_000
 """The most characters that all combinations have together."""
+
+MAX_CHOSEN = 1000
+"""The most options that are chosen at once."""
 
 MAX_PARTS = 100_000
 """The most pieces that one text is put together from: files that name others twice each grow
@@ -67,8 +71,8 @@ def wildcards(template: Text, *, seed: Seed, folder: Folder | None = None) -> St
         ``random.Random``, whose numbers are the same in all versions of Python.
     """
     filled = _Filling(folder)
-    parts = filled.template(template)
-    text = _sample(parts, Random(seed))
+    with _bounded_depth():
+        text = _sample(filled.template(template), Random(seed))
     yield Progress(1, 1, filled.note())
     return text
 
@@ -96,9 +100,20 @@ def combinations(
         ValueError: as for `text.wildcards`, or there are more than `limit`.
     """
     filled = _Filling(folder)
-    texts = _Enumeration(limit).texts(filled.template(template))
+    with _bounded_depth():
+        texts = _Enumeration(limit).texts(filled.template(template))
     yield Progress(1, 1, filled.note())
     return list(dict.fromkeys(texts))
+
+
+@contextmanager
+def _bounded_depth() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise ValueError(
+            "variants and wildcard files are nested too deep together; use fewer levels"
+        ) from None
 
 
 @dataclass
@@ -208,6 +223,11 @@ def _eligible(choice: Choice) -> tuple[list[Option], int, int]:
     options = [option for option in choice.options if option.weight]
     count = len(options)
     high = count if choice.high is None else min(choice.high, count)
+    if high > MAX_CHOSEN:
+        raise ValueError(
+            f"the template may choose {high:,} options at once, more than {MAX_CHOSEN:,}; write how"
+            " many: {1-3$$…}"
+        )
     return options, min(choice.low, high), high
 
 

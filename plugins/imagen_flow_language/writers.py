@@ -81,7 +81,10 @@ class Writer:
             ValueError: they contradict each other, or the model cannot write so many.
         """
         own = self.model.generation_config
-        most = max_tokens or task.get("max_new_tokens") or own.max_new_tokens or MAX_TOKENS
+        usual = task.get("max_new_tokens") or own.max_new_tokens or MAX_TOKENS
+        if self.positions is not None:
+            usual = min(usual, self.positions - 1)
+        most = max_tokens or usual
         least = min_tokens
         if least is None:
             least = task.get("min_new_tokens") or own.min_new_tokens

@@ -92,6 +92,15 @@ def test_t5_gets_its_prefix_and_the_settings_of_its_task(
     )
 
 
+def test_a_model_that_states_no_lengths_writes_as_much_as_it_can(
+    folder_of: Callable[[str], Path],
+) -> None:
+    """128 tokens, or fewer if its decoder has no more positions."""
+    folder = folder_of("bart")
+    _, found = result(summarise(load(folder), TEXT))
+    assert found == by_hand(folder, TEXT, max_new_tokens=127, num_beams=1)
+
+
 def test_a_long_text_is_read_in_passages_and_summarised_again(
     folder_of: Callable[[str], Path],
 ) -> None:
@@ -149,6 +158,12 @@ def test_passages_end_with_sentences() -> None:
         "又一只。",
     ]
     assert passages("a bb cc dddddddddd", count, 5) == ["a bb", "cc", "ddddd", "ddddd"]
+
+
+@pytest.mark.parametrize("text", ["." * 50_000, "?!" * 20_000 + "\n", ')"' * 20_000, "猫" * 20_000])
+def test_runs_of_marks_are_cut_in_a_moment(text: str) -> None:
+    """A text that is no text does not take for ever."""
+    assert "".join(passages(text, len, 512)) == text.strip()
 
 
 def test_two_hundred_pages_are_read_whole() -> None:

@@ -270,3 +270,25 @@ def test_renaming_a_file_or_changing_it_runs_the_step_again(tmp_path: Path) -> N
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
     assert flow.run(graph, files=tmp_path / "one", store=None)["p"] == "x c, b"
+
+
+def test_what_is_nested_too_deep_together_is_refused(folder: Any) -> None:
+    """Files of variants inside variants are bounded together, not by Python's stack."""
+    deep = {f"f{n}.txt": "{" * 45 + f"__f{n + 1}__" + "}" * 45 for n in range(40)} | {
+        "f40.txt": "x"
+    }
+    assert refusal("__f0__", folder(deep)) == (
+        "variants and wildcard files are nested too deep together; use fewer levels"
+    )
+
+
+def test_all_lines_of_a_large_file_are_not_chosen_at_once(folder: Any) -> None:
+    """The message says how to choose some; one of them is chosen in a moment."""
+    files = folder({"big.txt": "\n".join(map(str, range(100_000)))})
+    assert filled("__big__", 7, files).isdigit()
+    assert len(filled("{3$$__big__}", 7, files).split(", ")) == 3
+    with pytest.raises(ValueError) as refused:
+        filled("{-$$__big__}", 7, files)
+    assert str(refused.value) == (
+        "the template may choose 20,000 options at once, more than 1,000; write how many: {1-3$$…}"
+    )
