@@ -1096,3 +1096,34 @@ def test_a_tokenizer_that_says_no_length_reads_as_far_as_its_encoder(
         draw(one=drawing(str(folder), prompt=prompt)).pixels,
         draw(one=drawing(at("sdxl")[0], prompt=prompt)).pixels,
     )
+
+
+def test_a_lora_is_trained_on_a_file_as_on_a_folder(
+    at: Callable[[str], tuple[str, str]], draw: Callable[..., Any], tmp_path: Path
+) -> None:
+    """With the same losses; and on velocity with zero terminal SNR, where the file says so."""
+    folder, file = at("sdxl")
+    told = changed(
+        at,
+        "sdxl",
+        tmp_path / "told.safetensors",
+        lambda held: {**held, "v_pred": torch.tensor([]), "ztsnr": torch.tensor([])},
+    )
+    losses = []
+    for path in (folder, file, told):
+        lora = {
+            "type": "train.lora",
+            "model": path,
+            "images": ["${grey}"],
+            "captions": ["a fox"],
+            "steps": 2,
+            "rank": 2,
+            "resolution": 64,
+            "min_snr_gamma": 0.0,
+            "seed": 5,
+        }
+        grey = {"type": "image.noise", "width": 64, "height": 64, "seed": 1}
+        rows = draw(grey=grey, lora=lora, losses={"type": "flow.first", "a": "${lora.losses}"})
+        losses.append([row["loss"] for row in rows])
+    assert losses[0] == losses[1]
+    assert losses[2] != losses[1]
