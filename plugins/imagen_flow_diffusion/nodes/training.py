@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Annotated, Any, NamedTuple, TypeVar, Unpack
-
-from typing_extensions import TypedDict
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Model, Range, Scratch, Seed, Steps, Text
@@ -22,57 +20,6 @@ from ..training import examples, layers, lora, objective
 from .drawing import ADAPTING
 
 T = TypeVar("T")
-
-
-class Shape(TypedDict, total=False):
-    """What the LoRA is.
-
-    Params:
-        rank: of the matrices of each layer. Default: 16.
-        alpha: the LoRA counts ``alpha / rank`` times. Default: as `rank`, so once.
-        targets: the layers that it changes: ``attention`` (the default), ``transformer`` (also the
-            linear layers around it), or ``all`` (also the convolutions).
-        names: under which names the file holds it: ``peft`` (the default), as diffusers saves
-            LoRAs, or ``kohya``, which also ComfyUI and A1111 read.
-    """
-
-    rank: Annotated[int, Range(1, 1024)]
-    alpha: Annotated[float, Range(0.01, 4096)]
-    targets: layers.Targets
-    names: layers.Names
-
-
-class Learning(TypedDict, total=False):
-    """How it is trained.
-
-    Params:
-        repeats: how often each picture is seen. Default: 100.
-        steps: how many steps, instead of `repeats`.
-        batch_size: pictures of a step. Default: 1.
-        learning_rate: of AdamW. Default: 1e-4.
-        schedule, warm_up: how the learning rate goes on after so many steps of growing from zero.
-            Default: ``constant``, 0.
-        min_snr_gamma: weights noise levels by min(SNR, gamma) (arXiv:2303.09556); 0 weights all
-            alike. Default: 5.
-        caption_dropout: the share of pictures that are learnt without their captions, for guidance.
-            Default: 0.1.
-        gradient_checkpointing: needs less memory and more time, and gives the same weights.
-            Default: only where memory ran out.
-    """
-
-    repeats: Annotated[int, Range(1, 100_000)]
-    steps: Annotated[int, Range(1, 1_000_000)]
-    batch_size: Annotated[int, Range(1, 256)]
-    learning_rate: Annotated[float, Range(1e-8, 1.0)]
-    schedule: lora.Schedule
-    warm_up: Annotated[int, Range(0, 100_000)]
-    min_snr_gamma: Annotated[float, Range(0, 1000)]
-    caption_dropout: Annotated[float, Range(0, 1)]
-    gradient_checkpointing: bool
-
-
-class LoRATraining(Shape, Learning, total=False):
-    """All that a LoRA is trained with."""
 
 
 class TrainedLoRA(NamedTuple):
@@ -91,11 +38,23 @@ def train_lora(
     captions: List[Text],
     scratch: Scratch,
     *,
+    steps: Annotated[int, Range(1, 1_000_000)] | None = None,
+    repeats: Annotated[int, Range(1, 100_000)] = 100,
+    batch_size: Annotated[int, Range(1, 256)] = 1,
     resolution: Annotated[int, Range(64, 4096)] | None = None,
     crop: bool = True,
+    rank: Annotated[int, Range(1, 1024)] = 16,
+    alpha: Annotated[float, Range(0.01, 4096)] | None = None,
+    targets: layers.Targets = "attention",
+    learning_rate: Annotated[float, Range(1e-8, 1.0)] = 1e-4,
+    schedule: lora.Schedule = "constant",
+    warm_up: Annotated[int, Range(0, 100_000)] = 0,
+    min_snr_gamma: Annotated[float, Range(0, 1000)] = 5.0,
+    caption_dropout: Annotated[float, Range(0, 1)] = 0.1,
+    gradient_checkpointing: bool | None = None,
+    names: layers.Names = "peft",
     seed: Seed,
     memory_levels: FallbackLevels = (),
-    **ports: Unpack[LoRATraining],
 ) -> Steps[TrainedLoRA]:
     """Train a LoRA on captioned pictures: a style or a thing that a model does not know yet.
 
@@ -105,16 +64,30 @@ def train_lora(
         images: of any sizes; alpha is composited over black.
         captions: one for each picture.
     Params:
+        steps: of training. Default: as many as show each picture `repeats` times.
+        batch_size: pictures of a step.
         resolution: the side of the pictures that are learnt from. Default: the model's own.
         crop: learn from the square in the middle of each picture; otherwise pictures keep their
             proportions, at about as many pixels.
+        rank: of the matrices of each layer.
+        alpha: the LoRA counts ``alpha / rank`` times. Default: once.
+        targets: the layers that it changes: those of ``attention``, all linear ones of a
+            ``transformer``, or ``all``, with convolutions.
+        learning_rate: of AdamW.
+        schedule, warm_up: how the learning rate goes on, after so many steps of growing from zero.
+        min_snr_gamma: weights noise levels by min(SNR, gamma); 0 weights all alike.
+        caption_dropout: the share of pictures that are learnt without their captions, for guidance.
+        gradient_checkpointing: needs less memory and more time, and gives the same weights.
+            Default: only where memory ran out.
+        names: under which the file holds the layers: ``peft``, as diffusers saves LoRAs, or
+            ``kohya``, which also ComfyUI and A1111 read.
         seed: of the first weights, the noise and the order of the pictures.
     Outputs:
         model: a folder with a LoRA, for the port `loras` of the nodes that draw.
         losses: a row for each stretch of the run, with ``step`` and ``loss``.
     Raises: ValueError without pictures, or if their number is not that of the captions.
     Source: DDPM training as in diffusers' ``train_text_to_image_lora``; LoRA (arXiv:2106.09685) as
-        in peft.
+        in peft; min-SNR weights (arXiv:2303.09556).
     """
     import diffusers
 
@@ -127,25 +100,26 @@ def train_lora(
         raise ValueError("port 'images' is an empty list; there is nothing to learn from")
     side = resolution or own_resolution(model.model)
     refuse_size(model.model, {"width": side, "height": side})
-    rank, batch = ports.get("rank", 16), ports.get("batch_size", 1)
-    steps = ports.get("steps") or math.ceil(len(images) * ports.get("repeats", 100) / batch)
     settings = lora.Settings(
-        steps=steps,
-        batch_size=batch,
+        steps=steps or math.ceil(len(images) * repeats / batch_size),
+        batch_size=batch_size,
         rank=rank,
-        alpha=ports.get("alpha", float(rank)),
-        targets=ports.get("targets", "attention"),
-        learning_rate=ports.get("learning_rate", 1e-4),
-        schedule=ports.get("schedule", "constant"),
-        warm_up=ports.get("warm_up", 0),
-        min_snr_gamma=ports.get("min_snr_gamma", 5.0),
-        caption_dropout=ports.get("caption_dropout", 0.1),
+        alpha=float(rank) if alpha is None else alpha,
+        targets=targets,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        warm_up=warm_up,
+        min_snr_gamma=min_snr_gamma,
+        caption_dropout=caption_dropout,
         seed=seed,
     )
     pipeline = model.pipeline(getattr(diffusers, model.kind))
-    schedule = objective.noise_schedule(pipeline.scheduler, model.model.reference)
-    total = len(images) + steps
-    with _explaining_memory(batch, side):
+    noise = objective.noise_schedule(pipeline.scheduler, model.model.reference)
+    total = len(images) + settings.steps
+    if gradient_checkpointing is None:
+        # It changes no weight, so it is what is tried first where memory ran out.
+        gradient_checkpointing = bool(memory_levels)
+    with _explaining_memory(batch_size, side):
         with model.alone():
             encoding = examples.encode(
                 model, images, captions, side, crop=crop, kept=scratch / "examples.safetensors"
@@ -154,20 +128,12 @@ def train_lora(
         # What draws does not lend this denoiser, and may use the other parts meanwhile.
         with model.groups["denoiser"].lock:
             training = lora.train(
-                model,
-                data,
-                schedule,
-                settings,
-                scratch,
-                # It changes no weight, so it is what is tried first where memory ran out.
-                gradient_checkpointing=ports.get("gradient_checkpointing", bool(memory_levels)),
+                model, data, noise, settings, scratch, gradient_checkpointing=gradient_checkpointing
             )
             trained = yield from _counted(training, len(images), total)
     folder = scratch / "lora"
     folder.mkdir(exist_ok=True)
-    layers.write_lora(
-        folder / layers.FILE, trained.weights, rank, settings.alpha, ports.get("names", "peft")
-    )
+    layers.write_lora(folder / layers.FILE, trained.weights, rank, settings.alpha, names)
     rows = [{"step": step, "loss": loss} for step, loss in trained.losses]
     return TrainedLoRA(Model(folder), rows)
 
