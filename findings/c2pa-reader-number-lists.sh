@@ -6,7 +6,7 @@
 #         not negative is cut to its lowest eight bits, all others are left out, and what remains is shown in Base64. 300 becomes 44; -1 and 2.5 are gone. Only lists whose elements
 #         are texts, mappings or lists are shown as they are. The state of validation is Valid. `crjson()`, in another layout, gives the right numbers.
 # Cost:   sizes, coordinates, thresholds and scores that were signed as evidence cannot be told from what readers show, in every program that is built on this reader.
-# Remedy: sign such lists as texts or mappings; read other people's from `crjson()`.
+# Remedy: sign such lists as texts or mappings; read other people's from `crjson()`. Reported for c2patool in c2pa-rs, issue 2570 (September 2026), which takes the file to be wrong; it is not.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
