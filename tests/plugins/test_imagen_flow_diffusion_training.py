@@ -50,7 +50,15 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
     ),
+    "sd-sample": partial(_sampled, make=checkpoints.stable_diffusion, prediction_type="sample"),
     "sdxl": checkpoints.stable_diffusion_xl,
+    "sdxl-edm": partial(
+        _sampled,
+        make=checkpoints.stable_diffusion_xl,
+        _class_name="EDMEulerScheduler",
+        sigma_min=0.002,
+        sigma_max=80.0,
+    ),
     "sdxl-refiner": partial(checkpoints.stable_diffusion_xl, refiner=True),
     "inpainting": partial(
         checkpoints.stable_diffusion, class_name="StableDiffusionInpaintPipeline", reads=9
@@ -178,6 +186,8 @@ def steps_by_hand(
         if noise_schedule.config.prediction_type == "v_prediction":
             target = noise_schedule.get_velocity(latents, noise, times)
             weights = torch.clamp(snr, max=5) / (snr + 1)
+        elif noise_schedule.config.prediction_type == "sample":
+            target, weights = latents, torch.clamp(snr, max=5)
         else:
             target, weights = noise, torch.clamp(snr, max=5) / snr
         loss = (((guess - target) ** 2).flatten(1).mean(1) * weights).mean()
@@ -191,7 +201,7 @@ def steps_by_hand(
     }
 
 
-@pytest.mark.parametrize("name", ["sd", "sd-v", "sd-zero", "sdxl"])
+@pytest.mark.parametrize("name", ["sd", "sd-v", "sd-zero", "sd-sample", "sdxl"])
 def test_the_steps_are_those_of_diffusers_and_peft(
     name: str,
     at: Callable[[str], str],
@@ -200,8 +210,8 @@ def test_the_steps_are_those_of_diffusers_and_peft(
     kept: Callable[..., dict[str, torch.Tensor]],
 ) -> None:
     """Three steps of AdamW give the weights that diffusers' schedule and networks and peft's layers
-    give by hand: for noise and velocity, with zero terminal SNR, and with SDXL's two encoders and
-    sizes.
+    give by hand: for noise, velocity and pictures, with zero terminal SNR, and with SDXL's two
+    encoders and sizes.
     """
     ours = kept(trained(at(name), files), pool)
     settings = lora.Settings(3, 2, 4, 2.0, "attention", 1e-2, "constant", 0, 5.0, 0.1, 3)
@@ -670,6 +680,15 @@ def test_data_that_does_not_fit_is_refused(
     assert "'images' has 3 elements and 'captions' has 1" in failure(**nodes)
     nodes["lora"] |= {"captions": [], "images": []}
     assert "there is nothing to learn from" in failure(lora=nodes["lora"])
+
+
+def test_a_schedule_of_other_noise_is_refused(
+    at: Callable[[str], str], files: list[str], failure: Callable[..., str]
+) -> None:
+    """The sampler is named, and what is known."""
+    said = failure(**trained(at("sdxl-edm"), files))
+    assert "its sampler is EDMEulerScheduler" in said
+    assert "noise schedules of discrete times (epsilon, v_prediction, sample)" in said
 
 
 def test_a_rate_that_is_too_high_is_told(
