@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -354,37 +355,39 @@ def make_plan(
                     wanted
                 )  # now, so that it is the same each time the plan is carried out
     history = store.history(history_name(graph)) if store is not None else {}
-    while True:
-        state = State(
-            [
-                Frame(graph, "", label, dict(one.slots), by_default=one.by_default)
-                for label, one in taken.items()
-                if isinstance(one, Taken)
-            ],
-            keying,
-            history,
-            listing=True,
-        )
-        try:
-            for top in state.tops:
-                state.walk(top)
-            if items is not None:
-                charge_models(state)
-                state.drop_items()
-            steps = tuple(explained(state))
-            keying.forced.update(
-                step.key
-                for step in steps
-                if step.key and step.status == "runs" and step.reason == FORCED
+    with nullcontext() if store is None else store.reading_ahead(history.values()):
+        while True:
+            state = State(
+                [
+                    Frame(graph, "", label, dict(one.slots), by_default=one.by_default)
+                    for label, one in taken.items()
+                    if isinstance(one, Taken)
+                ],
+                keying,
+                history,
+                listing=True,
             )
-            if not any(
-                step.status == "cached" and step.key in keying.forced for _, step in state.steps()
-            ):
-                break
-        except Damaged as damaged:
-            keying.lost.add(
-                damaged.artifact.digest
-            )  # plan anew, so that the step that gives it runs
+            try:
+                for top in state.tops:
+                    state.walk(top)
+                if items is not None:
+                    charge_models(state)
+                    state.drop_items()
+                steps = tuple(explained(state))
+                keying.forced.update(
+                    step.key
+                    for step in steps
+                    if step.key and step.status == "runs" and step.reason == FORCED
+                )
+                if not any(
+                    step.status == "cached" and step.key in keying.forced
+                    for _, step in state.steps()
+                ):
+                    break
+            except Damaged as damaged:
+                keying.lost.add(
+                    damaged.artifact.digest
+                )  # plan anew, so that the step that gives it runs
     check_waiting_models(state)
     if state.drop_items():
         steps = tuple(explained(state))

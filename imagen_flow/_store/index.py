@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from .._system.seals import Seals
@@ -24,6 +25,7 @@ from .objects import is_location
 __all__ = ["DamagedRow", "ForeignRow", "Index", "StepEntry", "ValueEntry"]
 
 _ROWS_PER_STATEMENT = 64
+_ROWS_PER_QUERY = 500
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}\Z")
@@ -74,6 +76,7 @@ class Index:
     def __init__(self, file: IndexFile, seals: Seals) -> None:
         self.file = file
         self.seals = seals
+        self._ahead: dict[str, tuple[Any, ...]] = {}
 
     # ---- one row
 
@@ -83,12 +86,31 @@ class Index:
         Raises:
             DamagedRow, ForeignRow: the row cannot be trusted.
         """
-        rows = self.file.read("SELECT outputs, used, seal FROM step WHERE key=?", (key,))
-        if not rows:
-            return None
-        outputs, used, seal = rows[0]
+        row = self._ahead.pop(key, None)
+        if row is None:
+            rows = self.file.read("SELECT outputs, used, seal FROM step WHERE key=?", (key,))
+            if not rows:
+                return None
+            row = rows[0]
+        outputs, used, seal = row
         self._check(seal, "step", key, outputs)
         return outputs, used if type(used) is int else 0
+
+    @contextmanager
+    def reading_ahead(self, keys: Sequence[str]) -> Iterator[None]:
+        """Read the rows of steps that are likely to be asked for, many at a time, which takes a
+        fifth of the time. They are forgotten in the end.
+        """
+        with suppress(sqlite3.Error):
+            for start in range(0, len(keys), _ROWS_PER_QUERY):
+                some = keys[start : start + _ROWS_PER_QUERY]
+                places = ",".join("?" * len(some))
+                query = f"SELECT key, outputs, used, seal FROM step WHERE key IN ({places})"
+                self._ahead.update((key, row) for key, *row in self.file.read(query, some))
+        try:
+            yield
+        finally:
+            self._ahead.clear()
 
     def provenance(self, key: str) -> str | None:
         """Give a step's provenance, as written; None if it is lost."""
