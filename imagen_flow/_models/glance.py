@@ -66,7 +66,7 @@ class _Glance:
         torch = sys.modules.get("torch")
         self._value = value
         self._objects = list(objects_looked_at(value))
-        self._held: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self._held: list[dict[Any, Any]] = []
         self._tensors: list[Any] = []
         for _, one in self._objects:
             if torch is not None and isinstance(one, torch.Tensor):
@@ -74,6 +74,8 @@ class _Glance:
             elif torch is not None and isinstance(one, torch.nn.Module):
                 for module in one.modules():
                     self._hold(module)
+        self._copies = [dict(held) for held in self._held]
+        self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._states = self._now()
         self._plain = copy.deepcopy(self._plain_now())
         self._samples = sampled(self._tensors) if torch is not None else []
@@ -86,7 +88,7 @@ class _Glance:
             return (
                 len(objects) == len(self._objects)
                 and all(now[1] is was[1] for now, was in zip(objects, self._objects, strict=True))
-                and all(now == was for now, was in self._held)
+                and self._held == self._copies
                 and self._now() == self._states
                 and self._plain_now() == self._plain
                 and all(
@@ -105,7 +107,7 @@ class _Glance:
             held.append(vars(processor))
         if isinstance(hooks := getattr(own.get("_diffusers_hook"), "hooks", None), dict):
             held.append(hooks)
-        self._held += [(one, dict(one)) for one in held]
+        self._held += held
         fleeting = own.get("_non_persistent_buffers_set") or ()
         tensors = [
             *own["_parameters"].values(),
@@ -113,17 +115,15 @@ class _Glance:
         ]
         self._tensors += [tensor for tensor in tensors if tensor is not None]
 
-    def _now(self) -> list[tuple[Any, ...]]:
-        """Say of each tensor where it is, and how often it was written to."""
-        return [
-            (
-                0 if tensor.is_inference() else tensor._version,
-                tensor.data_ptr(),
-                tensor.dtype,
-                tensor.requires_grad,
-            )
-            for tensor in self._tensors
-        ]
+    def _now(self) -> tuple[list[Any], ...]:
+        """Say of each tensor where it is, whether it asks for gradients, and how often it was
+        written to.
+        """
+        return (
+            [tensor.data_ptr() for tensor in self._tensors],
+            [tensor.requires_grad for tensor in self._tensors],
+            [tensor._version for tensor in self._counting],
+        )
 
     def _plain_now(self) -> list[Any]:
         """Give what is compared by value: configurations, and the words of tokenizers."""

@@ -76,12 +76,20 @@ class ModelLookahead:
         yield from _leases(self.state, node, slots)
 
 
-def leased_weights(state: State, node: Node, slots: Mapping[str, Artifact]) -> dict[Identity, int]:
-    """Give the models that a step with these inputs leases, and what each weighs in memory."""
-    return {
-        identity: weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
-        for identity, loader, model in _leases(state, node, slots)
-    }
+def leased_weights(
+    state: State, node: Node, slots: Mapping[str, Artifact], known: dict[Identity, int]
+) -> dict[Identity, int]:
+    """Give the models that a step with these inputs leases, and what each weighs in memory. What was
+    worked out before is `known`, and added to.
+    """
+    found: dict[Identity, int] = {}
+    for identity, loader, model in _leases(state, node, slots):
+        if identity not in known:
+            known[identity] = weight_of(
+                loader, model, dtype=identity.dtype, settings=identity.settings
+            )
+        found[identity] = known[identity]
+    return found
 
 
 def _leases(

@@ -73,6 +73,7 @@ class Scheduler:
         self.cancel = cancel
         self.has_valueless = has_valueless
         self._waiting: list[_Waiting] = []
+        self._known_weights: dict[Identity, int] = {}
 
     def run(self, *, stop: Callable[[], bool]) -> None:
         """Evaluate and deliver every output.
@@ -208,4 +209,5 @@ class Scheduler:
             self.runner.release(top)
 
     def _weights(self, ready: Ready) -> dict[Identity, int]:
-        return leased_weights(self.state, ready.node, ready.steps[0][1].slots or {})
+        slots = ready.steps[0][1].slots or {}
+        return leased_weights(self.state, ready.node, slots, self._known_weights)
