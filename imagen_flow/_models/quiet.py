@@ -18,14 +18,16 @@ __all__ = ["quiet_libraries"]
 _LIBRARIES = ("diffusers.utils.logging", "transformers.utils.logging")
 
 #: What tells, when libraries are first imported and at each model, of what nobody asked for:
-# kernels and torchvision that are not here, weights of a checkpoint that are not used. (Missing ones
-# are refused; that int8 wants bfloat16 no longer holds.) And Whisper calls its own library in a way
+# kernels and torchvision that are not here, weights of a checkpoint that are not used, tokens that
+# SigLIP's configuration has by default and its vocabulary has not. (Missing weights are refused; that
+# int8 wants bfloat16 no longer holds.) And Whisper calls its own library in a way
 # that this takes for outdated.
 _TELLTALES = (
     "bitsandbytes",
     "diffusers.quantizers",
     "torch.utils._pytree",
     "torchao",
+    "transformers.configuration_utils",
     "transformers.distributed.tensor_parallel",
     "transformers.generation.utils",
     "transformers.modeling_utils",

@@ -374,6 +374,20 @@ def test_the_kind_of_a_tiny_model_is_told_by_its_configuration(tmp_path: Path) -
         assert tiny.stand_in("./resnet-50", tmp_path, tmp_path / "kept") is None
 
 
+@pytest.mark.parametrize("kind", ["siglip", "vit"])
+def test_loading_and_encoding_print_nothing(at: Any, kind: str) -> None:
+    """No library writes over the run's display, whatever it thinks of a configuration or of weights
+    that are not used.
+    """
+    code = (
+        "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_retrieval.features import EncoderLoader, image_features\nfrom imagen_flow.loaders import Loading\n"
+        f"model = flow.Model(Path({at(kind)!r}), 'x', 'x')\n"
+        "image_features(EncoderLoader().load(model, device='cpu', dtype='float32', settings=Loading()), flow.Image(np.zeros((9, 9, 3), np.uint8)))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
+
+
 def test_the_plugin_is_registered_without_its_libraries() -> None:
     """Planning imports the plugin and reads its ports, but no torch, transformers, faiss or numpy."""
     code = (
