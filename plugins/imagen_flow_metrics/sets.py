@@ -26,10 +26,10 @@ def fid(features: List[Tensor], reference: List[Tensor]) -> Steps[float]:
 
     Outputs:
         0 for equal sets; the smaller, the closer. It depends on the model: with
-            hf:facebook/dinov2-large it is the FD-DINOv2 of the literature. The FID of the
-            literature takes Inception V3, which transformers does not have, so its figures cannot
-            be compared with these. It also depends on the count: few pictures make it larger, and a
-            note says so if there are fewer than a vector has numbers.
+            hf:facebook/dinov2-large it is FD-DINOv2 (arXiv:2306.04675), but for how pictures are
+            resized. The FID of the literature takes Inception V3, which transformers does not have,
+            so its figures cannot be compared with these. It also depends on the count: few pictures
+            make it larger, and a note says so if there are fewer than a vector has numbers.
 
     Raises:
         ValueError: fewer than two pictures in a set, or features of different models.
