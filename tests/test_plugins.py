@@ -170,6 +170,29 @@ def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(
         assert "provides 'x.one', which p" in registry.faults[0]
 
 
+TINY = """
+@hookimpl
+def imagen_flow_tiny(reference, at, folder):
+    return folder / "{name}" if "{word}" in reference else None
+"""
+
+
+def test_tiny_models_are_asked_for_in_the_order_of_names(installed: Any, tmp_path: Path) -> None:
+    """Of two plugins that know a model by its name the same one answers, whichever was imported
+    first.
+    """
+    entries = installed(
+        ph=GOOD.format(name="ph") + TINY.format(name="ph", word="text-image"),
+        pi=GOOD.format(name="pi") + TINY.format(name="pi", word="text"),
+    )
+    for first in ("ph.one", "pi.one"):
+        registry = discover(entry_points=entries)
+        assert registry.find(first) is not None
+        assert registry.tiny("a/text-image", None, tmp_path) == tmp_path / "ph"
+        assert registry.tiny("a/text", None, tmp_path) == tmp_path / "pi"
+        assert registry.tiny("a/sound", None, tmp_path) is None
+
+
 def test_what_plugins_offer_is_remembered(installed: Any, tmp_path: Path) -> None:
     """Known plugins are imported only when asked for; one that has changed is looked at anew."""
     cache_file = tmp_path / "cache.json"

@@ -363,7 +363,7 @@ def test_a_sample_picture_is_the_same_everywhere(channels: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plugin", ["flow", "image", "io"])
+@pytest.mark.parametrize("plugin", ["audio", "flow", "image", "io", "language"])
 def test_the_plugins_that_ship_behave(plugin: str) -> None:
     """None of their node types breaks a rule."""
     report = testing.check(f"imagen-flow:{plugin}")

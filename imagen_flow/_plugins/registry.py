@@ -145,22 +145,30 @@ class Registry:
         """Ask the plugins for a tiny model to use instead of another one; None if no plugin knows
         its kind.
         """
-        self.load_all()
-        found: Path | None = next(
-            iter(self._manager.hook.imagen_flow_tiny(reference=reference, at=at, folder=folder)),
-            None,
+        return cast(
+            "Path | None",
+            self._first_answer("imagen_flow_tiny", reference=reference, at=at, folder=folder),
         )
-        return found
 
     def base_of(self, header: Mapping[str, Any]) -> BaseCheckpoint | None:
         """Ask the plugins which repository completes a single-file checkpoint; None if no plugin
         recognises it.
         """
-        self.load_all()
-        found: BaseCheckpoint | None = next(
-            iter(self._manager.hook.imagen_flow_base_of(header=header)), None
+        return cast(
+            "BaseCheckpoint | None", self._first_answer("imagen_flow_base_of", header=header)
         )
-        return found
+
+    def _first_answer(self, hook: str, **given: Any) -> Any:
+        """Ask the plugins in the order of their names, whichever was imported first, and return the
+        first answer that is not None.
+        """
+        self.load_all()
+        implementations = getattr(self._manager.hook, hook).get_hookimpls()
+        for one in sorted(implementations, key=lambda one: one.plugin_name):
+            answer = one.function(*(given[name] for name in one.argnames))
+            if answer is not None:
+                return answer
+        return None
 
     def examples_of(self, plugin: Plugin) -> Mapping[str, Mapping[str, Any]]:
         """Ask a plugin for arguments with which its node types can be tried."""
