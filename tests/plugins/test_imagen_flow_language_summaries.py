@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,8 +197,6 @@ def test_a_model_that_samples_by_its_own_settings_does_not_here(
     """A checkpoint whose settings ask for chance and lengths gives the likeliest words, within
     these lengths.
     """
-    import shutil
-
     folder = tmp_path / "sampling"
     shutil.copytree(folder_of("bart"), folder)
     settings = json.loads((folder / "generation_config.json").read_text())
@@ -271,3 +272,22 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
         "text.summarise cannot use the model './m': it is a gpt2, but text.summarise supports bart,"
         " mt5, pegasus, t5"
     )
+
+
+def test_summarising_prints_nothing(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """No library writes over the run's display, not of lengths that a checkpoint states besides."""
+    folder = tmp_path / "beams"
+    shutil.copytree(folder_of("bart"), folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings |= {"early_stopping": True, "length_penalty": 2.0, "num_beams": 4, "max_length": 20}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    code = (
+        "from pathlib import Path\nimport imagen_flow as flow\n"
+        "from imagen_flow_language.summarising import SummariserLoader, summarise\n"
+        "from imagen_flow.loaders import Loading\n"
+        f"model = flow.Model(Path({str(folder)!r}), 'x', 'x')\n"
+        "model = SummariserLoader().load(model, device='cpu', dtype='float32', settings=Loading())\n"
+        "list(summarise(model, 'a cat', num_beams=1, max_tokens=5))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
