@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +71,8 @@ def derived_folder(
     keeper = _KEEPER.get()
     if keeper is None:
         return None
+    from importlib.metadata import version  # it takes long to import
+
     fingerprint = dict(model.parts).get(part, model.digest)
     if not fingerprint:
         raise ModelError(f"the model '{model.reference or model.path.name}' has no fingerprint")

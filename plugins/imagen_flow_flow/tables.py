@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import fmean, pstdev
 from typing import Any, Literal
 
 from imagen_flow import Absent, Json, List, Text, node
@@ -107,6 +106,8 @@ def _summary(rows: list[dict[str, Any]], column: str) -> dict[str, Any]:
             )
     if not values:
         return {"count": 0}
+    from statistics import fmean, pstdev  # with the numbers of its own, it takes long to import
+
     try:
         mean, deviation = fmean(values), float(pstdev(values))
     except OverflowError as error:
