@@ -52,7 +52,12 @@ def load_dataset(
         ValueError: there is no picture, or one without a caption; a row names a file that is not
             there, or one that another row names; a text is not UTF-8.
     """
-    pictures = list_files(folder, pattern=pattern, limit=1_000_000)
+    pictures = list_files(folder, pattern=pattern, limit=1_000_000, empty=True)
+    if not pictures:
+        raise ValueError(
+            f"there is no picture in '{folder.path.name}': none of its {len(folder.files):,} files"
+            f" matches '{pattern}'"
+        )
     names = [picture.name for picture in pictures]
     files = {file.path.relative_to(folder.path).as_posix(): file for file in folder}
     tables = [name for name in TABLES if name in files]

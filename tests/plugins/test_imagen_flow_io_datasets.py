@@ -88,7 +88,7 @@ def test_a_picture_without_a_caption(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_set(tmp_path: Path) -> None:
     """What does not fit is named."""
     empty = folder(tmp_path / "empty", notes_md="x")
-    assert "none of the 1 files" in refusal(empty)
+    assert "no picture in 'empty': none of its 1 files matches '*.png, " in refusal(empty)
     bare = folder(tmp_path / "bare", a_png="")
     assert refusal(bare, missing="skip") == "none of the 1 pictures has a caption"
     both = folder(tmp_path / "both", a_png="", metadata_csv="", metadata_jsonl="")
