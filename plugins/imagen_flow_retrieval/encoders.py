@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
 
-READS_TEXT = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
+READS_TEXT = {
+    "chinese_clip": "ChineseCLIPModel",
+    "clip": "CLIPModel",
+    "siglip": "SiglipModel",
+    "siglip2": "Siglip2Model",
+}
 """Model types that encode pictures and texts into the same space, as named in their configuration,
 and the class of transformers for each.
 """
@@ -80,7 +85,7 @@ class Encoder:
         # SigLIP was trained on padded texts without a mask; CLIP looks at nothing after its end.
         read = self.tokenizer(
             [text],
-            padding=False if self.kind == "clip" else "max_length",
+            padding="max_length" if self.kind.startswith("siglip") else False,
             truncation=True,
             max_length=self.text_length,
             return_tensors="pt",

@@ -22,7 +22,7 @@ def image_features(
     """Describe a picture by the features of a model, to compare it with others and to find it again.
 
     Inputs:
-        model: CLIP, SigLIP, SigLIP 2, DINOv2 (with registers too), ViT, ResNet or ConvNeXt
+        model: CLIP, Chinese-CLIP, SigLIP, SigLIP 2, DINOv2 (with registers too), ViT, ResNet or ConvNeXt
             as transformers saves them, also with a head that classifies, which is not used.
         image: of any size; converted to 8 bits, with alpha composited over black, and resized and
             cropped as the model was trained.
@@ -40,7 +40,7 @@ def image_features(
         ValueError: the picture is more than 200 times as long as wide.
 
     Source:
-        ``get_image_features`` of ``transformers.CLIPModel``, ``SiglipModel`` and ``Siglip2Model``;
+        ``get_image_features`` of ``transformers.CLIPModel`` and its like;
             ``last_hidden_state`` and ``pooler_output`` of the others.
     """
     return _encoded(model, [image], normalise)[0]
@@ -64,7 +64,7 @@ def text_features(
     so that pictures can be found by words.
 
     Inputs:
-        model: CLIP, SigLIP or SigLIP 2.
+        model: CLIP, Chinese-CLIP, SigLIP or SigLIP 2.
         text: what is beyond the tokens that the model reads (77 for CLIP, 64 for SigLIP, with the
             marks of the ends) is cut off, with a note.
 
@@ -75,7 +75,7 @@ def text_features(
         float32 (dimension,), to be compared with `image.features` of the same model.
 
     Source:
-        ``get_text_features`` of ``transformers.CLIPModel``, ``SiglipModel`` and ``Siglip2Model``;
+        ``get_text_features`` of ``transformers.CLIPModel`` and its like;
             for SigLIP padded to its full length and without a mask, as it was trained.
     """
     yield Progress(1, 1, model.unread(text))
@@ -103,7 +103,7 @@ def clip_score(
     pictures.
 
     Inputs:
-        model: CLIP, SigLIP or SigLIP 2. Scores of different models cannot be compared.
+        model: CLIP, Chinese-CLIP, SigLIP or SigLIP 2. Scores of different models cannot be compared.
         image: as for `image.features`.
         text: as for `text.features`; what the model does not read is named in a note.
 
@@ -117,7 +117,7 @@ def clip_score(
 
     Source:
         CLIPScore (arXiv:2104.08718) with the weight 100 of ``torchmetrics.multimodal.CLIPScore``;
-            the logits of ``transformers.CLIPModel`` and ``SiglipModel``.
+            the logits of ``transformers.CLIPModel`` and its like.
     """
     yield Progress(1, 1, model.unread(text))
     seen, read = unit(model.encode_pictures([_picture(image)]))[0], unit(model.encode_text(text))

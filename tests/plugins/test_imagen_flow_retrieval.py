@@ -21,6 +21,7 @@ from imagen_flow_retrieval.features import image_features
 from imagen_flow_vision.tiny import makers
 
 MAKERS = {
+    "chinese_clip": makers.MAKERS["chinese-clip"],
     "clip": companions.clip,
     **{kind: makers.MAKERS[kind] for kind in ("resnet", "siglip", "vit")},
     **dict.fromkeys(tiny.KINDS, tiny.make),
@@ -50,7 +51,7 @@ def tokens(path: str, kind: str, text: str = FOX) -> Any:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    more = {} if kind == "clip" else {"padding": "max_length", "max_length": 64}
+    more = {"padding": "max_length", "max_length": 64} if kind.startswith("siglip") else {}
     return tokenizer([text], truncation=True, return_tensors="pt", **more)["input_ids"]
 
 
@@ -288,8 +289,8 @@ def test_a_model_that_reads_no_text_is_refused_when_planning(at: Any, refused: A
             out={"type": node, "model": at("vit"), "text": FOX, **more},
         )
         assert said == (
-            f"{node} cannot use the model '{at('vit')}': it is a vit, but {node} supports clip,"
-            " siglip, siglip2"
+            f"{node} cannot use the model '{at('vit')}': it is a vit, but {node} supports"
+            " chinese_clip, clip, siglip, siglip2"
         )
 
 
@@ -350,7 +351,7 @@ def test_the_kind_of_a_tiny_model_is_told_by_the_name(reference: str, kind: str)
     "reference",
     """openai/clip-vit-large-patch14 laion/CLIP-ViT-H-14-laion2B-s32B-b79K google/siglip-base-patch16-224
     google/siglip2-base-patch16-naflex facebook/dinov2-base microsoft/resnet-50
-    google/vit-base-patch16-224 facebook/convnext-large-224""".split(),
+    google/vit-base-patch16-224 facebook/convnext-large-224 OFA-Sys/chinese-clip-vit-base-patch16""".split(),
 )
 def test_usual_encoders_have_tiny_models(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -362,7 +363,9 @@ def test_usual_encoders_have_tiny_models(
         "seen": {"type": "image.features", "model": f"hf:{reference}", "image": "${grey}"},
     }
     graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${seen}"}}
-    assert len(flow.run(graph, store=None, tiny=True, device="cpu")["out"].shape) == 1
+    found = flow.run(graph, store=None, tiny=True, device="cpu")["out"]
+    assert len(found.shape) == 1
+    assert ("chinese" in reference) == (found.tags["features"] == "chinese_clip")
 
 
 def test_the_kind_of_a_tiny_model_is_told_by_its_configuration(tmp_path: Path) -> None:

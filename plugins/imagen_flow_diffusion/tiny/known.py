@@ -85,7 +85,7 @@ BY_NAME = (
     (r"kandinsky", "kandinsky"),
     (r"karlo|unclip", "unclip"),
     (r"clipseg", "clipseg"),
-    (r"\bclip-(vit|rn|gmp|convnext)|fashion-?clip", "clip"),
+    (r"(?<!chinese-)\bclip-(vit|rn|gmp|convnext)|fashion-?clip", "clip"),
     (r"inpaint", "inpainting"),
     (r"stable-diffusion|sd-?1|sd-?v?1|sd-?2|sd-turbo|dreamshaper|realistic", "sd"),
 )
