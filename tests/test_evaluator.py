@@ -186,6 +186,9 @@ def agree(seed: int, registry: Registry) -> None:
     assert other.outputs == first.outputs, (
         f"other values in another order of keys: {other.outputs}, not {first.outputs}"
     )
+    assert (other.status, other.valueless) == (first.status, first.valueless), (
+        f"other outcomes in another order of keys: {other.valueless}, not {first.valueless}"
+    )
     check(expected, other, stored)
 
     edited = random_graphs.edited(case, seed)
