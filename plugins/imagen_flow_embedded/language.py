@@ -36,7 +36,7 @@ SHAPE_WORDS = {
     "diamond": ("diamond", "diamond", "rhombus", "lozenge"),
     "cross": ("cross", "cross", "cross", "plus", "plus sign"),
 }
-_PLURALS = {
+PLURALS = {
     **{name: (f"{name}s",) for name in SHAPES},
     "circle": ("circles", "circles", "discs", "dots"),
     "square": ("squares", "squares", "boxes"),
@@ -183,7 +183,7 @@ INSTRUCTION_WORDS = (
 
 
 def _vocabulary() -> tuple[str, ...]:
-    tables = (SIZE_WORDS, COLOUR_WORDS, SHAPE_WORDS, _PLURALS, BACKGROUND_WORDS)
+    tables = (SIZE_WORDS, COLOUR_WORDS, SHAPE_WORDS, PLURALS, BACKGROUND_WORDS)
     placed = (_RELATION_WORDS, _SIDES, _POINTERS, _ORDERS)
     phrases = [
         phrase for table in (*tables, *placed) for words in table.values() for phrase in words
@@ -278,7 +278,7 @@ def babble(described: Description, other: Description, rng: np.random.Generator)
         return " ".join([*words[:at], link, *more, *words[at:]])
     if draw < 0.5:
         count = _pick(rng, ("three", "four", "three different", "many", "no", "five"))
-        return f"{count} {_pick(rng, _PLURALS[thing.shape])} on {other.scene.background}"
+        return f"{count} {_pick(rng, PLURALS[thing.shape])} on {other.scene.background}"
     if draw < 0.7:  # two colours, sizes, shapes or backgrounds for one thing
         rivals = (tuple(COLOURS), SHAPES, tuple(BACKGROUNDS))[int(rng.integers(3))]
         where = [n for n, word in enumerate(words) if word in rivals]
@@ -462,7 +462,7 @@ def _shared(scene: Scene, rng: np.random.Generator) -> tuple[list[str], Sequence
     words = {
         "size": _pick(rng, SIZE_WORDS[first.size]),
         "colour": _pick(rng, COLOUR_WORDS[first.colour]),
-        "shape": _pick(rng, _PLURALS[first.shape]),
+        "shape": _pick(rng, PLURALS[first.shape]),
     }
     facts = [fact for fact in facts if fact == "shape" or rng.random() < 0.5]
     said = [words[fact] for fact in facts]

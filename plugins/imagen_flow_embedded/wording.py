@@ -218,6 +218,7 @@ _BEYOND = (
     *("remove the background", "make the background transparent", "zoom in", "invert the colours"),
     *("make {n} {g}", "paint {n} {g}", "make it {g}", "paint it {g}", "turn {n} {g}", "{n} {g}"),
     *("make the background {v}", "change the background to {v}", "make {n} and {m} {v}"),
+    *("should {n} be {v}", "is {n} {v} now", "one more {s}", "another {s}"),
     *("{n} and {m} {v}", "{n} {v} and {m} {w}", "{n} and {m}", "{n}", "{n} next to {m}"),
 )
 """What asks for no change, or for one that is beyond the facts of an `Ask`."""

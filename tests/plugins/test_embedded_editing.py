@@ -127,6 +127,7 @@ def test_a_reading_that_does_not_fit_the_words_is_doubted():
     assert doubts("make the square", **unsaid) == ("it does not say which shape there is to be",)
     ground = {"kind": "background", "new_background": "white"}
     assert doubts("replace the black background with white", **ground) == ()
+    assert doubts("make the circle blue like the stars", **fits) == ("'stars' is left out",)
     assert doubts("red circle", kind="nothing") == ()
 
 

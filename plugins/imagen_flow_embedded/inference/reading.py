@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from imagen_flow_embedded.asks import PLACES, Kind
+from imagen_flow_embedded.language import PLURALS
 from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, SHAPES, SIZES
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ SURE = 0.85
 """The least probability of every fact of an instruction that is carried out."""
 _NAMED = (*COLOURS, *SHAPES, *BACKGROUNDS)
 """Values that only their own word says; a size is also said by "shrink" or "less"."""
+_MANY = sorted({word for words in PLURALS.values() for word in words})
+"""Words for several things: no fact holds them."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,9 @@ def find_doubts(
     held = {value for fact, value in facts.items() if value and fact != "kind"}
     told = set(words)
     # a new background may be told beside the old one
-    asked = [name for name in _NAMED if not (kind == "background" and name in BACKGROUNDS)]
+    asked = [
+        name for name in (*_NAMED, *_MANY) if not (kind == "background" and name in BACKGROUNDS)
+    ]
     found += [f"'{name}' is left out" for name in asked if name in told - held]
     found += [f"'{name}' is not in it" for name in (*_NAMED, *PLACES) if name in held - told]
     return tuple(found)

@@ -48,6 +48,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             normalizers.NFKC(),
             normalizers.Lowercase(),
             normalizers.Replace(Regex("-+>|=+>?|→|⇒"), " to "),
+            normalizers.Replace(Regex("[&+]"), " and "),
             normalizers.Replace(Regex(r"[^\p{L}\p{N} ]"), " "),
             *(normalizers.Replace(Regex(rf"\b{word}\b"), read) for word, read in alike().items()),
         ]
