@@ -49,6 +49,12 @@ def at(
 
 
 @pytest.fixture(scope="module")
+def folder_of(at: Callable[[str], str]) -> Callable[[str], Path]:
+    """Give the folder of a tiny checkpoint likewise."""
+    return lambda name: Path(at(name))
+
+
+@pytest.fixture(scope="module")
 def pool() -> Iterator[ModelPool]:
     with ModelPool() as pool:
         yield pool

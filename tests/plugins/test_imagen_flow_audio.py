@@ -22,6 +22,9 @@ from imagen_flow_audio.loading import load
 from imagen_flow_audio.resampling import resample, resampled
 from imagen_flow_audio.transcribing import Listener, ListenerLoader, transcribe
 
+#: What makes the models that `folder_of` gives.
+MAKERS = tiny.MAKERS
+
 NOISE = (np.random.default_rng(0).random((8000, 2)) - 0.5).astype("float32")
 
 
@@ -213,18 +216,6 @@ def test_channels_are_mixed_by_their_mean() -> None:
 
 
 # --- speech
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    home = tmp_path_factory.mktemp("models")
-
-    def get(kind: str) -> Path:
-        if not (home / kind).exists():
-            tiny.MAKERS[kind](home / kind)
-        return home / kind
-
-    return get
 
 
 def listener(folder: Path) -> Listener:

@@ -16,20 +16,11 @@ from imagen_flow.loaders import Loading
 from imagen_flow_language import tiny
 from imagen_flow_language.features import CLASSES, Encoder, EncoderLoader, features
 
+#: What makes the models that `folder_of` gives.
+MAKERS = tiny.MAKERS
+
 TEXT = "a red cat on a hill"
 KINDS = ("bert", "mt5", "roberta", "t5")
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    home = tmp_path_factory.mktemp("models")
-
-    def get(kind: str) -> Path:
-        if not (home / kind).exists():
-            tiny.MAKERS[kind](home / kind)
-        return home / kind
-
-    return get
 
 
 def load(folder: Path) -> Encoder:

@@ -15,19 +15,10 @@ from imagen_flow.loaders import Loading
 from imagen_flow_language import tiny
 from imagen_flow_language.expanding import KINDS, Continuer, ContinuerLoader, expand
 
+#: What makes the models that `folder_of` gives.
+MAKERS = tiny.MAKERS
+
 PROMPT = "a red cat"
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    home = tmp_path_factory.mktemp("models")
-
-    def get(kind: str) -> Path:
-        if not (home / kind).exists():
-            tiny.MAKERS[kind](home / kind)
-        return home / kind
-
-    return get
 
 
 def load(folder: Path) -> Continuer:

@@ -21,20 +21,11 @@ from imagen_flow_language.passages import passages, readable
 from imagen_flow_language.summarising import KINDS, SummariserLoader, summarise
 from imagen_flow_language.writers import Writer
 
+#: What makes the models that `folder_of` gives.
+MAKERS = tiny.MAKERS
+
 TEXT = "A red cat sat on a hill. It was big, (really!)"
 LONG = " ".join(f"Number {n} of the cats sat on hill {n % 7}." for n in range(30))
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    home = tmp_path_factory.mktemp("models")
-
-    def get(kind: str) -> Path:
-        if not (home / kind).exists():
-            tiny.MAKERS[kind](home / kind)
-        return home / kind
-
-    return get
 
 
 def load(folder: Path) -> Writer:

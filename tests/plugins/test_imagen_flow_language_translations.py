@@ -16,6 +16,9 @@ from imagen_flow_language.scripts import scripts_in, scripts_of
 from imagen_flow_language.translating import TranslatorLoader, translate
 from imagen_flow_language.writers import Writer
 
+#: What makes the models that `folder_of` gives.
+MAKERS = tiny.MAKERS
+
 CAT = "一只红色的猫在山上。"
 
 #: For each kind of model: its languages as nodes are told of them, and as its tokenizer is.
@@ -28,18 +31,6 @@ LANGUAGES = {
     "m2m_100": ({"source": "zh", "target": "en"}, {"src_lang": "zh", "forced": "__en__"}),
     "mbart": ({"source": "zh", "target": "en"}, {"src_lang": "zh_CN", "forced": "en_XX"}),
 }
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    home = tmp_path_factory.mktemp("models")
-
-    def get(kind: str) -> Path:
-        if not (home / kind).exists():
-            tiny.MAKERS[kind](home / kind)
-        return home / kind
-
-    return get
 
 
 def load(folder: Path) -> Writer:
