@@ -54,7 +54,7 @@ def classify(
         ``pipeline("image-classification")`` and ``pipeline("zero-shot-image-classification")`` of
         transformers; more than 64 labels are read in groups.
     """
-    if model.cls.endswith("ForImageClassification"):
+    if "ForImageClassification" in model.cls:
         if labels is not None:
             raise ValueError(
                 f"port 'labels' is given, but the model '{model.reference}' has labels of its own;"
@@ -94,7 +94,8 @@ def _own_scores(model: Network, image: Image) -> list[dict[str, Any]]:
     else:
         scores = logits.softmax(-1)
     return [
-        {"label": str(config.id2label[number]), "score": score}
+        # Some configurations name fewer labels than the network has.
+        {"label": str(config.id2label.get(number, f"LABEL_{number}")), "score": score}
         for number, score in enumerate(scores.tolist())
     ]
 

@@ -173,7 +173,7 @@ def _processor(model: Model, kind: str, cls: str) -> Any:
 
         return TrOCRProcessor(load_image_processor(model), load_tokenizer(model))
     name = PROCESSOR_MAPPING_NAMES.get(kind)
-    if name is None or cls.endswith("ForImageClassification"):
+    if name is None or "ForImageClassification" in cls:
         return load_image_processor(model)
     import transformers
 

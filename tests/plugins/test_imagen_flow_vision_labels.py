@@ -15,7 +15,7 @@ from imagen_flow._models import quiet_libraries
 from imagen_flow_vision.kinds import CLASSES
 from imagen_flow_vision.labelling import classify
 from imagen_flow_vision.tiny.makers import MAKERS
-from imagen_flow_vision.tiny.parts import LABELS
+from imagen_flow_vision.tiny.parts import LABELS, SIDES, VISION, labels, save
 
 __all__ = ["MAKERS"]
 
@@ -54,6 +54,53 @@ def test_a_classifiers_scores_are_those_of_the_pipeline(
     assert list(scores(found)) == list(wanted)
     assert scores(found) == pytest.approx(wanted, abs=1e-6)
     assert (found["label"], found["score"]) == next(iter(scores(found).items()))
+
+
+def test_a_classifier_with_a_teacher_is_a_classifier(look: Any, noisy: Any, tmp_path: Path) -> None:
+    """DeiT's distilled checkpoints have two heads, whose scores the library averages."""
+    import transformers
+
+    config = transformers.DeiTConfig(**VISION, **labels())
+    with quiet_libraries():
+        save(
+            tmp_path / "m",
+            "DeiTForImageClassificationWithTeacher",
+            config,
+            transformers.DeiTImageProcessorPil(size=SIDES, crop_size=SIDES),
+        )
+    found = look(classify, noisy(40, 60), model=str(tmp_path / "m"))
+    wanted = by_pipeline("image-classification", str(tmp_path / "m"), noisy(40, 60))
+    assert list(scores(found)) == list(wanted)
+    assert scores(found) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_label_without_a_name_has_its_number(
+    at: Any, look: Any, noisy: Any, tmp_path: Path
+) -> None:
+    """Some configurations name fewer labels than the network has."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    with quiet_libraries():
+        model = transformers.PvtForImageClassification(
+            transformers.PvtConfig(
+                hidden_sizes=[8, 8, 8, 8],
+                depths=[1, 1, 1, 1],
+                num_attention_heads=[1, 1, 1, 1],
+                image_size=32,
+                **labels(),
+            )
+        )
+        model.save_pretrained(tmp_path / "m")
+        transformers.PvtImageProcessorPil(size=SIDES).save_pretrained(tmp_path / "m")
+    found = look(classify, noisy(40, 60), model=str(tmp_path / "m"), most=5000)
+    count = model.classifier.out_features
+    assert count > len(LABELS) and len(found["scores"]) == count
+    assert {one["label"] for one in found["scores"]} == {
+        *LABELS,
+        *(f"LABEL_{number}" for number in range(len(LABELS), count)),
+    }
 
 
 @pytest.mark.parametrize("kind", ["clip", "chinese-clip", "siglip"])

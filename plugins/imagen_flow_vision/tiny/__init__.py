@@ -92,7 +92,7 @@ BY_HEAD = {
     "ForObjectDetection": "detr",
     "ForDepthEstimation": "depth-anything",
 }
-"""Kinds by the end of that class."""
+"""Kinds by what that class is for."""
 
 
 def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
@@ -113,7 +113,7 @@ def kind_of(reference: str, at: Path | None) -> str:
     except (OSError, ValueError):
         return ""
     return BY_CLASS.get(named) or next(
-        (kind for head, kind in BY_HEAD.items() if named.endswith(head)), ""
+        (kind for head, kind in BY_HEAD.items() if head in named), ""
     )
 
 
