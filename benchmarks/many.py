@@ -5,12 +5,13 @@ The ways take turns, each in a process of its own that has loaded its models and
 graph starts with an empty store each time. All save the same pictures and captions: pictures are
 compared pixel by pixel.
 
-    python benchmarks/many.py [--rounds 3] [--prompts 64] [--together 16] [--record]
+    python benchmarks/many.py [--rounds 3] [--prompts 64] [--record]
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
@@ -34,6 +35,9 @@ WAYS = {
     "auto": "the graph, `batch: auto`",
 }
 TARGETS = (("exact", "alone", 0.98), ("auto", "alone", 1.65), ("auto", "batched", 0.98))
+
+#: The sizes of batches of which the script takes the fastest.
+SIZES = (8, 16)
 
 GRAPH = Path(__file__).parent.parent / "graphs" / "imagen.yaml"
 
@@ -59,32 +63,48 @@ def prompts(count: int) -> list[str]:
     return every[:: len(every) // count][:count]
 
 
-def serve(way: str, together: int) -> None:
-    """Load and draw once, then as asked: a folder and a number of prompts in, what it took by each
-    clock out. The pictures and captions lie in the folder.
+def serve(way: str) -> None:
+    """Load and draw some, then as asked: a folder and a number of prompts in, what it took by each
+    clock out. The pictures and captions lie in the folder. At first, the size of batches is printed
+    that is the fastest for the script.
     """
-    run = (by_graph if way in ("exact", "auto") else by_hand)(way, together)
+    run = by_graph(way) if way in ("exact", "auto") else by_hand(1)
+    size = 1
     with tempfile.TemporaryDirectory() as place:
-        run(Path(place), prompts(2 if way in ("alone", "exact") else together))
-    print("ready", flush=True)
+        run(Path(place), prompts(max(SIZES) if way == "auto" else 2))
+        if way == "batched":
+            took = {}
+            for size in SIZES:
+                began = time.perf_counter()
+                by_hand(size)(Path(place), prompts(max(SIZES)))
+                took[size] = time.perf_counter() - began
+            size = min(took, key=lambda one: took[one])
+            run = by_hand(size)
+    print(size, flush=True)
     for line in sys.stdin:
         folder, count = line.rsplit(" ", 1)
         asked = prompts(int(count))
         wall, own = time.perf_counter(), time.process_time()
         captions = run(Path(folder), asked)
-        took = time.perf_counter() - wall, time.process_time() - own
+        took_s = time.perf_counter() - wall, time.process_time() - own
         (Path(folder) / "captions.json").write_text(json.dumps(captions), "utf-8")
-        print(*took, flush=True)
+        print(*took_s, flush=True)
 
 
-def by_hand(way: str, together: int) -> Callable[[Path, list[str]], list[str]]:
-    from _by_hand import Parts, draw
+@functools.cache
+def loaded() -> Any:
+    from _by_hand import Parts
 
-    parts = Parts.load()
-    return lambda out, asked: draw(parts, asked, out, together=together if way == "batched" else 1)
+    return Parts.load()
 
 
-def by_graph(way: str, _: int) -> Callable[[Path, list[str]], list[str]]:
+def by_hand(together: int) -> Callable[[Path, list[str]], list[str]]:
+    from _by_hand import draw
+
+    return lambda out, asked: draw(loaded(), asked, out, together=together)
+
+
+def by_graph(way: str) -> Callable[[Path, list[str]], list[str]]:
     import imagen_flow as flow
     from imagen_flow.models import ModelPool
 
@@ -107,22 +127,23 @@ def by_graph(way: str, _: int) -> Callable[[Path, list[str]], list[str]]:
     return run
 
 
-def measure(rounds: int, count: int, together: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give seconds by way, by the clock and of processor time, and by how much the pictures and
-    captions of each differ from those of the script, one by one.
+def measure(rounds: int, count: int) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Give seconds by way, by the clock and of processor time, by how much the pictures and captions
+    of each differ from those of the script, one by one, and how many it draws together.
     """
+    together = 1
     took: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     apart: dict[str, tuple[int, int, int]] = {}
     with ExitStack() as stack:
         servers = {}
         for way in WAYS:
-            command = [sys.executable, __file__, "--serve", way, "--together", str(together)]
+            command = [sys.executable, __file__, "--serve", way]
             process = stack.enter_context(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
             assert process.stdin is not None and process.stdout is not None
             stack.callback(process.stdin.close)
-            assert process.stdout.readline() == "ready\n"
+            together = max(together, int(process.stdout.readline()))
             servers[way] = process
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as place:
@@ -134,7 +155,7 @@ def measure(rounds: int, count: int, together: int) -> tuple[dict[str, Any], dic
                     wall, own = map(float, process.stdout.readline().split())
                     took[way].append((wall, own))
                     apart[way] = compare(Path(place) / "alone", folder, count)
-    return took, apart
+    return took, apart, together
 
 
 def compare(first: Path, second: Path, count: int) -> tuple[int, int, int]:
@@ -183,15 +204,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--together", type=int, default=16, help="how many the script batches")
     parser.add_argument("--record", action="store_true", help="write the figures into RESULTS.md")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.serve:
-        serve(chosen.serve, chosen.together)
+        serve(chosen.serve)
         return
-    took, apart = measure(chosen.rounds, chosen.prompts, chosen.together)
-    text = report(took, apart, chosen.prompts, chosen.together)
+    took, apart, together = measure(chosen.rounds, chosen.prompts)
+    text = report(took, apart, chosen.prompts, together)
     print(machine())
     print(text)
     if chosen.record:

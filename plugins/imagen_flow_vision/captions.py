@@ -6,16 +6,19 @@ has the method of `PictureCaptioner`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, runtime_checkable
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, Progress, Range, Steps
+from imagen_flow import Image, Json, List, Progress, Range, Steps
 from imagen_flow.loaders import Leased
 
 from .networks import Network, NetworkLoader
 
 if TYPE_CHECKING:
     import numpy as np
+
+UNRECOGNISED = "the captioner recognises nothing in the picture"
 
 
 class PictureCaptioner(Protocol):
@@ -25,6 +28,16 @@ class PictureCaptioner(Protocol):
         """Describe uint8 (height, width, 3): the words, empty if it recognises nothing, and how
         likely they are, 0 to 1.
         """
+
+
+@runtime_checkable
+class ManyPictureCaptioner(Protocol):
+    """What a captioner has that describes several pictures at once."""
+
+    def caption_many(
+        self, pictures: Sequence[np.ndarray], *, max_length: int
+    ) -> Sequence[tuple[str, float]]:
+        """Describe pictures of one size. Otherwise as `PictureCaptioner.caption`."""
 
 
 class Caption(NamedTuple):
@@ -85,13 +98,30 @@ def caption(
                 " BLIP, GIT, Florence-2 or a model for conversations"
             )
         words, confidence = model.caption(image.rgb().as_uint8().pixels, max_length=max_length)
-        yield Progress(1, 1, "" if words else "the captioner recognises nothing in the picture")
+        yield Progress(1, 1, "" if words else UNRECOGNISED)
         return Caption(words, confidence, None)
     from .captioning import answer
 
     found = answer(model, image, prompt=prompt, max_length=max_length)
-    note = "" if found.words else "the captioner recognises nothing in the picture"
+    note = "" if found.words else UNRECOGNISED
     if found.is_cut:
         note = f"the words are cut after {max_length} tokens; a larger 'max_length' gives the rest"
     yield Progress(1, 1, note)
     return Caption(found.words, found.confidence, found.parsed)
+
+
+@caption.many(varies=("image",))
+def _caption_many(
+    model: Network | PictureCaptioner,
+    image: Sequence[Image],
+    *,
+    prompt: str | None = None,
+    max_length: int = 32,
+) -> Steps[List[Caption]]:
+    if prompt is not None or not isinstance(model, ManyPictureCaptioner):
+        return NotImplemented
+    pictures = [one.rgb().as_uint8().pixels for one in image]
+    found = model.caption_many(pictures, max_length=max_length)
+    for i, (words, _) in enumerate(found):
+        yield Progress(1, 1, "" if words else UNRECOGNISED, item=i)
+    return [Caption(words, confidence, None) for words, confidence in found]
