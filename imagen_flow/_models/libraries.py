@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import importlib.util
 
 from ..errors import ModelError
 
@@ -19,7 +19,7 @@ def require_library(library: str, what: str, *, extra: str) -> None:
     Raises:
         ModelError: the library is missing.
     """
-    if find_spec(library) is None:
+    if importlib.util.find_spec(library) is None:
         raise ModelError(
             f"{what} needs the library {library}, which is not installed: pip install"
             f" 'imagen-flow[{extra}]'"
