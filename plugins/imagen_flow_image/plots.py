@@ -216,7 +216,7 @@ def _drawn(
     axes = figure.add_subplot()
     if kind == "histogram":
         values = [[value for value in one.y if value == value] for one in series]
-        axes.hist(values, bins, label=[lettering.written(one.name) for one in series])
+        axes.hist(values, bins, label=[lettering.in_legend(one.name) for one in series])
     elif kind == "bar":
         _bars(axes, series, lettering)
     else:
@@ -224,7 +224,7 @@ def _drawn(
         for one in series:
             at = [names.index(str(each)) for each in one.x] if names else one.x
             style = "." if kind == "scatter" else ".-" if len(one.x) <= 60 else "-"
-            axes.plot(at, one.y, style, label=lettering.written(one.name))
+            axes.plot(at, one.y, style, label=lettering.in_legend(one.name))
         if names:
             _name_ticks(axes, names, lettering)
     axes.set_yscale(scale)
@@ -239,6 +239,7 @@ def _drawn(
     if any(one.name for one in series):
         for text in axes.legend(prop=font).get_texts():
             text.set_parse_math(False)
+            text.set_text(text.get_text().strip())
     return figure
 
 
@@ -260,7 +261,7 @@ def _bars(axes: Any, series: Sequence[Series], lettering: _Lettering) -> None:
             width,
             yerr=spread if any(spread) else None,
             capsize=3,
-            label=lettering.written(one.name),
+            label=lettering.in_legend(one.name),
         )
     _name_ticks(axes, names, lettering)
 
@@ -321,6 +322,12 @@ class _Lettering:
         """Write a text on one line, with a box for each character that the font does not have."""
         box = "\u25a1" if 0x25A1 in self.has else "?"
         return "".join(each if ord(each) in self.has else box for each in " ".join(text.split()))
+
+    def in_legend(self, name: str) -> str:
+        """Write a name with a space before it: matplotlib has no legend for one that begins with an
+        underscore.
+        """
+        return f" {self.written(name)}"
 
 
 def _lettering(font: File | None) -> _Lettering:

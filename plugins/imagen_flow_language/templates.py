@@ -15,7 +15,8 @@ MAX_CHARACTERS = 100_000
 MAX_DEPTH = 50
 """How deep variants and files may be nested."""
 
-_WILDCARD = re.compile(r"__((?:[^\W_]|\*)(?:[\w./*-]*?(?:[^\W_]|\*))?)(\([^()]*\))?__")
+_WILDCARD = re.compile(r"__((?:[^\W_]|\*)(?:[\w./*-]{0,100}?(?:[^\W_]|\*))?)(\([^()]*\))?__")
+"""Names have an end, or each of many beginnings would be followed to the end of the text."""
 _COUNT = re.compile(r"\s*(?:(\d{1,4})|(\d{0,4})-(\d{0,4}))\$\$")
 _SEPARATOR = re.compile(r"([^|{}$]*)\$\$")
 _SINGLE_DOLLAR = re.compile(r"\s*\d{1,4}(?:-\d{0,4})?\$(?!\$)")

@@ -233,7 +233,14 @@ def _eligible(choice: Choice) -> tuple[list[Option], int, int]:
 
 def _sample(parts: tuple[Part, ...], numbers: Random) -> str:
     """Fill in parts; every choice takes its numbers in the order of the text."""
-    pieces = 0
+    pieces = characters = 0
+
+    def counted(text: str) -> str:
+        nonlocal characters
+        characters += len(text)
+        if characters > MAX_CHARACTERS:
+            raise ValueError(f"the text would have more than {MAX_CHARACTERS:,} characters")
+        return text
 
     def texts(parts: tuple[Part, ...]) -> Iterator[str]:
         nonlocal pieces
@@ -242,17 +249,14 @@ def _sample(parts: tuple[Part, ...], numbers: Random) -> str:
             if pieces > MAX_PARTS:
                 raise ValueError(f"the text has more than {MAX_PARTS:,} parts; use fewer wildcards")
             if isinstance(part, str):
-                yield part
+                yield counted(part)
             elif isinstance(part, Choice):
-                chosen = _chosen(part, numbers)
-                yield part.separator.join("".join(texts(option.parts)) for option in chosen)
+                for number, option in enumerate(_chosen(part, numbers)):
+                    if number:
+                        yield counted(part.separator)
+                    yield from texts(option.parts)
 
-    text = "".join(texts(parts))
-    if len(text) > MAX_CHARACTERS:
-        raise ValueError(
-            f"the text would have {len(text):,} characters, more than {MAX_CHARACTERS:,}"
-        )
-    return text
+    return "".join(texts(parts))
 
 
 def _chosen(choice: Choice, numbers: Random) -> list[Option]:

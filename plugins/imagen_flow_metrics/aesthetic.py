@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class HeadLoader(Loader[Head]):
         for layer in _layers(model, {name: list(a.shape) for name, a in arrays.items()}):
             own, added = (arrays[f"{layer}{what}"] for what in ("weight", "bias"))
             weights, bias = (own @ weights, own @ bias + added) if weights.size else (own, added)
+        if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+            raise ModelError(
+                f"the model '{model.reference}' has weights that are NaN or infinite; download or"
+                " save it again"
+            )
         return Head(weights[0], float(bias[0]))
 
 
@@ -99,11 +105,14 @@ def score(model: Annotated[Head, Leased(HeadLoader)], features: Tensor) -> float
         what the layers give: with LAION's 1 to 10, and about 5 for usual photographs.
 
     Raises:
-        ValueError: the features do not have as many numbers as the layers take.
+        ValueError: the features do not have as many numbers as the layers take, or are not finite.
     """
     if features.shape != model.weights.shape:
         raise ValueError(
             f"port 'features' has the shape {list(features.shape)}, and the layers take"
             f" {model.weights.size} numbers; use features of the model that they were trained on"
         )
-    return round(float(model.weights @ features.numpy().astype("float64")) + model.bias, 6)
+    found = float(model.weights @ features.numpy().astype("float64")) + model.bias
+    if not math.isfinite(found):
+        raise ValueError("port 'features' has features that are not finite")
+    return round(found, 6)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from typing import NamedTuple
 
 from imagen_flow import Text, node
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 """A word; of Chinese and Japanese, which have no spaces, a character."""
 
 
@@ -26,7 +27,8 @@ def score(text: Text, reference: Text) -> Overlap:
     that its picture was drawn from.
 
     Inputs:
-        text, reference: case and punctuation do not count, nor does the order of words.
+        text, reference: case and punctuation do not count, nor does the order of words, nor how
+            Unicode writes a letter (NFKC).
 
     Outputs:
         score: 0 to 1; the harmonic mean of the other two. 0 if they share no word, or one is empty.
@@ -37,7 +39,7 @@ def score(text: Text, reference: Text) -> Overlap:
     Source:
         ROUGE-1 (Lin, 2004), without stemming.
     """
-    said, wanted = (Counter(_WORD.findall(one.lower())) for one in (text, reference))
+    said, wanted = Counter(_words(text)), Counter(_words(reference))
     shared = (said & wanted).total()
     if not shared:
         return Overlap(0.0, 0.0, 0.0)
@@ -47,3 +49,12 @@ def score(text: Text, reference: Text) -> Overlap:
         round(precision, 6),
         round(recall, 6),
     )
+
+
+def _words(text: str) -> list[str]:
+    letters = (
+        # In scripts such as Devanagari and Thai, marks are parts of words.
+        letter if letter.isalnum() or unicodedata.category(letter).startswith("M") else " "
+        for letter in unicodedata.normalize("NFKC", text).casefold()
+    )
+    return _WORD.findall("".join(letters))

@@ -239,6 +239,18 @@ def test_a_text_does_not_grow_without_bound(folder: Any) -> None:
         filled("__f0__", 1, folder(doubling))
 
 
+def test_a_long_text_is_refused_before_it_is_put_together(folder: Any) -> None:
+    """A long line that is named 10,000 times is not repeated to a gigabyte first."""
+    with pytest.raises(ValueError, match="the text would have more than 100,000 characters"):
+        filled("__long__" * 10_000, 1, folder({"long.txt": "x" * 99_999}))
+
+
+def test_names_that_do_not_end_are_read_in_time() -> None:
+    """Many beginnings of names, none of which ends, are ordinary text and take no minutes."""
+    template = "__a." * 10_000
+    assert filled(template, 1) == template
+
+
 def test_renaming_a_file_or_changing_it_runs_the_step_again(tmp_path: Path) -> None:
     """The names and the content of the files are in the key; another folder with the same files
     is the same.

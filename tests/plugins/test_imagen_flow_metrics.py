@@ -319,6 +319,16 @@ def test_weights_that_are_no_head_are_refused_when_planning(
     )
 
 
+def test_numbers_that_are_not_finite_give_no_score(tmp_path: Path) -> None:
+    """Damaged weights and features are told as such: a score of NaN would sort anywhere."""
+    weight, bias = drawn(1, 12), drawn(1, 1)[0]
+    spoilt = np.where(np.arange(12) == 5, np.nan, weight).astype("float32")
+    with pytest.raises(flow.ModelError, match="has weights that are NaN or infinite"):
+        scored(head(tmp_path, "spoilt.safetensors", weight=spoilt, bias=bias), weight[0])
+    with pytest.raises(ValueError, match="has features that are not finite"):
+        scored(head(tmp_path, weight=weight, bias=bias), spoilt[0])
+
+
 # --- texts ----------------------------------------------------------------------------------------
 
 
@@ -333,13 +343,17 @@ def test_weights_that_are_no_head_are_refused_when_planning(
         ("", "", (0, 0, 0)),
         ("红色的狐狸", "一只红色狐狸", (8 / 11, 4 / 5, 4 / 6)),
         ("don't", "don t", (1, 1, 1)),
+        ("naïve ﬁre", "nai\u0308ve fire", (1, 1, 1)),
+        ("Straße", "STRASSE", (1, 1, 1)),
+        ("की बात", "का बात", (1 / 2, 1 / 2, 1 / 2)),
     ],
 )
 def test_words_are_counted_as_by_hand(
     text: str, reference: str, found: tuple[float, float, float]
 ) -> None:
     """Shared words are counted once for each time that both texts have them, without case and
-    punctuation; of Chinese, characters.
+    punctuation, however Unicode writes their letters; of Chinese, characters. Hindi's words have
+    their vowel signs.
     """
     assert words.score(text, reference) == pytest.approx(found, abs=1e-6)
 

@@ -49,6 +49,25 @@ def test_bars_are_as_high_as_the_means() -> None:
     assert two / one == pytest.approx(3 / (1 + 3), rel=0.03)
 
 
+@pytest.mark.parametrize("kind", ["line", "bar"])
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend(kind: Any) -> None:
+    """The legend has its colour as that of any other name."""
+    one, two = (
+        area(
+            plot(
+                [{"x": "a", "y": 1, "of": "first"}, {"x": "a", "y": 1, "of": name}],
+                x="x",
+                y=["y"],
+                by="of",
+                kind=kind,
+            ).image,
+            ORANGE,
+        )
+        for name in ("second", "_second")
+    )
+    assert one == pytest.approx(two, rel=0.02)
+
+
 def test_rows_without_a_number_leave_a_gap() -> None:
     """A line is not drawn across them, and two equal plots differ where one has it."""
     whole = [{"x": i, "y": 1.0} for i in range(100)]
