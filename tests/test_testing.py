@@ -316,6 +316,40 @@ def test_the_command_reports_and_exits(
     assert call("none.py")[0] == 2
     code, _, err = call("imagen-flow:imag")
     assert code == 2 and "did you mean 'imagen-flow:image'?" in err
+    Path("my-nodes").mkdir()
+    Path("my-nodes/mine.txt").write_text("mine", "utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["plugin", "new", "my-nodes"])
+
+
+def test_a_name_that_means_no_plugin_or_several_is_refused() -> None:
+    """Before anything is tried."""
+    with pytest.raises(flow.ImagenFlowError, match="no plugin 'imagen-flaw' is installed; did you"):
+        testing.check("imagen-flaw")
+    with pytest.raises(flow.ImagenFlowError, match="name one of the plugins: imagen-flow:"):
+        testing.check("imagen-flow")
+
+
+def test_a_node_that_seeds_a_library_is_found(tmp_path: Path) -> None:
+    """Also where it always seeds it alike, and is the first to import it."""
+    report = checked(
+        tmp_path / "seeds.py",
+        """
+from imagen_flow import Seed, node
+
+
+@node("seeds.numpy", version=1)
+def seeded(seed: Seed) -> float:
+    '''Draw a number.'''
+    import numpy.random
+
+    numpy.random.seed(seed % 2**32)
+    return float(numpy.random.normal())
+""",
+    )
+    assert [(f.rule, f.message) for f in report.findings] == [
+        ("random", "it seeds or draws from the random state of numpy")
+    ]
 
 
 # --- what the kit makes and runs

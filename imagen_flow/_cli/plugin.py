@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import PathType
+from ..errors import ImagenFlowError
+from .session import PathType, UsageFault
 
 if TYPE_CHECKING:
     from .._kit import Finding, Report
-    from .._plugins.registry import Registry
 
 __all__ = ["plugin"]
 
@@ -34,7 +34,11 @@ def new(name: str, folder: Path | None) -> int:
     from .text import echo
 
     at = folder or Path(name)
-    for path in begin(name, at, version=__version__):
+    try:
+        made = begin(name, at, version=__version__)
+    except ImagenFlowError as error:
+        raise UsageFault(str(error)) from None
+    for path in made:
         echo(f"  {path}")
     echo(
         f"next: cd {at} && pip install -e '.[test]' && pytest"
@@ -66,26 +70,17 @@ def check(name: str, as_json: bool) -> int:
 
 def _plugins_of(name: str) -> list[tuple[str, list[Path]]]:
     """Find the plugins that a name means, each with the files to load."""
-    from .._plugins.registry import discover
-    from .._settings import config
+    from .._kit import plugins_named
 
     if name.endswith(".py"):
         path = Path(name)
         if not path.is_file():
-            raise click.BadParameter(f"there is no file '{name}'")
+            raise UsageFault(f"there is no file '{name}'")
         return [(str(path.resolve()), [path])]
-    registry = discover(cache=config.plugins_cache_file())
-    found = [p for p in registry.plugins if name in (p, p.partition(":")[0], p.partition(":")[2])]
-    if not found:
-        raise click.BadParameter(_unknown(name, registry))
-    return [(plugin, []) for plugin in found]
-
-
-def _unknown(name: str, registry: Registry) -> str:
-    from ..errors import nearest
-
-    known = sorted({*registry.plugins, *(p.partition(":")[0] for p in registry.plugins)})
-    return f"no plugin '{name}' is installed; {nearest(name, known, what='plugins are')}"
+    try:
+        return [(plugin, []) for plugin in plugins_named(name)]
+    except ImagenFlowError as error:
+        raise UsageFault(str(error)) from None
 
 
 def _print(reports: list[Report]) -> None:

@@ -265,7 +265,7 @@ def _graph_files(folder: Path) -> list[str]:
         [
             (folder / p.name).as_posix()
             for p in folder.glob("*")
-            if p.suffix in (".yaml", ".yml", ".json") and p.is_file()
+            if p.suffix in (".yaml", ".yml", ".json") and p.name[0] != "." and p.is_file()
         ]
         if folder.is_dir()
         else []

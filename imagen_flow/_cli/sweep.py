@@ -178,12 +178,14 @@ def _print_items(items: list[ItemResult], out: OutFolder) -> None:
 
     for item in items:
         for name, value in item.outputs.items():
-            told = item.row.get("outputs", {}).get(name, {})
-            if "path" in told:
-                text = one_line(relative_path(str(out.path / told["path"])))
-            else:
-                text = "absent" if value is None else describe_value(value)
-            echo(paint(item.label, bold=True), f"  {name}  {text}", data=True)
+            paths = {
+                part: one_line(relative_path(str(out.path / row["path"])))
+                for part, row in item.row.get("outputs", {}).items()
+                if part.partition("[")[0] == name and "path" in row
+            }
+            told = paths or {name: "absent" if value is None else describe_value(value)}
+            for part, text in told.items():
+                echo(paint(item.label, bold=True), f"  {part}  {text}", data=True)
 
 
 def _print_failures(failed: list[tuple[str, str]], count: int) -> None:

@@ -8,7 +8,7 @@ with its function replaced by one that watches the call (`watching`), and gives 
 """
 
 from .beginning import begin
-from .check import Report, check
+from .check import Report, check, plugins_named
 from .findings import RULES, Finding
 
-__all__ = ["RULES", "Finding", "Report", "begin", "check"]
+__all__ = ["RULES", "Finding", "Report", "begin", "check", "plugins_named"]

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .._plugins.registry import discover
 from .._system.dataclass import dataclass
+from ..errors import ImagenFlowError, nearest
 from .findings import Finding
 
-__all__ = ["Report", "check"]
+__all__ = ["Report", "check", "plugins_named"]
 
 #: How long a trial may take, in seconds.
 LIMIT_S = 600.0
@@ -34,10 +36,17 @@ def check(plugin: str, *, files: Sequence[Path] = (), limit_s: float = LIMIT_S) 
     """Check a plugin: try it in two processes that hash differently, and compare what they give.
 
     Params:
-        plugin: its name as ``imagen-flow nodes`` shows it; that of a local file is its path.
+        plugin: its name as ``imagen-flow nodes`` shows it, or its distribution if that has one
+            plugin; that of a local file is its path.
         files: local plugin files to load.
         limit_s: how long each process may take.
+    Raises:
+        ImagenFlowError: no plugin or several have this name.
     """
+    if not files:
+        plugin, *others = plugins_named(plugin)
+        if others:
+            raise ImagenFlowError(f"name one of the plugins: {', '.join([plugin, *others])}")
     with tempfile.TemporaryDirectory(prefix="imagen-flow-") as folder:
         trials = [_start(Path(folder) / seed, plugin, files, seed) for seed in ("1", "2")]
         until = time.monotonic() + limit_s
@@ -59,6 +68,20 @@ def check(plugin: str, *, files: Sequence[Path] = (), limit_s: float = LIMIT_S) 
                 )
             )
     return Report(plugin, tuple(told[0]["nodes"]), tuple(sorted(findings)))
+
+
+def plugins_named(name: str) -> list[str]:
+    """Find the installed plugins that a name means: that of a plugin or of its distribution.
+
+    Raises:
+        ImagenFlowError: there is none.
+    """
+    known = list(discover().plugins)
+    found = [p for p in known if name in (p, *p.split(":"))]
+    if not found:
+        hint = nearest(name, {*known, *(p.partition(":")[0] for p in known)}, what="plugins are")
+        raise ImagenFlowError(f"no plugin '{name}' is installed; {hint}")
+    return found
 
 
 def _start(

@@ -18,7 +18,7 @@ from .._plugins.registry import Plugin, Registry, discover
 from .._run import execute
 from .._store import Store
 from .._types.node import NodeFunction, NodeType
-from ..errors import GraphError, ImagenFlowError, NodeError
+from ..errors import GraphError, ImagenFlowError, NodeError, nearest
 from ..events import OutputWritten, StepFailed, StepNote, StepStarted
 from .arguments import NoValue, arguments_for
 from .findings import Finding
@@ -55,9 +55,8 @@ def main(folder: Path, name: str, files: Iterable[str]) -> dict[str, Any]:
             )
         )
     registry.load_all()
-    examples, fault = _examples(registry, plugin)
-    if fault:
-        findings.append(Finding("", "example", fault))
+    examples, faults = _examples(registry, plugin)
+    findings += faults
     types = [registry.node_types[n] for n in plugin.node_names]
     watch_process()
     digests: dict[str, dict[str, str]] = {}
@@ -78,19 +77,29 @@ def _told(
     }
 
 
-def _examples(registry: Registry, plugin: Plugin) -> tuple[Mapping[str, Any], str]:
+def _examples(registry: Registry, plugin: Plugin) -> tuple[Mapping[str, Any], list[Finding]]:
     """Ask a plugin for arguments of its node types; say what is wrong with what it gives."""
+
+    def fault(message: str, fix: str = "") -> tuple[Mapping[str, Any], list[Finding]]:
+        return {}, [Finding("", "example", message, fix)]
+
     try:
         given = registry.examples_of(plugin)
     except Exception as error:
-        return {}, f"its hook imagen_flow_examples failed: {type(error).__name__}: {error}"
+        return fault(f"its hook imagen_flow_examples failed: {type(error).__name__}: {error}")
     for name, arguments in given.items():
         if name not in plugin.node_names:
-            return {}, f"its hook imagen_flow_examples names '{name}', which it does not offer"
-        unknown = sorted(set(arguments) - set(registry.node_types[name].inputs))
-        if unknown:
-            return {}, f"its example of {name} has '{unknown[0]}', which is no port of it"
-    return given, ""
+            return fault(
+                f"its hook imagen_flow_examples names '{name}', which it does not offer",
+                nearest(name, plugin.node_names, what="its node types are"),
+            )
+        ports = registry.node_types[name].inputs
+        if unknown := sorted(set(arguments) - set(ports)):
+            return fault(
+                f"its example of {name} has '{unknown[0]}', which is no port of it",
+                nearest(unknown[0], ports, what="its ports are"),
+            )
+    return given, []
 
 
 def _try(

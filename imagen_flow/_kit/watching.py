@@ -112,6 +112,7 @@ class Watch:
             )
 
     def _call(self, **arguments: Any) -> Any:
+        _stir()
         before = self._look(arguments)
         with self._inside():
             result = self.type.function(**arguments)
@@ -119,6 +120,7 @@ class Watch:
         return result
 
     def _generate(self, **arguments: Any) -> Generator[Progress, None, Any]:
+        _stir()
         before = self._look(arguments)
         steps = self.type.function(**arguments)
         done = 0.0
@@ -191,7 +193,7 @@ class Watch:
             if library in states and states[library] != state:
                 self.find(
                     "random",
-                    f"it draws from the random state of {library}",
+                    f"it seeds or draws from the random state of {library}",
                     _OWN_GENERATOR[library],
                 )
 
@@ -210,6 +212,15 @@ _OWN_GENERATOR = {
     "numpy": "use numpy.random.default_rng(seed)",
     "torch": "use torch.Generator().manual_seed(seed)",
 }
+
+
+def _stir() -> None:
+    """Draw from each random state, so that a node that seeds one changes it in each call."""
+    random.random()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].random()
+    if "torch" in sys.modules:
+        sys.modules["torch"].rand(1)
 
 
 def _random_states() -> dict[str, Any]:
