@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +25,27 @@ def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | No
     from .tiny import stand_in
 
     return stand_in(reference, at, folder)
+
+
+@flow.hookimpl
+def imagen_flow_examples() -> Mapping[str, Mapping[str, Any]]:
+    clip = "hf:openai/clip-vit-base-patch32"
+    made = [_features(number) for number in range(3)]
+    return {
+        "image.features": {"model": clip},
+        "text.features": {"model": clip, "text": "a red fox"},
+        "score.clip": {"model": clip, "text": "a red fox"},
+        "score.similarity": {"a": made[0], "b": made[1]},
+        "index.add": {"index": "./index", "features": made[:2], "names": ["a.png", "b.png"]},
+        "index.search": {"index": "./index", "query": made[0]},
+        "index.build": {"features": made, "names": ["a.png", "b.png", "c.png"]},
+    }
+
+
+def _features(number: int) -> flow.Tensor:
+    import numpy as np
+
+    from .vectors import features
+
+    vector = np.cos(np.arange(8, dtype=np.float32) * (number + 1))
+    return features(vector, kind="clip", fingerprint="0" * 40, normalise=True)

@@ -35,3 +35,18 @@ def imagen_flow_models() -> Mapping[str, Path | flow.ModelError]:
 @flow.hookimpl
 def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | None:
     return tiny.stand_in(reference, folder)
+
+
+@flow.hookimpl
+def imagen_flow_examples() -> Mapping[str, Mapping[str, Any]]:
+    return {
+        "safety.check": {"model": "hf:Falconsai/nsfw_image_detection"},
+        "watermark.embed": {"image": _plain(), "message": "fox"},
+        "watermark.read": {"image": _plain()},
+    }
+
+
+def _plain() -> flow.Image:
+    import numpy as np
+
+    return flow.Image(np.full((96, 96, 3), 128, np.uint8))
