@@ -57,6 +57,20 @@ def test_a_processor_or_tokenizer_that_cannot_be_read_is_told_with_the_model(
         load_tokenizer(broken)
 
 
+def test_a_tiny_model_has_the_same_weights_everywhere(tmp_path: Path) -> None:
+    """Wherever it is made, and the random state of the process stays as it was."""
+    import torch
+
+    drawn = []
+    before = torch.get_rng_state()
+    for folder in ("a", "b"):
+        keep_tiny(
+            tmp_path / folder, "vit", lambda path: drawn.append(torch.rand(3)) or path.mkdir()
+        )
+    assert torch.equal(*drawn)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_tiny_model_is_made_once(tmp_path: Path) -> None:
     """It is kept under its name, and one that could not be made whole leaves nothing."""
     made: list[Path] = []

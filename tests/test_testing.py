@@ -396,12 +396,25 @@ def test_a_sample_picture_is_the_same_everywhere(channels: int) -> None:
     assert np.array_equal(picture.pixels, testing.picture(9, 7, channels=channels).pixels)
 
 
+#: What a rule cannot ask: a signature draws a random number, and names the time.
+EXCEPTIONS = {("credentials.sign", "deterministic")}
+#: Its nodes want weights in a file that nothing makes up.
+NOT_TRIED = {("score.aesthetic", "example")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("plugin", ["audio", "flow", "image", "io", "language"])
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        *("audio", "flow", "hosted", "image", "io", "language"),
+        *("metrics", "retrieval", "safety", "vision"),
+    ],
+)
 def test_the_plugins_that_ship_behave(plugin: str) -> None:
-    """None of their node types breaks a rule."""
+    """None of their node types breaks a rule, but for what is said above."""
     report = testing.check(f"imagen-flow:{plugin}")
-    assert [str(finding) for finding in report.findings] == []
+    known = EXCEPTIONS | NOT_TRIED
+    assert [str(f) for f in report.findings if (f.node, f.rule) not in known] == []
     assert report.nodes
 
 
