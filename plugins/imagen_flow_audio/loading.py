@@ -26,6 +26,9 @@ _BLOCK = 1 << 18
 _MAX_CHUNKS = 1000
 """The most parts of a WAV or AIFF file that are looked at."""
 
+_FORMATS = ("AIFF", "FLAC", "MP3", "OGG", "WAV", "WAVEX")
+"""What is read of all that the library knows: of others, it reads a part and says nothing."""
+
 _ENDLESS = 0x7FFF0000
 """A program that writes to a pipe states this size of a WAV file or more, since it knows none."""
 
@@ -109,6 +112,11 @@ def _by_library(content: bytes, name: str, start: float, most: float) -> Audio:
     soundfile = _library()
     try:
         with soundfile.SoundFile(BytesIO(content)) as file:
+            if file.format not in _FORMATS:
+                raise ValueError(
+                    f"'{name}' is sound of the format {file.format}, which cannot be read; convert"
+                    " it to FLAC or WAV"
+                )
             rate, channels, stated = file.samplerate, file.channels, file.frames
             _check_size(name, channels, rate)
             blocks, count, left = list[np.ndarray](), 0, int(start * rate)
@@ -178,6 +186,11 @@ def _check_whole(content: bytes, name: str) -> None:
         stated = int.from_bytes(size, "little" if order == "little" else "big")
         if kind == wanted:
             there = len(content) - at - 8
+            if not stated and there and not int.from_bytes(content[4:8], "little"):
+                raise ValueError(
+                    f"'{name}' was not written to its end: it states no sound, though there are"
+                    f" {there:,} bytes; repair it with a program that edits sound"
+                )
             if there < stated < _ENDLESS:
                 raise ValueError(
                     f"'{name}' is cut off: it has {there:,} of {stated:,} bytes of sound; copy it"

@@ -147,7 +147,8 @@ class LabelChecker:
         with torch.no_grad():
             logits = self.module(pixel_values=_pixels(self, picture)).logits[0].float()
         several = self.module.config.problem_type == "multi_label_classification"
-        scores = logits.sigmoid() if several else logits.softmax(-1)
+        # The share of one label among itself alone would always be 1.
+        scores = logits.sigmoid() if several or len(logits) == 1 else logits.softmax(-1)
         return [
             Finding(label, score) for label, score in zip(self.labels, scores.tolist(), strict=True)
         ]

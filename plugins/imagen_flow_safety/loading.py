@@ -66,7 +66,10 @@ class CheckerLoader(Loader[Checker]):
             return ConceptChecker(name, module, processor, labels, frozenset(labels))
         if kind == "IFSafetyChecker":
             return HeadChecker(name, module, processor)
-        labels = tuple(str(module.config.id2label[i]) for i in range(module.config.num_labels))
+        labels = tuple(
+            str(module.config.id2label.get(i, f"LABEL_{i}"))
+            for i in range(module.config.num_labels)
+        )
         unsafe = frozenset(label for label in labels if label.lower() in UNSAFE_WORDS)
         return LabelChecker(name, module, processor, labels, unsafe)
 

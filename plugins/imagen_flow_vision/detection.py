@@ -96,12 +96,12 @@ def _needed(model: Network, words: list[str] | None) -> list[str]:
 def _by_detector(
     model: Network, image: Image, words: list[str] | None, threshold: float | None
 ) -> Found:
-    names = {int(number): str(name) for number, name in model.module.config.id2label.items()}
+    names = [str(name) for name in model.module.config.id2label.values()]
     for word in words or ():
-        if word not in names.values():
+        if word not in names:
             raise ValueError(
                 f"port 'words' names '{word[:100]}', but the model '{model.reference}' finds only"
-                f" its own labels; {nearest(word, names.values(), what='such as')}"
+                f" its own labels; {nearest(word, names, what='such as')}"
             )
     outputs = _forward(model, model.inputs(image))
     found = model.processor.post_process_object_detection(
@@ -109,7 +109,11 @@ def _by_detector(
         threshold=0.5 if threshold is None else threshold,
         target_sizes=[(image.height, image.width)],
     )[0]
-    return found["scores"], [names[number] for number in found["labels"].tolist()], found["boxes"]
+    return (
+        found["scores"],
+        [model.label(number) for number in found["labels"].tolist()],
+        found["boxes"],
+    )
 
 
 def _by_owl(

@@ -95,7 +95,7 @@ def _own_scores(model: Network, image: Image) -> list[dict[str, Any]]:
         scores = logits.softmax(-1)
     return [
         # Some configurations name fewer labels than the network has.
-        {"label": str(config.id2label.get(number, f"LABEL_{number}")), "score": score}
+        {"label": model.label(number), "score": score}
         for number, score in enumerate(scores.tolist())
     ]
 

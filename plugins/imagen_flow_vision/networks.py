@@ -45,6 +45,10 @@ class Network:
     processor: Any
     reference: str
 
+    def label(self, number: int) -> str:
+        """Return what a number stands for; ``LABEL_7`` if the configuration does not say."""
+        return str(self.module.config.id2label.get(number, f"LABEL_{number}"))
+
     def inputs(self, image: Image | None = None, **given: Any) -> dict[str, Any]:
         """Prepare inputs with the processor: on the network's device, floats in its dtype. The
         image is given to it in 8 bits, with alpha composited over black.

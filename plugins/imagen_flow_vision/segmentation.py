@@ -70,19 +70,19 @@ def segment(
     """
     import numpy as np
 
-    names = {int(number): str(name) for number, name in model.module.config.id2label.items()}
+    names = [str(name) for name in model.module.config.id2label.values()]
     if labels is not None:
         checked(labels, "labels")
         for label in labels:
-            if label not in names.values():
+            if label not in names:
                 raise ValueError(
                     f"port 'labels' names '{label[:100]}', which the model '{model.reference}' does"
-                    f" not know; {nearest(label, names.values(), what='it knows')}"
+                    f" not know; {nearest(label, names, what='it knows')}"
                 )
     found = [
-        (names[label], score, inside)
+        (model.label(label), score, inside)
         for label, score, inside in _regions(model, image, _task_of(model, task), threshold)
-        if labels is None or names[label] in labels
+        if labels is None or model.label(label) in labels
     ]
     found.sort(key=lambda one: -int(one[2].sum()))
     drawn = np.zeros((image.height, image.width, 3), np.uint8)

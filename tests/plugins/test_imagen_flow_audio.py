@@ -124,6 +124,24 @@ def test_what_is_no_sound_is_refused(file: Callable[[bytes], flow.File], content
         load(file(content))
 
 
+@pytest.mark.parametrize("format", ["RF64", "W64", "AU"])
+def test_formats_that_are_read_in_part_are_refused(
+    file: Callable[[bytes], flow.File], format: str
+) -> None:
+    """Of half a file of these, the library reads a half and says nothing."""
+    content = encoded(NOISE, format=format, subtype="PCM_16")
+    with pytest.raises(ValueError, match=f"of the format {format}, .* convert it to FLAC or WAV"):
+        load(file(content[: len(content) // 2]))
+
+
+def test_a_recording_that_was_not_ended_is_refused(file: Callable[[bytes], flow.File]) -> None:
+    """A recorder that was killed leaves both sizes zero, and the sound would be empty."""
+    content = bytearray(encoded(NOISE, format="WAV", subtype="PCM_16"))
+    content[4:8] = content[40:44] = bytes(4)
+    with pytest.raises(ValueError, match="was not written to its end: it states no sound, though"):
+        load(file(bytes(content)))
+
+
 def test_sound_that_was_written_to_a_pipe_is_read_to_its_end(
     file: Callable[[bytes], flow.File],
 ) -> None:

@@ -375,6 +375,13 @@ def test_a_classifier_scores_as_transformers(tmp_path: Path) -> None:
     assert {one["label"] for one in found.found} == {"normal", "nsfw"}
 
 
+def test_the_only_label_of_a_classifier_has_a_probability_of_its_own(tmp_path: Path) -> None:
+    """Its share among all labels would always be 1, and every picture unsafe."""
+    loaded = classifier(tmp_path / "vit", ["nsfw"])
+    _, found = checked(flow.Image(np.zeros((40, 40, 3), "uint8")), loaded, policy="pass")
+    assert 0.1 < found.score < 0.9
+
+
 def test_a_classifier_of_other_things_asks_which_labels_are_unsafe(tmp_path: Path) -> None:
     """Without a label that says so, the graph has to; and a label that is not there is refused."""
     loaded, picture = (

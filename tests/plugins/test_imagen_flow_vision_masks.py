@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,6 +104,24 @@ def test_things_are_told_apart_as_in_the_library(task: str, at: Any, look: Any, 
         assert len(np.unique(found["map"].pixels[here], axis=0)) == 1
     assert np.array_equal(inside(found["mask"]), np.any([r[2] for r in regions], axis=0))
     assert (found["map"].pixels[~inside(found["mask"])] == 0).all()
+
+
+def test_labels_without_a_name_have_their_number(
+    at: Any, look: Any, noisy: Any, tmp_path: Path
+) -> None:
+    """A configuration may leave out numbers that the network gives."""
+    shutil.copytree(at("segformer"), tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    names = {str(number + 50): name for number, name in enumerate(config["id2label"].values())}
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "id2label": names}))
+    every, some = (
+        look(segment, noisy(40, 60), model=model)
+        for model in (at("segformer"), str(tmp_path / "m"))
+    )
+    wanted = {name: f"LABEL_{number}" for number, name in config["id2label"].items()}
+    assert [one["label"] for one in some["segments"]] == [
+        wanted[one["label"]] for one in every["segments"]
+    ]
 
 
 def test_labels_choose_among_regions(at: Any, look: Any, noisy: Any) -> None:
