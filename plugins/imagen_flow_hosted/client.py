@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +53,11 @@ def connect(key: str) -> openai.OpenAI:
     )
 
 
-def draw(create: Callable[..., Any], arguments: Mapping[str, Any]) -> Drawn:
+def draw(create: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Drawn:
     """Make one request and read its picture.
+
+    Params:
+        key: is not in what is returned, even if the service writes it there.
 
     Raises:
         Busy: it may work later.
@@ -66,6 +70,8 @@ def draw(create: Callable[..., Any], arguments: Mapping[str, Any]) -> Drawn:
     except openai.APIConnectionError as error:
         # The reason is the cause's; the client says "Connection error." of all.
         raise services.Busy(f"no connection ({error.__cause__ or error})") from error
+    except (json.JSONDecodeError, RecursionError):
+        raise services.ServiceError("its answer is no JSON that can be read") from None
     data = getattr(answer, "data", None)
     first = data[0] if isinstance(data, list) and data else None
     encoded = getattr(first, "b64_json", None)
@@ -78,11 +84,10 @@ def draw(create: Callable[..., Any], arguments: Mapping[str, Any]) -> Drawn:
             "its answer holds no picture; check OPENAI_BASE_URL, and that the model draws pictures"
         )
     revised = getattr(first, "revised_prompt", None)
-    usage = getattr(answer, "usage", None)
     return Drawn(
         _decoded(encoded),
-        revised if isinstance(revised, str) else "",
-        _counts(usage.model_dump() if isinstance(usage, openai.BaseModel) else None),
+        revised.replace(key, "…") if isinstance(revised, str) else "",
+        _charged(getattr(answer, "usage", None), key),
     )
 
 
@@ -122,14 +127,23 @@ def _decoded(encoded: str) -> Image:
         raise services.ServiceError("its answer holds no picture that can be read") from None
 
 
-def _counts(usage: Any) -> dict[str, Any]:
-    """Keep the numbers of what was charged, whatever else the service says there."""
-    if not isinstance(usage, dict):
+def _charged(usage: Any, key: str) -> dict[str, Any]:
+    if not isinstance(usage, openai.BaseModel):
         return {}
+    try:
+        return _counts(usage.model_dump(warnings=False), key)
+    except (RecursionError, ValueError):  # it is nested too deep; the picture is as good
+        return {}
+
+
+def _counts(usage: Mapping[Any, Any], key: str) -> dict[str, Any]:
+    """Keep the numbers of what was charged, whatever else the service says there."""
     kept = {
-        str(name)[:100]: _counts(value) if isinstance(value, dict) else value
+        str(name).replace(key, "…")[:100]: (
+            _counts(value, key) if isinstance(value, dict) else value
+        )
         for name, value in usage.items()
-        if isinstance(value, dict) or (isinstance(value, int) and 0 <= value < 2**53)
+        if isinstance(value, dict) or (type(value) is int and 0 <= value < 2**53)
     }
     return dict(sorted(kept.items()))
 

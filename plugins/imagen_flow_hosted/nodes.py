@@ -148,7 +148,7 @@ def _asked(call: Callable[[Any], Callable[..., Any]], arguments: dict[str, Any])
     try:
         drawn = yield from services.ask(
             SERVICE,
-            lambda: protocol.draw(call(client), arguments),
+            lambda: protocol.draw(call(client), arguments, key),
             stop=client.close,
             secrets=[key],
         )

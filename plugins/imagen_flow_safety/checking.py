@@ -112,8 +112,9 @@ def check(
         given = Absent.value  # type: ignore[assignment]
     elif hits and policy == "blur":
         boxes = [grown(f.box, image.width, image.height) for f in hits if f.box is not None]
-        whole = [Box(0, 0, image.width, image.height)]
-        given = Image(obscured(image.pixels, boxes or whole))
+        if not boxes or any(box.width < 1 or box.height < 1 for box in boxes):
+            boxes = [Box(0, 0, image.width, image.height)]  # it is not known where it is
+        given = Image(obscured(image.pixels, boxes))
     return Checked(
         given,
         not hits,

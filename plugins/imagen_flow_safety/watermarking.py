@@ -129,7 +129,12 @@ def _levels(image: Image) -> tuple[np.ndarray, float]:
 
 def _message(message: str, encoding: str) -> bytes:
     if encoding == "text":
-        wanted = message.encode()
+        try:
+            wanted = message.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                "port 'message' is not valid Unicode: it has half a character; fix its source"
+            ) from None
     else:
         try:
             wanted = bytes.fromhex(message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
+import json
 import sys
 import threading
 import time
@@ -274,16 +275,38 @@ def test_a_busy_service_is_asked_again(monkeypatch, status):
             "openai: its answer holds no picture that can be read",
             1,
         ),
+        (Answer(b"[" * 100_000), "openai: its answer is no JSON that can be read", 1),
+        (Answer(b""), "openai: its answer is no JSON that can be read", 1),
         (Answer(drawn(b"GIF89a")), "openai: its answer holds no picture that can be read", 1),
         (Answer(drawn(png()[:40])), "openai: its answer holds no picture that can be read", 1),
     ],
-    ids="busy day quota refused gateway redirect page list link base64 gif cut".split(),
+    ids="busy day quota refused gateway redirect page list link base64 deep empty gif cut".split(),
 )
 def test_whatever_a_service_answers_is_told(monkeypatch, answer, why, times):
     """A refusal is told in its words; what may pass is asked for again, the rest is not."""
     said, asked = drawing(monkeypatch, answer)
     assert said.startswith(why)
     assert asked == times
+
+
+@pytest.mark.parametrize(
+    ("usage", "kept"),
+    [
+        ({"input_tokens": "many", "output_tokens": True, "total_tokens": 5}, {"total_tokens": 5}),
+        (json.loads('{"a":' * 800 + "1" + "}" * 800), {}),
+        ({f"of {SECRET}": 1}, {"of …": 1}),
+    ],
+    ids=["types", "deep", "key"],
+)
+def test_odd_counts_do_not_cost_the_picture(monkeypatch, capfd, usage, kept):
+    """It is drawn and charged; what else the service says is left out, and the key never kept."""
+    answer = drawn(png(), usage=usage)
+    answer["data"][0]["revised_prompt"] = f"a fox with {SECRET}"
+    with running(lambda count, asked: Answer(answer)) as found:
+        asking(monkeypatch, found)
+        _, outputs = to_end(generate("a fox", model="gpt-image-2.5-flare"))
+    assert (outputs.revised_prompt, outputs.usage) == ("a fox with …", kept)
+    assert capfd.readouterr().err == ""
 
 
 def test_an_endless_answer_is_not_read_to_its_end(monkeypatch):

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from imagen_flow._types.digest import digest_file
 from imagen_flow.loaders import Loading
 from imagen_flow_safety import imagen_flow_tiny, packaged
 from imagen_flow_safety.checking import check
-from imagen_flow_safety.findings import Box
+from imagen_flow_safety.findings import Box, Finding
 from imagen_flow_safety.loading import CheckerLoader
 from imagen_flow_safety.obscuring import grown, obscured
 
@@ -200,6 +201,28 @@ def test_what_was_found_is_blurred_and_no_other_pixel(
     assert not changed.any()
     assert np.array_equal(found.image.pixels[:, :, 3], pixels[:, :, 3])
     assert checked(found.image, model, unsafe=FACES)[1].safe
+
+
+@dataclass(frozen=True)
+class Misplacing:
+    """A checker that finds something where there is no picture."""
+
+    name: str = "misplacing"
+    labels: tuple[str, ...] = ("nsfw",)
+    unsafe: frozenset[str] = frozenset({"nsfw"})
+    threshold: float = 0.5
+
+    def look(self, picture: np.ndarray) -> list[Finding]:
+        return [Finding("nsfw", 0.9, Box(picture.shape[1] + 20, 5, 10, 10))]
+
+
+def test_what_lies_beside_the_picture_has_all_of_it_blurred() -> None:
+    """A picture that is said to be blurred never goes out as it was."""
+    picture = flow.Image(np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8))
+    notes, found = checked(picture, Misplacing(), policy="blur")
+    assert notes == ["misplacing finds the picture unsafe: nsfw 0.90 (from 0.5 on); it is blurred"]
+    whole = obscured(picture.pixels, [Box(0, 0, 50, 40)])
+    np.testing.assert_array_equal(found.image.pixels, whole)
 
 
 def test_a_picture_without_boxes_is_blurred_as_a_whole(load: Any, astronaut: Path) -> None:

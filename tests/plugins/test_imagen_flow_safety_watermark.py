@@ -255,6 +255,7 @@ def test_a_damaged_mark_is_noted(photo: Callable[[str], np.ndarray]) -> None:
     ("message", "params", "why"),
     [
         ("m" * 17, {}, "has 17 bytes, and a watermark holds 16"),
+        ("\ud800", {}, "is not valid Unicode"),
         ("ä" * 9, {}, "has 18 bytes"),
         ("m" * 10**6, {}, "has 1000000 bytes"),
         ("ff" * 17, {"encoding": "hex"}, "has 17 bytes"),
