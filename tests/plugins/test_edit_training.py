@@ -80,14 +80,13 @@ def parts(trained):
 
 
 @pytest.fixture
-def bold(parts):
-    """A model that reads a change in every instruction and changes every picture."""
+def bold(parts, tiny):
+    """A model that reads in every instruction that a star is to be green, and changes every picture."""
     import copy
 
     import torch
 
-    plan = dict(parts["plan"])
-    plan["heads.kind.bias"] = torch.tensor([-99.0, 99, 0, 0, 0, 0])
+    plan = tiny.sure_reader(parts["plan"], kind="colour", shape="star", new_colour="green")
     loud = {name: copy.deepcopy(parts[name]) for name in ("unet", "close_up")}
     noise = torch.Generator().manual_seed(0)
     for unet in loud.values():
@@ -232,7 +231,7 @@ def test_a_picture_in_which_the_model_sees_nothing_to_change_stays_and_is_noted(
         calm = copy.deepcopy(bold[name])
         torch.nn.init.zeros_(calm.conv_out.weight)
         torch.nn.init.constant_(calm.conv_out.bias, bias)
-        yielded, edited = _editing(bold | {name: calm}, picture, "make the circle green")
+        yielded, edited = _editing(bold | {name: calm}, picture, "make the star green")
         assert (edited == picture).all()
         assert yielded == [
             *((number, 4) for number in range(1, steps + 1)),

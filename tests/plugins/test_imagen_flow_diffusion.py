@@ -737,7 +737,11 @@ def test_unknown_words_of_an_instruction_are_said(models, pool):
     with pool.lease(EditorLoader(), models("editor"), device="cpu", dtype="float32") as editor:
         steps, _ = drive(
             nodes.edit(
-                editor, picture(16, 16), "make the zebra green", num_inference_steps=1, seed=1
+                editor,
+                picture(16, 16),
+                "make the zebra circle green",
+                num_inference_steps=1,
+                seed=1,
             )
         )
     assert {step.note for step in steps} == {"unknown to the text encoder: 'zebra'"}

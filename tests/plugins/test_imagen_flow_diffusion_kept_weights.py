@@ -163,7 +163,7 @@ def test_what_decides_the_weights_decides_the_entry(
     """Another quantization, dtype, version of a library or of the weights quantizes again; what
     was kept before is still there.
     """
-    from imagen_flow._models import derived
+    from importlib import metadata
 
     store = tmp_path / "store"
 
@@ -185,9 +185,9 @@ def test_what_decides_the_weights_decides_the_entry(
     assert quantizes(other)
     with monkeypatch.context() as patched:
         patched.setattr(
-            derived,
+            metadata,
             "version",
-            lambda name, of=derived.version: of(name) + "+" * (name == "torchao"),
+            lambda name, of=metadata.version: of(name) + "+other" * (name == "torchao"),
         )
         assert quantizes(made / "sd")
         assert not quantizes(made / "sd")

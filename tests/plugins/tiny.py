@@ -84,6 +84,20 @@ def cascade(folder: Path) -> Path:
     return folder
 
 
+def sure_reader(plan: dict[str, Any], **facts: str) -> dict[str, Any]:
+    """The plan of an editor that surely reads these facts in every instruction, and no other."""
+    from imagen_flow_embedded.inference.reading import FACTS
+
+    made = dict(plan)
+    for fact, values in FACTS.items():
+        bias = torch.full((len(values),), -99.0)
+        bias[values.index(facts.get(fact))] = 99
+        made[f"heads.{fact}.bias"] = bias
+        if f"heads.{fact}.weight" in made:
+            made[f"heads.{fact}.weight"] = torch.zeros_like(made[f"heads.{fact}.weight"])
+    return made
+
+
 def pixel_editor(folder: Path) -> Path:
     """An editor in pixel space, of the embedded one's kind."""
     from imagen_flow_embedded.training import edit
@@ -97,7 +111,10 @@ def pixel_editor(folder: Path) -> Path:
     }
     plan = edit.build_plan(32, 32)
     with torch.no_grad():
-        plan["heads"]["kind"].bias[0] = -99  # it reads a change in every instruction
+        for fact, head in plan["heads"].items():
+            sure = sure_reader({}, kind="colour", shape="circle", new_colour="green")
+            head.weight.zero_()
+            head.bias.copy_(sure[f"heads.{fact}.bias"])
         for name in ("unet", "close_up"):
             parts[name].conv_out.weight.normal_(std=0.5)
     return edit.write(parts, plan, tokenizer, folder)
