@@ -57,6 +57,21 @@ def test_a_processor_or_tokenizer_that_cannot_be_read_is_told_with_the_model(
         load_tokenizer(broken)
 
 
+@pytest.mark.parametrize(
+    ("kind", "lacking"),
+    [
+        ("bert", "vocab.txt"),
+        ("bart", "vocab.json and merges.txt"),
+        ("clip", "vocab.json and merges.txt"),
+        ("t5", "spiece.model"),
+    ],
+)
+def test_a_tokenizer_without_words_is_not_made_up(tmp_path: Path, kind: str, lacking: str) -> None:
+    """Where the files are missing, transformers makes one to which all words are unknown."""
+    with pytest.raises(flow.ModelError, match=f"there is neither tokenizer.json nor {lacking}"):
+        load_tokenizer(model(tmp_path / "m", model_type=kind))
+
+
 def test_a_tiny_model_has_the_same_weights_everywhere(tmp_path: Path) -> None:
     """Wherever it is made, and the random state of the process stays as it was."""
     import torch

@@ -74,9 +74,16 @@ def load_processor(cls: Any, folder: Path) -> Any:
 def _tokenizer(folder: Path, cls: Any = None) -> Any:
     from transformers import AutoTokenizer
 
-    return (cls or AutoTokenizer).from_pretrained(
+    found = (cls or AutoTokenizer).from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
+    # Where these are missing, transformers makes a tokenizer that knows no words.
+    names = type(found).vocab_files_names
+    needed = [names[which] for which in ("vocab_file", "merges_file") if which in names]
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing and not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"there is neither tokenizer.json nor {' and '.join(missing)}")
+    return found
 
 
 def _image_processor(folder: Path) -> Any:

@@ -168,8 +168,9 @@ def search(
         scores: the cosines of their features and the query's, -1 to 1, rounded to six digits. The
             highest come first; equal ones are in the order of their names.
         positions: their positions in the index, from 0. Where the index was built in the same
-            graph, `list.get` with ``each: {index: "${NODE.positions}"}`` gives the pictures or files
-            that were at these positions.
+            graph, `list.get` with ``each: {index: "${NODE.positions}"}`` gives the pictures that were
+            at these positions. What was dropped (``on_error: drop``) has none: take the elements
+            from a list that lacks it too, such as the pictures that features were made of.
             Indexes of up to 20,000 entries are compared one by one. In larger ones, candidates are
             chosen by codes first, and all are compared where these are not sure enough, which finds
             at least 99 % of the nearest; their scores are exact.
