@@ -103,18 +103,18 @@ def test_a_few_items_are_printed_with_their_files(call: Call) -> None:
 
 
 def test_the_files_of_a_list_have_a_line_each(call: Call, folder: Path) -> None:
-    """As a run without a sweep prints them; a list without a path is printed as a value."""
+    """In the order of the graph, as without a sweep; a list without a path is printed as a value."""
     (folder / "list.yaml").write_text(
         "imagen_flow: 1\ninputs:\n  seed: {type: seed, default: 7}\nnodes:\n"
         '  words: {type: toy.lucky, each: {prompt: [a, b]}, seed: "${seed}"}\n'
         'outputs:\n  files: {from: "${words}", path: "{index}.txt"}\n  words: "${words}"\n'
     )
     done = call("run", "list.yaml", "--sweep", "seed=3")
-    assert sorted(done.out.splitlines()) == [
-        "out/index.jsonl  1 item",
+    assert done.out.splitlines() == [
         "seed=3  files[0]  out/seed=3-0.txt",
         "seed=3  files[1]  out/seed=3-1.txt",
         'seed=3  words  ["a 3", "b 3"]',
+        "out/index.jsonl  1 item",
     ]
 
 

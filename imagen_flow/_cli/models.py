@@ -215,6 +215,7 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
                     for r in rows
                 ],
                 indent="",
+                max_width=100,
             )
         )
     if selection.others:
@@ -230,7 +231,8 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
                         format_bytes(size),
                     )
                     for name, commit, refs, size in unlocked
-                ]
+                ],
+                max_width=100,
             )
         )
     if not rows and not unlocked and not selection.others:
@@ -691,6 +693,7 @@ def _print_locked(found: list[LockedModel]) -> None:
                     for m in found
                 ],
                 indent="",
+                max_width=100,
             )
         )
 

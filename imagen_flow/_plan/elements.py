@@ -174,7 +174,9 @@ class _Walk:
         }
         for kind in ("absent", "failed"):
             if path := next((path for path in sorted(kinds) if kinds[path] == kind), ""):
-                return Off(kind, f"its '{path}' is {kind}")
+                absent = kind == "absent"
+                why = f"its '{path}' is absent" if absent else f"the source of its '{path}' failed"
+                return Off(kind, why)
         for path, kind in sorted(kinds.items()):
             raise BadValue(f"takes a list for '{path}' of 'each', not {kind}")
         sizes = {path: len(slot.items or ()) for path, slot in slots.items()}

@@ -252,6 +252,11 @@ class SweepRun:
         """Record that an item has ended."""
         item, result = one.item, one.result
         leave_out_dropped(result.outputs)
+        order = list(self.sweep.request.graph.outputs)
+        result.outputs = {name: result.outputs[name] for name in order if name in result.outputs}
+        one.outputs = dict(
+            sorted(one.outputs.items(), key=lambda told: order.index(told[0].partition("[")[0]))
+        )
         result.status = "failed" if event.status == "failed" else "done"
         if result.status == "failed":
             result.error = result.error or event.message or one.skipped or "what it needs failed"

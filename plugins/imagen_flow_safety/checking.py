@@ -167,5 +167,5 @@ def _verdict(model: Checker, hits: list[Finding], least: float, policy: str) -> 
     what = ", ".join(f"{finding.label} {finding.score:.2f}" for finding in hits[:3])
     more = f" and {len(hits) - 3} more" if len(hits) > 3 else ""
     done = {"block": "blocked", "blur": "blurred", "pass": "passed on"}.get(policy)
-    verdict = f"{model.name} finds the picture unsafe: {what}{more} (from {least:g} on)"
+    verdict = f"{model.name} finds the picture unsafe: {what}{more} (threshold {least:g})"
     return f"{verdict}; it is {done}" if done else verdict

@@ -109,7 +109,9 @@ def a_graph(astronaut: Path, **params: Any) -> dict[str, Any]:
     }
 
 
-VERDICT = "embedded/nudenet finds the picture unsafe: FACE_FEMALE 0.72 (from 0.25 on); it is {done}"
+VERDICT = (
+    "embedded/nudenet finds the picture unsafe: FACE_FEMALE 0.72 (threshold 0.25); it is {done}"
+)
 
 
 def test_a_blocked_picture_is_absent_and_the_rest_goes_on(astronaut: Path, tmp_path: Path) -> None:
