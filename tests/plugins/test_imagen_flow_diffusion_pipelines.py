@@ -982,9 +982,9 @@ def test_a_class_of_transformers_that_has_another_name_now_is_found(
     ).__name__ in ("CLIPImageProcessor", "CLIPImageProcessorPil")
     with pytest.raises(
         flow.ModelError,
-        match="wants diffusers.LMSDiscreteScheduler for its scheduler, which needs torch and scipy: install what is missing",
+        match="wants diffusers.DPMSolverSDEScheduler for its scheduler, which needs torch and torchsde: install what is missing",
     ):
-        component_class(model, "scheduler", ["diffusers", "LMSDiscreteScheduler"])
+        component_class(model, "scheduler", ["diffusers", "DPMSolverSDEScheduler"])
 
 
 # --- every class ---
