@@ -87,7 +87,7 @@ BY_NAME = (
     (r"clipseg", "clipseg"),
     (r"(?<!chinese-)\bclip-(vit|rn|gmp|convnext)|fashion-?clip", "clip"),
     (r"inpaint", "inpainting"),
-    (r"stable-diffusion|sd-?1|sd-?v?1|sd-?2|sd-turbo|dreamshaper|realistic", "sd"),
+    (r"stable-diffusion(?!-safety)|sd-?1|sd-?v?1|sd-?2|sd-turbo|dreamshaper|realistic", "sd"),
 )
 """Kinds by words in a model's name, the more specific ones first."""
 
