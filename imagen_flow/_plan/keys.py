@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from .._graph import Node
 from .._plugins.offered_loaders import OpenLoader
 from .._settings import devices
 from .._types.artifact import Artifact
-from .._types.digest import canonical
+from .._types.digest import canonical, digest_bytes
 from .._types.models import Loading, Model
 from .._types.node import NodeType
 from .._types.ports import Port
@@ -111,6 +112,11 @@ class Keys:
                 },
                 "determinism": policy.determinism() if policy is not None else None,
             }
+            if type_.environment:
+                parts["environment"] = {
+                    name: digest_bytes(os.environ.get(name, "").encode("utf-8", "surrogateescape"))
+                    for name in type_.environment
+                }
             found = self._computing[at] = (canonical(parts).decode(), parts)
         return found
 

@@ -117,6 +117,8 @@ class NodeType:
     paired: tuple[str, ...] = ()
     #: The service outside this machine that it sends its inputs to.
     calls: str = ""
+    #: Environment variables whose values decide what it gives.
+    environment: tuple[str, ...] = ()
     plan_check: Callable[..., None] | None = None
     #: Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
     # digest of the plugin's source.
@@ -260,6 +262,7 @@ def node(
     renamed: Mapping[str, str] | None = None,
     paired: Sequence[str] = (),
     calls: str = "",
+    environment: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], NodeFunction]:
     """Declare a node type.
 
@@ -275,6 +278,8 @@ def node(
             element that is absent in one of them is left out of all, so that no pair shifts.
         calls: the service outside this machine that the node sends its inputs to, ``"openai"``. A
             plan names it with the steps that will call it, before anything is sent.
+        environment: environment variables whose values decide what the node gives, such as the
+            address of a service; digests of them are part of every key.
 
     Raises:
         TypeError: the signature cannot be ports; the message names the parameter and says what may
@@ -302,7 +307,13 @@ def node(
                 raise TypeError(f"{name}: it has no port '{port}' that could be paired")
         return NodeFunction(
             function,
-            replace(read, renamed=dict(renamed or {}), paired=tuple(paired), calls=calls),
+            replace(
+                read,
+                renamed=dict(renamed or {}),
+                paired=tuple(paired),
+                calls=calls,
+                environment=tuple(sorted(environment)),
+            ),
         )
 
     return decorate

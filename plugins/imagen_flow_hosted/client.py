@@ -22,6 +22,9 @@ MOST_BYTES = 256 * 2**20
 MOST_PIXELS = 2**26
 """A larger picture is not decoded; the largest that the service draws has an eighth of them."""
 
+MOST_COUNTS = 100
+"""More numbers of what was charged are not kept."""
+
 NOT_TEMPORARY = ("insufficient_quota", "billing_hard_limit_reached")
 """Codes of refusals that look like those of a busy service and do not pass."""
 
@@ -122,9 +125,14 @@ def _decoded(encoded: str) -> Image:
                 raise services.ServiceError(
                     f"its picture of {picture.width:,} × {picture.height:,} pixels is too large"
                 )
-            return Image.from_pil(picture).as_uint8()
+            found = Image.from_pil(picture).as_uint8()
+            return found if found.channels > 2 else Image.from_pil(_coloured(found))
     except (binascii.Error, OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         raise services.ServiceError("its answer holds no picture that can be read") from None
+
+
+def _coloured(grey: Image) -> PIL.Image.Image:
+    return grey.to_pil().convert("RGBA" if grey.has_alpha else "RGB")
 
 
 def _charged(usage: Any, key: str) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def _counts(usage: Mapping[Any, Any], key: str) -> dict[str, Any]:
         str(name).replace(key, "…")[:100]: (
             _counts(value, key) if isinstance(value, dict) else value
         )
-        for name, value in usage.items()
+        for name, value in list(usage.items())[:MOST_COUNTS]
         if isinstance(value, dict) or (type(value) is int and 0 <= value < 2**53)
     }
     return dict(sorted(kept.items()))

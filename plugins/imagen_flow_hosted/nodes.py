@@ -14,6 +14,7 @@ from imagen_flow.loaders import require_library
 
 SERVICE = "openai"
 KEY = "OPENAI_API_KEY"
+ADDRESS = "OPENAI_BASE_URL"
 
 FILE_FORMATS = ("gpt-image", "chatgpt-image")
 """Beginnings of the names of models that are told which format to send; others are asked not to send
@@ -45,7 +46,7 @@ class Hosted(NamedTuple):
 
 
 # The version of the client is no part of the keys: with a new one, every picture would be bought again.
-@flow.node("openai.generate", version=1, calls=SERVICE)
+@flow.node("openai.generate", version=1, calls=SERVICE, environment=(ADDRESS,))
 def generate(prompt: str, *, model: str, **drawing: Unpack[Drawing]) -> Steps[Hosted]:
     """Draw a picture by OpenAI's images API, or a service that speaks its protocol.
 
@@ -70,7 +71,7 @@ def generate(prompt: str, *, model: str, **drawing: Unpack[Drawing]) -> Steps[Ho
     return (yield from _asked(lambda client: client.images.generate, arguments))
 
 
-@flow.node("openai.edit", version=1, calls=SERVICE)
+@flow.node("openai.edit", version=1, calls=SERVICE, environment=(ADDRESS,))
 def edit(
     image: Image,
     prompt: str,

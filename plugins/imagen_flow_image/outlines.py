@@ -21,8 +21,7 @@ def canny(
     low: Annotated[int, Range(0, 4000)] = 100,
     high: Annotated[int, Range(0, 4000)] = 200,
 ) -> Image:
-    """Draw the edges of a picture as lines one pixel wide, white on black, as ControlNets for Canny
-    edges were trained on. `image.edges` draws soft ones.
+    """Draw the edges of a picture: lines one pixel wide, white on black, for ControlNets.
 
     Inputs:
         image: converted to 8 bits, with alpha composited over black; blur it first with `image.blur`

@@ -53,7 +53,7 @@ def _many_image_features(
     return _encoded(model, image, normalise)
 
 
-@node("text.features", version=1, uses=("numpy", "torch", "transformers"))
+@node("text.features", version=1, uses=("numpy", "tokenizers", "torch", "transformers"))
 def text_features(
     model: Annotated[Encoder, Leased(TextEncoderLoader("text.features"))],
     text: Text,
@@ -95,7 +95,7 @@ class Score(NamedTuple):
     logit: float
 
 
-@node("score.clip", version=1, uses=("numpy", "pillow", "torch", "transformers"))
+@node("score.clip", version=1, uses=("numpy", "pillow", "tokenizers", "torch", "transformers"))
 def clip_score(
     model: Annotated[Encoder, Leased(TextEncoderLoader("score.clip"))], image: Image, text: Text
 ) -> Steps[Score]:

@@ -46,7 +46,7 @@ class Caption(NamedTuple):
     parsed: Json
 
 
-@flow.node("image.caption", version=3, uses=("torch", "transformers"))
+@flow.node("image.caption", version=3, uses=("pillow", "tokenizers", "torch", "transformers"))
 def caption(
     model: Annotated[
         Network | PictureCaptioner, Leased(NetworkLoader("image.caption", role="captioner"))

@@ -24,7 +24,7 @@ class Depth(NamedTuple):
     values: Tensor
 
 
-@flow.node("image.depth", version=1, uses=("numpy", "torch", "transformers"))
+@flow.node("image.depth", version=1, uses=("numpy", "pillow", "torch", "transformers"))
 def depth(
     model: Annotated[Network, Leased(NetworkLoader("image.depth"))], image: Image
 ) -> Steps[Depth]:

@@ -23,7 +23,9 @@ class Detected(NamedTuple):
     number: int
 
 
-@flow.node("image.detect", version=1, uses=("scipy", "torch", "transformers"))
+@flow.node(
+    "image.detect", version=1, uses=("pillow", "scipy", "tokenizers", "torch", "transformers")
+)
 def detect(
     model: Annotated[Network, Leased(NetworkLoader("image.detect"))],
     image: Image,

@@ -22,7 +22,7 @@ class Classification(NamedTuple):
     scores: List[Json]
 
 
-@flow.node("image.classify", version=1, uses=("torch", "transformers"))
+@flow.node("image.classify", version=1, uses=("pillow", "tokenizers", "torch", "transformers"))
 def classify(
     model: Annotated[Network, Leased(NetworkLoader("image.classify"))],
     image: Image,

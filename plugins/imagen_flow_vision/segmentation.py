@@ -34,7 +34,7 @@ class Segmented(NamedTuple):
     map: Image
 
 
-@flow.node("image.segment", version=1, uses=("numpy", "torch", "transformers"))
+@flow.node("image.segment", version=1, uses=("numpy", "pillow", "torch", "transformers"))
 def segment(
     model: Annotated[Network, Leased(NetworkLoader("image.segment"))],
     image: Image,

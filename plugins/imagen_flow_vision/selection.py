@@ -16,7 +16,7 @@ from .phrases import checked, length_of, unread
 _AT_ONCE = 8
 
 
-@flow.node("mask.find", version=2, uses=("numpy", "pillow", "torch", "transformers"))
+@flow.node("mask.find", version=2, uses=("numpy", "pillow", "tokenizers", "torch", "transformers"))
 def find(
     model: Annotated[Network, Leased(NetworkLoader("mask.find"))],
     image: Image,
@@ -75,7 +75,7 @@ class Selected(NamedTuple):
     scores: List[float]
 
 
-@flow.node("mask.select", version=1, uses=("numpy", "torch", "transformers"))
+@flow.node("mask.select", version=1, uses=("numpy", "pillow", "torch", "transformers"))
 def select(
     model: Annotated[Network, Leased(NetworkLoader("mask.select"))],
     image: Image,

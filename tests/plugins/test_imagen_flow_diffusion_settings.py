@@ -276,6 +276,7 @@ def test_a_pipeline_that_does_not_tell_its_branches_is_refused(
     assert "is not for FluxImg2ImgPipeline, which does not tell the steps" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_editor_follows_them_too(
     at: Callable[[str], str], pool: ModelPool, photos: Callable[[int], Any]
 ) -> None:

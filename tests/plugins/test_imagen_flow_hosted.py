@@ -160,6 +160,21 @@ def test_what_is_in_the_store_is_not_bought_again(monkeypatch, tmp_path):
     assert [run["picture"].pixels[0, 0, 0] for run in runs] == [0, 0, 1]
 
 
+def test_another_service_is_asked_for_its_own_picture(monkeypatch, tmp_path):
+    """The address decides what a model's name means, so it is part of the key; a grey picture of 16
+    bits comes as RGB of 8.
+    """
+    out = io.BytesIO()
+    PIL.Image.fromarray(np.full((2, 2), 65535, np.uint16)).save(out, "PNG")
+    (tmp_path / "g.yaml").write_text(GRAPH, "utf-8")
+    found = []
+    for content in (png((9, 9, 9)), out.getvalue()):
+        with running(lambda count, asked, content=content: Answer(drawn(content))) as s:
+            asking(monkeypatch, s)
+            found.append(flow.run(tmp_path / "g.yaml", store=tmp_path / "store")["picture"])
+    assert [picture.pixels[0, 0].tolist() for picture in found] == [[9, 9, 9], [255, 255, 255]]
+
+
 def test_no_file_message_or_log_holds_the_key(monkeypatch, tmp_path, caplog, capfd):
     """Neither the store, the outputs with their provenance, nor what a service that repeats the key
     makes the run say.

@@ -920,6 +920,9 @@ def test_masks_are_resized_and_softened() -> None:
 
 CALLS: dict[str, dict[str, Any]] = {
     "image.resize": {"image": picture(), "width": 9},
+    "image.canny": {"image": picture()},
+    "image.crop_boxes": {"image": picture(), "boxes": [[0, 0, 1, 1]]},
+    "image.draw_boxes": {"image": picture(), "boxes": [[0, 0, 1, 1]]},
     "image.scale": {"image": picture(), "factor": 0.7},
     "image.crop": {"image": picture(), "width": 5, "height": 5},
     "image.rotate": {"image": picture(), "degrees": 10.0},

@@ -349,9 +349,14 @@ def test_without_the_library_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     """Planning says what to install."""
-    import imagen_flow._models.libraries as libraries
+    import importlib.util
 
-    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "c2pa" else found(name, *more),
+    )
     said = refused(
         noise={"type": "image.noise", "width": 9, "height": 9, "seed": 1},
         signed={"type": "credentials.sign", "image": "${noise}"},
