@@ -29,7 +29,7 @@ HOSTED = ["hosted.yaml"]
 MAIN = [name for name in NAMES if "/" not in name and name not in [*REAL, *HOSTED]]
 
 #: Those that write beside their inputs, in no folder of their own.
-BESIDE = ("caption_folder.yaml", "caption_metadata.yaml")
+BESIDE = ("caption_folder.yaml", "caption_dataset.yaml")
 
 #: What a shipped graph may lack on a machine where the embedded models are not trained yet.
 MODELS = re.compile(r"the model 'embedded/\w+' (does not exist|has no weights)")
@@ -377,7 +377,7 @@ def test_caption_folder_writes_a_text_beside_each_picture(store: Store, tmp_path
     ]
 
 
-def test_caption_metadata_is_a_data_set(store: Store, tmp_path: Path) -> None:
+def test_caption_dataset_is_a_data_set(store: Store, tmp_path: Path) -> None:
     """Each line of metadata.jsonl names a picture beside it and says what it shows; a second run
     into the folder of the pictures leaves these alone.
     """
@@ -389,7 +389,7 @@ def test_caption_metadata_is_a_data_set(store: Store, tmp_path: Path) -> None:
     shutil.copy(GRAPHS / "samples/shapes.png", pictures / "a.png")
     shutil.copy(GRAPHS / "samples/cross.png", pictures / "more/b.png")
     for out in (tmp_path / "out", pictures):
-        outputs, _ = run(GRAPHS / "caption_metadata.yaml", out, store, pictures=str(pictures))
+        outputs, _ = run(GRAPHS / "caption_dataset.yaml", out, store, pictures=str(pictures))
         rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
         assert [list(row) for row in rows] == [["file_name", "text"]] * 2
         assert [row["file_name"] for row in rows] == ["a.png", "more/b.png"]
