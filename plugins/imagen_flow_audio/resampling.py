@@ -119,7 +119,12 @@ def _filters(up: int, down: int) -> np.ndarray:
     cutoff = _ROLLOFF * min(1, up / down)
     width = _ZEROS / cutoff
     reach = math.ceil(width)
-    offsets = np.arange(up)[:, None] / up - np.arange(-reach, reach + 1)[None, :]
-    window = np.i0(_SHARPNESS * np.sqrt(np.clip(1 - (offsets / width) ** 2, 0, None)))
-    filters = np.sinc(cutoff * offsets) * window * (np.abs(offsets) < width)
-    return filters / filters.sum(axis=1, keepdims=True)
+    around = np.arange(-reach, reach + 1)[None, :]
+    filters = np.empty((up, around.shape[1]))
+    # Some at a time: of rates that have little in common there are very many.
+    for start in range(0, up, block := max(1, _BLOCK * 100 // around.shape[1])):
+        offsets = np.arange(start, min(start + block, up))[:, None] / up - around
+        window = np.i0(_SHARPNESS * np.sqrt(np.clip(1 - (offsets / width) ** 2, 0, None)))
+        some = np.sinc(cutoff * offsets) * window * (np.abs(offsets) < width)
+        filters[start : start + block] = some / some.sum(axis=1, keepdims=True)
+    return filters
