@@ -57,10 +57,10 @@ def _cut(tokenizer: Any, text: str, length: int, what: str, before: str) -> list
 
 
 def _is_unknown(tokenizer: Any, word: str) -> bool:
-    tokens = tokenizer.tokenize(word)
-    # Some tokenizers show unknown pieces as they are written.
-    return tokenizer.unk_token_id in tokenizer.convert_tokens_to_ids(tokens) or (
-        not tokens and any(c.isalnum() or ord(c) > 127 for c in word)
+    # Not `tokenize`, which prints where a word is long; and some show unknown pieces as written.
+    ids = tokenizer(word, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    return tokenizer.unk_token_id in ids or (
+        not ids and any(c.isalnum() or ord(c) > 127 for c in word)
     )
 
 

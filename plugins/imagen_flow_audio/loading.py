@@ -69,6 +69,8 @@ def load(
     sound = _plain_wav(content, name, start, max_seconds)
     if sound is None:
         sound = _by_library(content, name, start, max_seconds)
+    if start and not sound.samples.shape[1]:
+        raise ValueError(f"port 'start' is {start:g} s, and '{name}' is not longer than that")
     check_sound(sound)
     return sound
 

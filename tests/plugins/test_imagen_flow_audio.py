@@ -79,6 +79,8 @@ def test_a_file_is_loaded_as_the_library_reads_it(
     assert np.abs(found.samples - samples.T).max() <= most
     later = load(file(content), start=0.25)
     assert np.abs(later.samples - samples.T[:, rate // 4 :]).max() <= most
+    with pytest.raises(ValueError, match="port 'start' is 900 s, and 'speech.wav' is not longer"):
+        load(file(content), start=900.0)
 
 
 def test_plain_wav_needs_no_library(tmp_path: Path) -> None:

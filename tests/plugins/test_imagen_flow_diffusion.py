@@ -603,6 +603,19 @@ def test_what_the_encoder_does_not_read_is_said(tiny, prompt, note):
     assert unread(tiny.word_tokenizer(24), prompt, 24) == note
 
 
+def test_looking_for_unknown_words_prints_nothing(capfd):
+    """A word of more pieces than the encoder reads is cut, and the library says nothing."""
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    pieces = Tokenizer(models.BPE({"a": 0, "<unk>": 1}, [], unk_token="<unk>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=pieces, unk_token="<unk>", model_max_length=8
+    )
+    assert "cut after 8 tokens" in unread(tokenizer, "a" * 40, 8)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_prompt_of_a_megabyte_is_cut_and_said(models, pool):
     """A very long prompt gives the states of its beginning, and a note."""
     with pool.lease(TextEncoder(), models("if-1"), device="cpu", dtype="float32") as encoder:
