@@ -5,9 +5,9 @@ wrong, and helps in a real editor's server.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ def test_an_editor_completes_explains_and_marks(program: Path, tmp_path: Path) -
     spec.loader.exec_module(client)
     made = tmp_path / "schema.json"
     with made.open("wb") as out:
-        command = [os.fspath(Path(shutil.which("imagen-flow") or "imagen-flow")), "schema"]
+        command = [sys.executable, "-m", "imagen_flow", "schema"]
         subprocess.run(command, stdout=out, check=True, cwd=tmp_path)
 
     def text(line: str, type_: str = "image.resize") -> str:

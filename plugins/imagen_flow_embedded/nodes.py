@@ -241,7 +241,7 @@ def train_edit(
     start: Model | None = None,
     reading_steps: Stage = 14_000,
     whole_steps: Stage = 5200,
-    close_steps: Stage = 8500,
+    close_steps: Stage = 9400,
     batch_size: Batch = 16,
     learning_rate: Rate = 1e-3,
     seed: Seed,

@@ -76,7 +76,7 @@ def train_edit(
     start: Path | None = None,
     reading_steps: int = 14_000,
     whole_steps: int = 5200,
-    close_steps: int = 8500,
+    close_steps: int = 9400,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     seed: int = 0,
