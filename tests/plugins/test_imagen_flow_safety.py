@@ -222,7 +222,9 @@ def test_what_lies_beside_the_picture_has_all_of_it_blurred() -> None:
     """A picture that is said to be blurred never goes out as it was."""
     picture = flow.Image(np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8))
     notes, found = checked(picture, Misplacing(), policy="blur")
-    assert notes == ["misplacing finds the picture unsafe: nsfw 0.90 (from 0.5 on); it is blurred"]
+    assert notes == [
+        "misplacing finds the picture unsafe: nsfw 0.90 (threshold 0.5); it is blurred"
+    ]
     whole = obscured(picture.pixels, [Box(0, 0, 50, 40)])
     np.testing.assert_array_equal(found.image.pixels, whole)
 
